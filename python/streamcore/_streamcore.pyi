@@ -1,0 +1,367 @@
+"""The engine. Times are milliseconds since the Unix epoch, sizes are bytes. Every class is frozen."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, final
+
+import numpy as np
+import numpy.typing as npt
+
+from streamcore.mapping import EventSourceMapping
+
+__version__: str
+
+@final
+class ChildShard:
+    """A shard that follows one that has ended, as its last page names it."""
+
+    @property
+    def shard_id(self) -> str: ...
+    @property
+    def parent_shards(self) -> list[str]: ...
+
+@final
+class Page:
+    """One answer of a source: records in order, and what stood around them."""
+
+    @staticmethod
+    def parse(body: bytes, format: Literal["kinesis"] = "kinesis") -> Page:
+        """Read the JSON body of a GetRecords answer as it came from the wire.
+
+        Raises:
+            PageError: the body is malformed; `offset` tells where.
+        """
+
+    @staticmethod
+    def from_records(records: Iterable[tuple[str, bytes, int, str | None]]) -> Page:
+        """Make a page of (partition key, payload, arrival time in ms, sequence number or None).
+
+        A record without a sequence number gets the one after the record before it when the engine takes the page in.
+
+        Raises:
+            PageError: a record cannot be one; `offset` is its index.
+        """
+
+    def __len__(self) -> int: ...
+    @property
+    def held_bytes(self) -> int:
+        """What the page costs of the engine's budget."""
+    @property
+    def next_iterator(self) -> str | None: ...
+    @property
+    def millis_behind(self) -> int | None: ...
+    @property
+    def child_shards(self) -> list[ChildShard]: ...
+    @property
+    def last_sequence_number(self) -> str | None: ...
+
+@final
+class Offered:
+    """What became of a page."""
+
+    @property
+    def accepted(self) -> bool:
+        """False where the budget or the span of the shard is used up; nothing was taken in, offer the page again later."""
+    @property
+    def records(self) -> int:
+        """Records taken in, those that are already complete included."""
+    @property
+    def duplicates(self) -> int:
+        """Records dropped because their position had been taken in before."""
+    @property
+    def complete(self) -> int:
+        """Records that the restored checkpoint says are complete; they are not handed out again."""
+
+@final
+class Want:
+    """Leave to fetch. Its expected size is reserved until the next `offer` or `fetch_failed` of the shard."""
+
+    @property
+    def after(self) -> str | None:
+        """The last sequence number taken in, or the checkpoint's watermark; None before the first record."""
+    @property
+    def limit(self) -> int:
+        """Fetch at most so many records (1..10,000)."""
+
+@final
+class Wait:
+    """Nothing may run now."""
+
+    @property
+    def at(self) -> int | None:
+        """The instant at which to ask again if nothing else happens; None for never."""
+
+@final
+class Columns:
+    """The records of a batch as numpy arrays, one element a record."""
+
+    @property
+    def ordinal(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def arrival_time_ms(self) -> npt.NDArray[np.int64]: ...
+    @property
+    def size(self) -> npt.NDArray[np.uint32]:
+        """Bytes that the record adds to the event."""
+    @property
+    def key_hash(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def payload_offsets(self) -> npt.NDArray[np.uint64]:
+        """Record i's payload is `payload[payload_offsets[i]:payload_offsets[i + 1]]`; one element more than records."""
+    @property
+    def payload(self) -> npt.NDArray[np.uint8]:
+        """The decoded payloads one after the other."""
+
+@final
+class Batch:
+    """A batch in flight. Building the event takes no lock of the engine."""
+
+    @property
+    def ticket(self) -> int: ...
+    @property
+    def shard(self) -> int:
+        """The handle that `Engine.add_shard` gave."""
+    @property
+    def shard_id(self) -> str: ...
+    @property
+    def mapping_uuid(self) -> str: ...
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def attempt(self) -> int:
+        """1 for the first time that this batch is handed out; throttles do not count."""
+    @property
+    def record_count(self) -> int: ...
+    @property
+    def reports_item_failures(self) -> bool:
+        """Whether the mapping's function_response_types holds ReportBatchItemFailures."""
+    @property
+    def first_sequence_number(self) -> str: ...
+    @property
+    def last_sequence_number(self) -> str: ...
+    @property
+    def last_arrival_ms(self) -> int: ...
+    def __len__(self) -> int: ...
+    def index_of(self, sequence_number: str) -> int | None:
+        """Return the index of the record with this sequence number, compared as text; None if it is not in the batch."""
+    def event(self) -> dict[str, Any]:
+        """Return the Lambda event as a fresh dict."""
+    def json(self) -> bytes:
+        """Return the Lambda event as JSON. `json.loads` of it equals `event()`."""
+    def columns(self) -> Columns: ...
+
+@final
+class Outcome:
+    """What an answer means for the records of a batch."""
+
+    @staticmethod
+    def success() -> Outcome: ...
+    @staticmethod
+    def failure(
+        *,
+        function_error: str | None = None,
+        status_code: int = 200,
+        executed_version: str | None = "$LATEST",
+        request_id: str | None = None,
+    ) -> Outcome:
+        """The function ran and the whole batch failed; spends an attempt."""
+    @staticmethod
+    def partial(
+        index: int,
+        *,
+        status_code: int = 200,
+        executed_version: str | None = "$LATEST",
+        request_id: str | None = None,
+    ) -> Outcome:
+        """The records before `index` are complete, those from it on failed."""
+    @staticmethod
+    def throttled() -> Outcome:
+        """The function did not run: a throttle or a service error. Spends nothing."""
+    @property
+    def kind(self) -> Literal["success", "failure", "partial", "throttled"]: ...
+    @property
+    def index(self) -> int | None: ...
+    def __eq__(self, other: object) -> bool: ...
+    def __hash__(self) -> int: ...
+
+@final
+class Discard:
+    """Records given up. The checkpoint does not pass them before `Engine.confirm`."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def shard(self) -> int: ...
+    @property
+    def shard_id(self) -> str: ...
+    @property
+    def mapping_uuid(self) -> str: ...
+    @property
+    def condition(self) -> Literal["RetryAttemptsExhausted", "RecordAgeExceeded"]: ...
+    @property
+    def approximate_invoke_count(self) -> int: ...
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def record_count(self) -> int: ...
+    @property
+    def first_sequence_number(self) -> str: ...
+    @property
+    def last_sequence_number(self) -> str: ...
+    def invocation_record(self) -> dict[str, Any]:
+        """Return the invocation record that AWS sends to an on-failure destination, without `payload`."""
+    def json(self) -> bytes:
+        """Return the event of the discarded records as JSON."""
+
+@final
+class Finished:
+    """What `finish` led to."""
+
+    @property
+    def stale(self) -> bool:
+        """The ticket is of a shard that was removed or reset meanwhile; nothing was changed."""
+    @property
+    def discards(self) -> list[Discard]: ...
+
+@final
+class Checkpoint:
+    """One consistent snapshot of a shard."""
+
+    @property
+    def shard(self) -> int: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def ended(self) -> bool:
+        """The shard is closed and everything in it is complete."""
+    @property
+    def watermark(self) -> str | None: ...
+    @property
+    def blob(self) -> bytes:
+        """What a store keeps; `add_shard(checkpoint=...)` takes it back."""
+    @staticmethod
+    def inspect(blob: bytes) -> dict[str, Any]:
+        """Return what a stored blob holds, for people.
+
+        Raises:
+            CheckpointError: the blob is not ours, damaged or newer.
+        """
+    @staticmethod
+    def rewound(blob: bytes, start: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP", "AFTER_SEQUENCE_NUMBER"], *, timestamp_ms: int | None = None, sequence_number: str | None = None) -> bytes:
+        """Return a blob of the same shard that begins elsewhere and has nothing complete beyond that."""
+
+@final
+class ShardStats:
+    """One shard, at one moment."""
+
+    @property
+    def shard_id(self) -> str: ...
+    @property
+    def mapping_uuid(self) -> str: ...
+    @property
+    def state(self) -> Literal["running", "paused", "draining", "drained", "ended"]: ...
+    @property
+    def held_records(self) -> int: ...
+    @property
+    def held_bytes(self) -> int: ...
+    @property
+    def span(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def unconfirmed_discards(self) -> int: ...
+    @property
+    def watermark(self) -> str | None: ...
+    @property
+    def last_taken_in(self) -> str | None: ...
+    @property
+    def records(self) -> int:
+        """Records taken in since the shard was added."""
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def succeeded(self) -> int: ...
+    @property
+    def discarded(self) -> int: ...
+    @property
+    def expired(self) -> int: ...
+    @property
+    def invocations(self) -> int: ...
+    @property
+    def failed_invocations(self) -> int: ...
+    @property
+    def throttles(self) -> int: ...
+    @property
+    def lanes(self) -> list[dict[str, Any]]:
+        """For each lane: state, waiting records, attempt, parked_until, first_sequence_number."""
+
+@final
+class Engine:
+    """Many shards behind one lock. Every method may be called from any thread; none calls Python with the lock held."""
+
+    def __new__(cls, *, budget_bytes: int = 268435456, seed: int = 0, trace: bool = False) -> Engine: ...
+    def add_shard(
+        self,
+        mapping: EventSourceMapping,
+        shard_id: str,
+        *,
+        now: int,
+        identity: str = "",
+        checkpoint: bytes | None = None,
+        start: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"] = "TRIM_HORIZON",
+        start_timestamp_ms: int | None = None,
+        retention_ms: int | None = None,
+        clock: Literal["wall", "replay"] = "wall",
+        sync_checkpoints: bool = False,
+        running_max: int | None = None,
+    ) -> int:
+        """Add a shard and return its handle.
+
+        Args:
+            identity: the stream's incarnation; a checkpoint of another one is refused.
+            checkpoint: a stored blob to go on from.
+            start: kept in the checkpoint until the first record is complete.
+            sync_checkpoints: hand out nothing between a completion and its `saved`.
+            running_max: at most so many batches of the mapping run at once, over all its shards.
+
+        Raises:
+            CheckpointError: the blob is not ours, damaged, newer, or of another shard.
+            UsageError: the mapping has a shard of that name already.
+        """
+    def offer(self, shard: int, page: Page, now: int, millis_behind: int | None = None) -> Offered: ...
+    def wants(self, shard: int, now: int) -> Want | None: ...
+    def fetch_failed(self, shard: int) -> None: ...
+    def end(self, shard: int, now: int) -> None:
+        """Say that the shard is closed and its last page has been offered."""
+    def take(self, now: int) -> Batch | Discard | Wait: ...
+    def finish(self, ticket: int, outcome: Outcome, now: int, window_state: bytes | None = None) -> Finished:
+        """Report the outcome of a batch.
+
+        Raises:
+            UsageError: the ticket was finished before, or was never given out.
+        """
+    def confirm(self, discard: int, how: Literal["delivered", "given_up"], now: int) -> bool:
+        """Let the checkpoint pass a discard. False where its shard was removed or reset meanwhile."""
+    def checkpoint(self, shard: int) -> Checkpoint | None:
+        """Return a snapshot if anything has changed since the last one that was `saved`."""
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return a snapshot of every shard that has changed."""
+    def saved(self, shard: int, version: int) -> None: ...
+    def pause(self, shard: int) -> None: ...
+    def resume(self, shard: int, now: int) -> None: ...
+    def drain(self, shard: int, now: int) -> None: ...
+    def update(self, shard: int, mapping: EventSourceMapping, now: int) -> None: ...
+    def remove(self, shard: int) -> None: ...
+    def wait(self, timeout: float | None = None) -> bool:
+        """Sleep until a batch or discard may be ready. True if woken, False after `timeout` seconds."""
+    def wake(self) -> None:
+        """Wake every waiter."""
+    def set_wakeup(self, callback: Callable[[], None] | None) -> None:
+        """Have `callback` called, by whichever thread caused it, at most once per change from idle to ready."""
+    def stats(self, shard: int) -> ShardStats: ...
+    @property
+    def held_bytes(self) -> int: ...
+    def reset(self) -> None:
+        """Remove every shard; tickets given out become stale."""
+    def trace(self) -> list[str]:
+        """Return the trace since the last call and empty it. Empty unless the engine was made with `trace=True`."""
+    def check_invariants(self) -> None:
+        """Verify the engine's invariants; raises AssertionError with the number of the broken one."""
