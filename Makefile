@@ -1,0 +1,118 @@
+# `make help` lists the targets. Everything is made inside this folder: .venv, dist, target. No virtual environment need be active.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV
+export PYO3_PYTHON := $(CURDIR)/.venv/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP_INSTALL := $(PY) -m pip install --quiet --require-hashes
+# `-P` keeps the current folder off sys.path; tests and benchmarks can import the installed wheel only.
+PYTEST := $(PY) -P -m pytest
+
+# What the wheel is made of. The list itself is a prerequisite too, so that a removed file leads to a new wheel.
+SOURCES := $(sort $(shell find python rust \( -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed -o -name Cargo.toml \) -type f)) \
+	Cargo.toml Cargo.lock pyproject.toml README.md LICENSE
+
+# An environment whose interpreter is gone or that was made at another place is made anew.
+VENV_USABLE := $(shell [ -x $(PY) ] && [ "$$($(PY) -c 'import sys; print(sys.prefix)' 2>/dev/null)" = "$(CURDIR)/$(VENV)" ] && echo yes)
+
+.PHONY: FORCE help demo test test-rust test-py lint fmt type bench sim docs-check lock wheel clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.wheel ## Run streamcore over 336,776 real flights and print a summary that can be checked
+	@rm -rf demo-out && mkdir demo-out
+	@$(VENV)/bin/streamcore run \
+		--source 'file:examples/flights.csv.gz?key=carrier&time=time_hour' \
+		--function examples/flights.py:handler \
+		--parallelization-factor 10 --batch-size 100 \
+		--maximum-retry-attempts 2 --bisect-batch-on-function-error \
+		--function-response-types ReportBatchItemFailures \
+		--destination-config '{"OnFailure":{"Destination":"file:demo-out/discards.ndjson"}}' \
+		--state demo-out/state.sqlite --until-idle
+	@echo
+	@echo "To compare, counted in the files themselves:"
+	@printf '  rows in the file       %s   (gzip -dc examples/flights.csv.gz | tail -n +2 | wc -l)\n' \
+		"$$(gzip -dc examples/flights.csv.gz | tail -n +2 | wc -l)"
+	@printf '  discards written       %s   (wc -l < demo-out/discards.ndjson)\n' "$$(wc -l < demo-out/discards.ndjson)"
+
+test: test-rust test-py ## Run every test; the Python tests run against the built wheel
+
+test-rust: $(VENV)/.build ## Run the Rust tests, documentation tests and the simulation included
+	cargo test --workspace --locked
+
+test-py: $(VENV)/.wheel $(VENV)/.dev ## Run the Python tests and the examples in docstrings
+	$(PYTEST) tests
+	$(PYTEST) --doctest-modules --pyargs streamcore
+
+lint: $(VENV)/.dev ## Check format and lints of Rust and Python
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+fmt: $(VENV)/.dev ## Format Rust and Python, and apply the safe fixes of ruff
+	cargo fmt --all
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+type: $(VENV)/.wheel $(VENV)/.dev ## Check types: mypy strict, and the stub against the compiled module
+	$(PY) -P -m mypy
+	$(PY) -P -m mypy.stubtest --mypy-config-file pyproject.toml streamcore._streamcore
+
+bench: $(VENV)/.wheel $(VENV)/.dev ## Run the benchmarks; benches/README.md says what they measure
+	cargo bench --workspace --locked
+	$(PYTEST) benches --benchmark-only
+
+sim: $(VENV)/.build ## Run the simulation alone: make sim SEEDS=100000, or SEED=17 for one seed
+	$(if $(SEED),STREAMCORE_SIM_SEED=$(SEED)) $(if $(SEEDS),STREAMCORE_SIM_SEEDS=$(SEEDS)) \
+		cargo test --package streamcore --locked --test simulation -- --nocapture
+
+docs-check: $(VENV)/.wheel $(VENV)/.dev ## Check the documents: links, examples, and Rust's own documentation
+	RUSTDOCFLAGS='-D warnings' cargo doc --package streamcore --no-deps --locked
+	$(PYTEST) tests/test_docs.py tests/test_readme.py
+
+lock: $(VENV)/.dev ## Write requirements/*.txt anew from the dependency groups in pyproject.toml
+	$(PY) -m pip install --quiet uv==0.13.9 # writes one lock file for every Python version; pip cannot yet
+	for group in build dev; do \
+		$(PY) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+			--custom-compile-command 'make lock' --group $$group pyproject.toml --output-file requirements/$$group.txt; \
+	done
+
+wheel: $(VENV)/.wheel ## Build the wheel into dist and install it in .venv
+	@ls dist/*.whl
+
+clean: ## Remove everything that was made here
+	rm -rf $(VENV) dist target demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
+
+FORCE:
+
+$(VENV)/.made: $(if $(VENV_USABLE),,FORCE)
+	@python=$$(scripts/check-tools) && echo "making $(VENV) with $$python" && rm -rf $(VENV) && "$$python" -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.build: requirements/build.txt $(VENV)/.made
+	@scripts/check-tools > /dev/null
+	$(PIP_INSTALL) --requirement $<
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.build
+	$(PIP_INSTALL) --requirement $<
+	@touch $@
+
+# Changes only when a source file was added or removed.
+$(VENV)/.sources: FORCE | $(VENV)/.made
+	@printf '%s\n' $(SOURCES) | cmp -s - $@ || printf '%s\n' $(SOURCES) > $@
+
+$(VENV)/.wheel: $(SOURCES) $(VENV)/.sources $(VENV)/.build
+	rm -rf dist
+	$(PY) -m maturin build --release --locked --interpreter $(PY) --out dist
+	$(PY) -m pip install --quiet --force-reinstall --no-deps dist/*.whl
+	@touch $@
