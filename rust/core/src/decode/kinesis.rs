@@ -1,0 +1,201 @@
+//! The body of a `GetRecords` answer of Kinesis Data Streams (Kinesis API reference, `GetRecords`).
+
+use crate::decode::Decoded;
+use crate::error::PageError;
+use crate::json::{self, Scanner, Text};
+use crate::lanes::key_hash;
+use crate::page::{ChildShard, Entry, KEY_BYTES_MAX, Span, check_arrival, check_size};
+use crate::position::check_sequence;
+
+type Result<T> = std::result::Result<T, PageError>;
+
+/// Find the records and what stands around them.
+pub(crate) fn decode(body: &str) -> Result<Decoded> {
+    let mut decoded = Decoded::default();
+    let mut has_records = false;
+    let mut scanner = Scanner::new(body);
+    let start = scanner.object(|scanner, name| match &*scanner.value(name)? {
+        "Records" => {
+            has_records = true;
+            decoded.entries.clear();
+            decoded.canonical.clear();
+            typed(scanner, b'[', "Records", "an array")?;
+            scanner.array(|scanner| {
+                let entry = record(scanner, body, &mut decoded.canonical)?;
+                decoded.entries.push(entry);
+                Ok(())
+            })
+        }
+        "NextShardIterator" => {
+            decoded.trailer.next_iterator = if scanner.null()? {
+                None
+            } else {
+                Some(string(scanner, "NextShardIterator")?)
+            };
+            Ok(())
+        }
+        "MillisBehindLatest" => {
+            decoded.trailer.millis_behind = if scanner.null()? {
+                None
+            } else {
+                Some(integer(scanner, "MillisBehindLatest", 0)?)
+            };
+            Ok(())
+        }
+        "ChildShards" => {
+            decoded.trailer.child_shards.clear();
+            if scanner.null()? {
+                return Ok(());
+            }
+            typed(scanner, b'[', "ChildShards", "an array")?;
+            scanner.array(|scanner| {
+                decoded.trailer.child_shards.push(child_shard(scanner)?);
+                Ok(())
+            })
+        }
+        _ => scanner.skip(),
+    })?;
+    scanner.end()?;
+    if !has_records {
+        return Err(missing(start, "Records"));
+    }
+    check_size(body.len(), body.len() + decoded.canonical.len())?;
+    Ok(decoded)
+}
+
+fn record(scanner: &mut Scanner<'_>, body: &str, canonical: &mut String) -> Result<Entry> {
+    let (mut key, mut sequence, mut data, mut arrival) = (None, None, None, None);
+    typed(scanner, b'{', "a record", "an object")?;
+    let start = scanner.object(|scanner, name| {
+        match &*scanner.value(name)? {
+            "PartitionKey" => key = Some(literal(scanner, "PartitionKey")?),
+            "SequenceNumber" => sequence = Some(literal(scanner, "SequenceNumber")?),
+            "Data" => data = Some(literal(scanner, "Data")?),
+            "ApproximateArrivalTimestamp" => {
+                let offset = scanner.peek("a number")?.1;
+                let arrival_ms = integer(scanner, "ApproximateArrivalTimestamp", 3)?;
+                check_arrival(offset, arrival_ms)?;
+                arrival = Some(arrival_ms);
+            }
+            _ => scanner.skip()?,
+        }
+        Ok(())
+    })?;
+    let key = key.ok_or_else(|| missing(start, "PartitionKey"))?;
+    let sequence = sequence.ok_or_else(|| missing(start, "SequenceNumber"))?;
+    let data = data.ok_or_else(|| missing(start, "Data"))?;
+    let arrival_ms = arrival.ok_or_else(|| missing(start, "ApproximateArrivalTimestamp"))?;
+
+    let key_text = scanner.value(key)?;
+    if key_text.len() > KEY_BYTES_MAX {
+        return Err(PageError::KeyTooLong {
+            offset: key.start,
+            bytes: key_text.len(),
+            max: KEY_BYTES_MAX,
+        });
+    }
+    check_sequence(&scanner.value(sequence)?).map_err(|reason| PageError::BadSequenceNumber {
+        offset: sequence.start,
+        reason,
+    })?;
+    let mut span = |literal: Text| -> Result<Span> {
+        if !literal.escaped {
+            return Ok(Span::new(literal.start, literal.end));
+        }
+        let start = body.len() + canonical.len();
+        scanner.write_canonical(literal, canonical)?;
+        check_size(literal.start, body.len() + canonical.len())?;
+        Ok(Span::new(start, body.len() + canonical.len()))
+    };
+    let (key, sequence, data) = (span(key)?, span(sequence)?, span(data)?);
+    Ok(Entry::new(
+        key,
+        sequence,
+        data,
+        arrival_ms,
+        key_hash(key_text.as_bytes()),
+    ))
+}
+
+fn child_shard(scanner: &mut Scanner<'_>) -> Result<ChildShard> {
+    let (mut shard_id, mut parent_shards) = (None, None);
+    typed(scanner, b'{', "a child shard", "an object")?;
+    let start = scanner.object(|scanner, name| {
+        match &*scanner.value(name)? {
+            "ShardId" => shard_id = Some(string(scanner, "ShardId")?),
+            "ParentShards" => {
+                let mut parents = Vec::new();
+                typed(scanner, b'[', "ParentShards", "an array")?;
+                scanner.array(|scanner| {
+                    parents.push(string(scanner, "an element of ParentShards")?);
+                    Ok(())
+                })?;
+                parent_shards = Some(parents);
+            }
+            _ => scanner.skip()?,
+        }
+        Ok(())
+    })?;
+    Ok(ChildShard {
+        shard_id: shard_id.ok_or_else(|| missing(start, "ShardId"))?,
+        parent_shards: parent_shards.ok_or_else(|| missing(start, "ParentShards"))?,
+    })
+}
+
+fn literal(scanner: &mut Scanner<'_>, field: &'static str) -> Result<Text> {
+    typed(scanner, b'"', field, "a string")?;
+    scanner.string("a string")
+}
+
+fn string(scanner: &mut Scanner<'_>, field: &'static str) -> Result<String> {
+    let literal = literal(scanner, field)?;
+    Ok(scanner.value(literal)?.into_owned())
+}
+
+/// A number times ten to the power of `scale`.
+fn integer(scanner: &mut Scanner<'_>, field: &'static str, scale: i64) -> Result<i64> {
+    let (byte, offset) = scanner.peek("a number")?;
+    if byte != b'-' && !byte.is_ascii_digit() {
+        return Err(wrong_type(byte, offset, field, "a number"));
+    }
+    let number = scanner.number("a number")?;
+    json::scaled_integer(number, scale)
+        .map_err(|json::OutOfRange| PageError::OutOfRange { offset, field })
+}
+
+/// Check the type of the next value by its first byte.
+#[inline]
+fn typed(
+    scanner: &mut Scanner<'_>,
+    first: u8,
+    field: &'static str,
+    expected: &'static str,
+) -> Result<()> {
+    let (byte, offset) = scanner.peek(expected)?;
+    if byte == first {
+        return Ok(());
+    }
+    Err(wrong_type(byte, offset, field, expected))
+}
+
+#[cold]
+fn wrong_type(byte: u8, offset: usize, field: &'static str, expected: &'static str) -> PageError {
+    match json::kind(byte) {
+        Some(found) => PageError::WrongType {
+            offset,
+            field,
+            expected,
+            found,
+        },
+        None => PageError::Unexpected {
+            offset,
+            found: byte,
+            expected,
+        },
+    }
+}
+
+#[cold]
+fn missing(offset: usize, field: &'static str) -> PageError {
+    PageError::MissingField { offset, field }
+}

@@ -1,0 +1,187 @@
+//! The event that a function is called with, written from slices of pages (Lambda developer guide, Using Lambda with Kinesis).
+//!
+//! The keys stand in the order in which Lambda sends them, without white space. The size of an event is known before it is written:
+//! [`ENVELOPE_BYTES`], for each record [`EventTemplate::record_bytes`] and [`Record::event_bytes`](crate::Record::event_bytes), and a
+//! comma between records.
+
+use crate::json::write_escaped;
+use crate::page::{Format, Page};
+
+/// The bytes of an event without records, `{"Records":[]}`.
+pub const ENVELOPE_BYTES: u32 = 14;
+
+const HEAD: &str = r#"{"Records":["#;
+const TAIL: &str = "]}";
+const _: () = assert!(HEAD.len() + TAIL.len() == ENVELOPE_BYTES as usize);
+
+const KEY: &str = r#"{"kinesis":{"kinesisSchemaVersion":"1.0","partitionKey":""#;
+const SEQUENCE: &str = r#"","sequenceNumber":""#;
+const DATA: &str = r#"","data":""#;
+const ARRIVAL: &str = r#"","approximateArrivalTimestamp":"#;
+
+/// What an event says of the mapping and the shard, which no record knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventIdentity {
+    /// The shard's id, the first half of `eventID`.
+    pub shard_id: String,
+    /// The ARN of the stream, or of the consumer for enhanced fan-out.
+    pub event_source_arn: String,
+    /// The ARN of the function's execution role.
+    pub invoke_identity_arn: String,
+    /// The region of the function.
+    pub aws_region: String,
+}
+
+/// The constant parts of an event's records, made once per shard.
+///
+/// # Examples
+///
+/// ```
+/// use streamcore::{ENVELOPE_BYTES, EventIdentity, EventTemplate, PageBuilder};
+///
+/// let template = EventTemplate::new(&EventIdentity {
+///     shard_id: "shardId-000000000000".into(),
+///     event_source_arn: "arn:aws:kinesis:us-east-2:123456789012:stream/lambda-stream".into(),
+///     invoke_identity_arn: "arn:aws:iam::123456789012:role/lambda-role".into(),
+///     aws_region: "us-east-2".into(),
+/// });
+/// let mut builder = PageBuilder::new();
+/// builder.push("1", b"Hello", 1_545_084_650_987, Some("4959"))?;
+/// let page = builder.finish();
+///
+/// let mut event = Vec::new();
+/// template.write(&mut event, [(&page, 0)]);
+/// assert_eq!(
+///     String::from_utf8_lossy(&event),
+///     concat!(
+///         r#"{"Records":[{"kinesis":{"kinesisSchemaVersion":"1.0","partitionKey":"1","sequenceNumber":"4959","#,
+///         r#""data":"SGVsbG8=","approximateArrivalTimestamp":1545084650.987},"eventSource":"aws:kinesis","#,
+///         r#""eventVersion":"1.0","eventID":"shardId-000000000000:4959","eventName":"aws:kinesis:record","#,
+///         r#""invokeIdentityArn":"arn:aws:iam::123456789012:role/lambda-role","awsRegion":"us-east-2","#,
+///         r#""eventSourceARN":"arn:aws:kinesis:us-east-2:123456789012:stream/lambda-stream"}]}"#,
+///     )
+/// );
+/// let size = ENVELOPE_BYTES + template.record_bytes() + page.record(0).event_bytes();
+/// assert_eq!(event.len(), size as usize);
+/// # Ok::<(), streamcore::PageError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct EventTemplate {
+    /// From the arrival time to the sequence number in `eventID`.
+    middle: Box<str>,
+    /// From there to the end of the record.
+    end: Box<str>,
+}
+
+impl EventTemplate {
+    /// Make the constant parts. The strings are escaped as JSON wants it.
+    #[must_use]
+    pub fn new(identity: &EventIdentity) -> Self {
+        let mut middle =
+            String::from(r#"},"eventSource":"aws:kinesis","eventVersion":"1.0","eventID":""#);
+        write_escaped(&identity.shard_id, &mut middle);
+        middle.push(':');
+        let mut end = String::from(r#"","eventName":"aws:kinesis:record""#);
+        for (name, value) in [
+            ("invokeIdentityArn", &identity.invoke_identity_arn),
+            ("awsRegion", &identity.aws_region),
+            ("eventSourceARN", &identity.event_source_arn),
+        ] {
+            end.push_str(",\"");
+            end.push_str(name);
+            end.push_str("\":\"");
+            write_escaped(value, &mut end);
+            end.push('"');
+        }
+        end.push('}');
+        Self {
+            middle: middle.into(),
+            end: end.into(),
+        }
+    }
+
+    /// The constant bytes that each record adds to an event, without the comma between records.
+    ///
+    /// # Panics
+    ///
+    /// If the identity has strings of more than 4 GiB.
+    #[must_use]
+    pub fn record_bytes(&self) -> u32 {
+        let bytes = KEY.len()
+            + SEQUENCE.len()
+            + DATA.len()
+            + ARRIVAL.len()
+            + self.middle.len()
+            + self.end.len();
+        u32::try_from(bytes).expect("an identity of less than 4 GiB")
+    }
+
+    /// Append the event of some records. Each is named by its page and its index there.
+    ///
+    /// # Panics
+    ///
+    /// If a page has no record at an index.
+    pub fn write<'a>(&self, out: &mut Vec<u8>, records: impl IntoIterator<Item = (&'a Page, u32)>) {
+        out.extend_from_slice(HEAD.as_bytes());
+        for (nth, (page, index)) in records.into_iter().enumerate() {
+            if nth > 0 {
+                out.push(b',');
+            }
+            match page.format() {
+                Format::Kinesis => self.write_kinesis(out, page, index as usize),
+            }
+        }
+        out.extend_from_slice(TAIL.as_bytes());
+    }
+
+    #[inline]
+    fn write_kinesis(&self, out: &mut Vec<u8>, page: &Page, index: usize) {
+        let record = page.record(index);
+        let sequence = record.sequence().as_bytes();
+        out.extend_from_slice(KEY.as_bytes());
+        out.extend_from_slice(record.key_json().as_bytes());
+        out.extend_from_slice(SEQUENCE.as_bytes());
+        out.extend_from_slice(sequence);
+        out.extend_from_slice(DATA.as_bytes());
+        out.extend_from_slice(record.data_base64().as_bytes());
+        out.extend_from_slice(ARRIVAL.as_bytes());
+        write_seconds(record.arrival_ms(), out);
+        out.extend_from_slice(self.middle.as_bytes());
+        out.extend_from_slice(sequence);
+        out.extend_from_slice(self.end.as_bytes());
+    }
+}
+
+/// Append milliseconds as seconds, without trailing zeros: 1500 is `1.5`, -2000 is `-2`.
+fn write_seconds(ms: i64, out: &mut Vec<u8>) {
+    if ms < 0 {
+        out.push(b'-');
+    }
+    let (seconds, ms) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
+    out.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
+    if ms > 0 {
+        let digit = |value: u64| b'0' + u8::try_from(value % 10).unwrap_or_default();
+        let fraction = [b'.', digit(ms / 100), digit(ms / 10), digit(ms)];
+        out.extend_from_slice(&fraction[..=fraction_digits(ms)]);
+    }
+}
+
+/// The length of what [`write_seconds`] appends.
+pub(crate) fn seconds_bytes(ms: i64) -> u32 {
+    let (seconds, fraction) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
+    let point_and_fraction = match fraction_digits(fraction) {
+        0 => 0,
+        digits => 1 + u32::try_from(digits).unwrap_or_default(),
+    };
+    u32::from(ms < 0) + seconds.checked_ilog10().unwrap_or_default() + 1 + point_and_fraction
+}
+
+/// Digits after the point that milliseconds below a second need.
+fn fraction_digits(ms: u64) -> usize {
+    match ms {
+        0 => 0,
+        ms if ms % 100 == 0 => 1,
+        ms if ms % 10 == 0 => 2,
+        _ => 3,
+    }
+}

@@ -1,0 +1,554 @@
+//! A scanner over JSON text that finds where values stand and builds nothing.
+//!
+//! It checks all of RFC 8259 but the range of numbers, and refuses half surrogate pairs, which no UTF-8 text can hold. Nesting is
+//! bounded, nothing recurses and nothing is allocated. Every byte is looked at once.
+//!
+//! The *canonical form* of a string escapes `"`, `\` and control characters (`\b \f \n \r \t`, otherwise `\u00xx`) and leaves all
+//! else raw. A string without a backslash is in canonical form already, which is why strings can be copied as slices.
+
+use std::borrow::Cow;
+
+use crate::error::PageError;
+
+/// How deep arrays and objects may be nested: one bit of a `u128` each.
+pub(crate) const DEPTH_MAX: usize = 128;
+
+type Result<T> = std::result::Result<T, PageError>;
+
+/// A string literal: where the text between its quotes stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Text {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    /// Whether it has a backslash.
+    pub(crate) escaped: bool,
+}
+
+/// Reads one JSON text from its beginning to its end.
+#[derive(Debug)]
+pub(crate) struct Scanner<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    pub(crate) fn new(text: &'a str) -> Self {
+        Self {
+            text,
+            bytes: text.as_bytes(),
+            at: 0,
+        }
+    }
+
+    /// The text of a literal as it stands, escapes included.
+    pub(crate) fn raw(&self, literal: Text) -> &'a str {
+        &self.text[literal.start..literal.end]
+    }
+
+    /// What a literal means.
+    pub(crate) fn value(&self, literal: Text) -> Result<Cow<'a, str>> {
+        let raw = self.raw(literal);
+        if !literal.escaped {
+            return Ok(Cow::Borrowed(raw));
+        }
+        let mut out = String::with_capacity(raw.len());
+        self.unescape(literal, |run, character| {
+            out.push_str(run);
+            out.extend(character);
+        })?;
+        Ok(Cow::Owned(out))
+    }
+
+    /// Append the canonical form of a literal.
+    pub(crate) fn write_canonical(&self, literal: Text, out: &mut String) -> Result<()> {
+        self.unescape(literal, |run, character| {
+            out.push_str(run);
+            if let Some(character) = character {
+                write_character(character, out);
+            }
+        })
+    }
+
+    /// Call `part` with each stretch that has no backslash and the character that the escape after it means.
+    fn unescape(&self, literal: Text, mut part: impl FnMut(&str, Option<char>)) -> Result<()> {
+        let mut start = literal.start;
+        while let Some(length) = self.text[start..literal.end].find('\\') {
+            let (character, next) = escape(self.bytes, start + length)?;
+            part(&self.text[start..start + length], Some(character));
+            start = next;
+        }
+        part(&self.text[start..literal.end], None);
+        Ok(())
+    }
+
+    /// Skip white space and look at the byte after it; its offset is the second part.
+    #[inline]
+    pub(crate) fn peek(&mut self, expected: &'static str) -> Result<(u8, usize)> {
+        while let Some(&byte) = self.bytes.get(self.at) {
+            if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+                return Ok((byte, self.at));
+            }
+            self.at += 1;
+        }
+        Err(self.truncated(expected))
+    }
+
+    /// Read a string literal where one must stand.
+    #[inline]
+    pub(crate) fn string(&mut self, expected: &'static str) -> Result<Text> {
+        let (byte, offset) = self.peek(expected)?;
+        if byte != b'"' {
+            return Err(unexpected(offset, byte, expected));
+        }
+        let start = offset + 1;
+        let end = special(self.bytes, start);
+        if self.bytes.get(end) == Some(&b'"') {
+            self.at = end + 1;
+            return Ok(Text {
+                start,
+                end,
+                escaped: false,
+            });
+        }
+        self.string_with_escapes(start, end)
+    }
+
+    /// The rest of a string, from the first byte that is not plain.
+    #[cold]
+    fn string_with_escapes(&mut self, start: usize, mut at: usize) -> Result<Text> {
+        loop {
+            match self.bytes.get(at) {
+                Some(b'"') => break,
+                Some(b'\\') => at = escape(self.bytes, at)?.1,
+                Some(&found) => return Err(PageError::ControlCharacter { offset: at, found }),
+                None => return Err(self.truncated("the end of a string")),
+            }
+            at = special(self.bytes, at);
+        }
+        self.at = at + 1;
+        Ok(Text {
+            start,
+            end: at,
+            escaped: true,
+        })
+    }
+
+    /// Read a number where one must stand.
+    #[inline]
+    pub(crate) fn number(&mut self, expected: &'static str) -> Result<&'a str> {
+        let (byte, start) = self.peek(expected)?;
+        if byte == b'-' {
+            self.at += 1;
+        } else if !byte.is_ascii_digit() {
+            return Err(unexpected(start, byte, expected));
+        }
+        if self.bytes.get(self.at) == Some(&b'0') {
+            self.at += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.bytes.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            self.digits()?;
+        }
+        if let Some(b'e' | b'E') = self.bytes.get(self.at) {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.bytes.get(self.at) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(&self.text[start..self.at])
+    }
+
+    #[inline]
+    fn digits(&mut self) -> Result<()> {
+        let start = self.at;
+        while self.bytes.get(self.at).is_some_and(u8::is_ascii_digit) {
+            self.at += 1;
+        }
+        if self.at > start {
+            return Ok(());
+        }
+        match self.bytes.get(start) {
+            Some(&found) => Err(unexpected(start, found, "a digit")),
+            None => Err(self.truncated("a digit")),
+        }
+    }
+
+    /// Read `null` if it stands here.
+    pub(crate) fn null(&mut self) -> Result<bool> {
+        let is_null = self.peek("a value")?.0 == b'n';
+        if is_null {
+            self.word("null")?;
+        }
+        Ok(is_null)
+    }
+
+    fn word(&mut self, word: &'static str) -> Result<()> {
+        for expected in word.bytes() {
+            match self.bytes.get(self.at) {
+                Some(&found) if found == expected => self.at += 1,
+                Some(&found) => return Err(unexpected(self.at, found, word)),
+                None => return Err(self.truncated(word)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Read an object; `member` is called with each name and must read its value. Gives the offset of the opening brace.
+    #[inline]
+    pub(crate) fn object(
+        &mut self,
+        mut member: impl FnMut(&mut Self, Text) -> Result<()>,
+    ) -> Result<usize> {
+        let start = self.open(b'{', "an object")?;
+        if self.peek("a name or }")?.0 == b'}' {
+            self.at += 1;
+            return Ok(start);
+        }
+        loop {
+            let name = self.string("a name in quotes")?;
+            self.open(b':', ": after a name")?;
+            member(self, name)?;
+            if !self.goes_on(b'}', ", or }")? {
+                return Ok(start);
+            }
+        }
+    }
+
+    /// Read an array; `element` must read each of its values.
+    #[inline]
+    pub(crate) fn array(&mut self, mut element: impl FnMut(&mut Self) -> Result<()>) -> Result<()> {
+        self.open(b'[', "an array")?;
+        if self.peek("a value or ]")?.0 == b']' {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            element(self)?;
+            if !self.goes_on(b']', ", or ]")? {
+                return Ok(());
+            }
+        }
+    }
+
+    #[inline]
+    fn open(&mut self, byte: u8, expected: &'static str) -> Result<usize> {
+        let (found, offset) = self.peek(expected)?;
+        if found != byte {
+            return Err(unexpected(offset, found, expected));
+        }
+        self.at += 1;
+        Ok(offset)
+    }
+
+    /// Read a comma (true) or the closing byte (false).
+    #[inline]
+    fn goes_on(&mut self, close: u8, expected: &'static str) -> Result<bool> {
+        let (found, offset) = self.peek(expected)?;
+        if found != b',' && found != close {
+            return Err(unexpected(offset, found, expected));
+        }
+        self.at += 1;
+        Ok(found == b',')
+    }
+
+    /// Read past one value of any type.
+    pub(crate) fn skip(&mut self) -> Result<()> {
+        // Bit i tells whether level i is an object; the loop replaces recursion.
+        let mut objects = 0_u128;
+        let mut depth = 0;
+        loop {
+            let (byte, offset) = self.peek("a value")?;
+            match byte {
+                b'"' => drop(self.string("a string")?),
+                b'-' | b'0'..=b'9' => drop(self.number("a number")?),
+                b't' => self.word("true")?,
+                b'f' => self.word("false")?,
+                b'n' => self.word("null")?,
+                b'{' | b'[' => {
+                    if depth == DEPTH_MAX {
+                        return Err(PageError::TooDeep {
+                            offset,
+                            max: DEPTH_MAX,
+                        });
+                    }
+                    self.at += 1;
+                    let is_object = byte == b'{';
+                    let close = if is_object { b'}' } else { b']' };
+                    if self.peek("a value or the end")?.0 == close {
+                        self.at += 1;
+                    } else {
+                        objects = objects << 1 | u128::from(is_object);
+                        depth += 1;
+                        if is_object {
+                            self.name()?;
+                        }
+                        continue;
+                    }
+                }
+                found => return Err(unexpected(offset, found, "a value")),
+            }
+            // A value has ended: close what ends with it, or go on to the next one.
+            loop {
+                if depth == 0 {
+                    return Ok(());
+                }
+                let is_object = objects & 1 == 1;
+                let (close, expected) = if is_object {
+                    (b'}', ", or }")
+                } else {
+                    (b']', ", or ]")
+                };
+                if self.goes_on(close, expected)? {
+                    if is_object {
+                        self.name()?;
+                    }
+                    break;
+                }
+                objects >>= 1;
+                depth -= 1;
+            }
+        }
+    }
+
+    fn name(&mut self) -> Result<()> {
+        self.string("a name in quotes")?;
+        self.open(b':', ": after a name")?;
+        Ok(())
+    }
+
+    /// Check that nothing but white space follows.
+    pub(crate) fn end(&mut self) -> Result<()> {
+        match self.peek("the end") {
+            Ok((_, offset)) => Err(PageError::TrailingBytes { offset }),
+            Err(_) => Ok(()),
+        }
+    }
+
+    #[cold]
+    fn truncated(&self, expected: &'static str) -> PageError {
+        PageError::Truncated {
+            offset: self.bytes.len(),
+            expected,
+        }
+    }
+}
+
+#[cold]
+fn unexpected(offset: usize, found: u8, expected: &'static str) -> PageError {
+    PageError::Unexpected {
+        offset,
+        found,
+        expected,
+    }
+}
+
+/// How the type of the value that begins with a byte is called; none if no value begins so.
+pub(crate) fn kind(byte: u8) -> Option<&'static str> {
+    Some(match byte {
+        b'"' => "a string",
+        b'-' | b'0'..=b'9' => "a number",
+        b't' | b'f' => "a boolean",
+        b'n' => "null",
+        b'{' => "an object",
+        b'[' => "an array",
+        _ => return None,
+    })
+}
+
+/// The first quote, backslash or control character from `at` on; the length if there is none.
+///
+/// The chunks are compared without an early exit, which the compiler turns into vector code.
+#[inline]
+fn special(bytes: &[u8], mut at: usize) -> usize {
+    let mut rest = &bytes[at..];
+    while let Some((chunk, after)) = rest.split_first_chunk::<16>() {
+        let marks = chunk.map(|byte| if is_special(byte) { 0xff } else { 0 });
+        let marks = u128::from_le_bytes(marks);
+        if marks != 0 {
+            return at + (marks.trailing_zeros() / 8) as usize;
+        }
+        at += 16;
+        rest = after;
+    }
+    at + rest
+        .iter()
+        .position(|byte| is_special(*byte))
+        .unwrap_or(rest.len())
+}
+
+#[inline]
+fn is_special(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | 0..0x20)
+}
+
+/// The character that the escape at `at` means, and where the text goes on.
+fn escape(bytes: &[u8], at: usize) -> Result<(char, usize)> {
+    let simple = match bytes.get(at + 1) {
+        Some(b'u') => return unicode_escape(bytes, at),
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'n') => '\n',
+        Some(b'r') => '\r',
+        Some(b't') => '\t',
+        Some(&byte @ (b'"' | b'\\' | b'/')) => char::from(byte),
+        Some(_) => return Err(PageError::BadEscape { offset: at }),
+        None => {
+            return Err(PageError::Truncated {
+                offset: bytes.len(),
+                expected: "the rest of an escape",
+            });
+        }
+    };
+    Ok((simple, at + 2))
+}
+
+fn unicode_escape(bytes: &[u8], at: usize) -> Result<(char, usize)> {
+    let first = code_unit(bytes, at)?;
+    let lone = PageError::LoneSurrogate {
+        offset: at,
+        found: first,
+    };
+    match first {
+        0xd800..=0xdbff if bytes[at + 6..].starts_with(br"\u") => {
+            let units = [first, code_unit(bytes, at + 6)?];
+            match char::decode_utf16(units).next() {
+                Some(Ok(character)) => Ok((character, at + 12)),
+                _ => Err(lone),
+            }
+        }
+        // A body that ends inside the pair is cut off, it is not a half pair.
+        0xd800..=0xdbff if br"\u".starts_with(&bytes[at + 6..]) => Err(PageError::Truncated {
+            offset: bytes.len(),
+            expected: "the other half of a surrogate pair",
+        }),
+        unit => match char::from_u32(u32::from(unit)) {
+            Some(character) => Ok((character, at + 6)),
+            None => Err(lone),
+        },
+    }
+}
+
+/// The four hexadecimal digits of the `\u` at `at`.
+fn code_unit(bytes: &[u8], at: usize) -> Result<u16> {
+    let mut unit = 0;
+    for index in at + 2..at + 6 {
+        let digit = match bytes.get(index) {
+            Some(&byte @ b'0'..=b'9') => byte - b'0',
+            Some(&byte @ b'a'..=b'f') => byte - b'a' + 10,
+            Some(&byte @ b'A'..=b'F') => byte - b'A' + 10,
+            Some(_) => return Err(PageError::BadEscape { offset: at }),
+            None => {
+                return Err(PageError::Truncated {
+                    offset: bytes.len(),
+                    expected: "four hexadecimal digits",
+                });
+            }
+        };
+        unit = unit << 4 | u16::from(digit);
+    }
+    Ok(unit)
+}
+
+/// Append a text in canonical form, without quotes.
+pub(crate) fn write_escaped(text: &str, out: &mut String) {
+    let mut start = 0;
+    loop {
+        let at = special(text.as_bytes(), start);
+        out.push_str(&text[start..at]);
+        let Some(&byte) = text.as_bytes().get(at) else {
+            return;
+        };
+        write_character(char::from(byte), out);
+        start = at + 1;
+    }
+}
+
+fn write_character(character: char, out: &mut String) {
+    const HEX: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+    ];
+    match character {
+        '"' => out.push_str("\\\""),
+        '\\' => out.push_str("\\\\"),
+        '\u{8}' => out.push_str("\\b"),
+        '\u{c}' => out.push_str("\\f"),
+        '\n' => out.push_str("\\n"),
+        '\r' => out.push_str("\\r"),
+        '\t' => out.push_str("\\t"),
+        control @ '\0'..='\u{1f}' => {
+            let code = control as usize;
+            out.push_str("\\u00");
+            out.push(HEX[code >> 4]);
+            out.push(HEX[code & 15]);
+        }
+        plain => out.push(plain),
+    }
+}
+
+/// What a text in canonical form means.
+pub(crate) fn unescape_canonical(text: &str) -> Cow<'_, str> {
+    if !text.contains('\\') {
+        return Cow::Borrowed(text);
+    }
+    let literal = Text {
+        start: 0,
+        end: text.len(),
+        escaped: true,
+    };
+    match Scanner::new(text).value(literal) {
+        Ok(value) => value,
+        Err(error) => unreachable!("a page holds canonical text only: {error}"),
+    }
+}
+
+/// Why a number cannot be an integer of 64 bits.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OutOfRange;
+
+/// A JSON number times ten to the power of `scale`, rounded to the nearest integer, halves away from zero. Exact: no floating point.
+pub(crate) fn scaled_integer(number: &str, scale: i64) -> std::result::Result<i64, OutOfRange> {
+    let (negative, number) = match number.strip_prefix('-') {
+        Some(number) => (true, number),
+        None => (false, number),
+    };
+    let (mantissa, exponent) = match number.split_once(['e', 'E']) {
+        // An exponent beyond 64 bits is as good as the largest one; its sign decides.
+        Some((mantissa, exponent)) => (
+            mantissa,
+            exponent.parse().unwrap_or(if exponent.starts_with('-') {
+                i64::MIN / 2
+            } else {
+                i64::MAX / 2
+            }),
+        ),
+        None => (number, 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    // How many digits, counted from the first one, stand before the point of the result.
+    let whole_digits = i64::try_from(whole.len()).map_err(|_| OutOfRange)?;
+    let mut before_point = exponent.saturating_add(scale).saturating_add(whole_digits);
+    let mut digits = whole
+        .bytes()
+        .chain(fraction.bytes())
+        .map(|digit| i128::from(digit - b'0'));
+    let mut value = 0_i128;
+    while before_point > 0 {
+        match digits.next() {
+            Some(digit) => value = value * 10 + digit,
+            None if value == 0 => return Ok(0),
+            None => value *= 10,
+        }
+        if value > i128::from(i64::MAX) {
+            return Err(OutOfRange);
+        }
+        before_point -= 1;
+    }
+    if before_point == 0 && digits.next().is_some_and(|digit| digit >= 5) {
+        value += 1;
+    }
+    i64::try_from(if negative { -value } else { value }).map_err(|_| OutOfRange)
+}

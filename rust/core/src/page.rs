@@ -1,0 +1,587 @@
+//! One answer of a source: the records in order, as slices of the text they came in, and what stood around them.
+//!
+//! A page keeps the body and 40 bytes per record: where the key, the sequence number and the data stand, the arrival time and the
+//! hash of the key. Texts are in the canonical form of a JSON string, so an event is made of slices: a string with a backslash is
+//! re-encoded once when the page is read, all others stay where they are. Records that are handed over one by one are written into the
+//! same form by [`PageBuilder`], so both ways give the same bytes. Reading allocates per page, never per record.
+//!
+//! A page knows nothing of shards, batches or mappings.
+
+mod builder;
+
+use std::borrow::Cow;
+
+use base64::DecodeError;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::decode;
+use crate::error::{PageError, PositionError};
+use crate::event;
+use crate::json;
+use crate::position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber, write_successor};
+
+pub use builder::PageBuilder;
+
+/// The most bytes of text that a page holds: 4 GiB less 1 MiB, so that sums of a record's sizes fit in 32 bits.
+pub const PAGE_BYTES_MAX: usize = (u32::MAX - (1 << 20)) as usize;
+/// The most UTF-8 bytes that a partition key has. Kinesis itself allows 256 characters.
+pub const KEY_BYTES_MAX: usize = 65_535;
+/// Arrival times are at most this many milliseconds before or after the epoch, about 273,000 years.
+pub const ARRIVAL_MS_MAX: i64 = 8_640_000_000_000_000;
+
+/// Which API a body is an answer of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// `GetRecords` of Kinesis Data Streams.
+    Kinesis,
+}
+
+/// What stands around the records of a page.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trailer {
+    /// `NextShardIterator`; none at the end of a closed shard.
+    pub next_iterator: Option<String>,
+    /// `MillisBehindLatest`: how far the page is from the tip, 0 at the tip.
+    pub millis_behind: Option<i64>,
+    /// `ChildShards`, which the last page of a closed shard has.
+    pub child_shards: Vec<ChildShard>,
+}
+
+/// A shard that follows one that has ended, as the last page of that one names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildShard {
+    /// Its id.
+    pub shard_id: String,
+    /// The ids of the shards it follows: one after a split, two after a merge.
+    pub parent_shards: Vec<String>,
+}
+
+/// A stretch of the page's text.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Span {
+    start: u32,
+    bytes: u32,
+}
+
+impl Span {
+    /// A stretch of a text that [`check_size`] has let pass.
+    #[inline]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a page's text is below 4 GiB"
+    )]
+    pub(crate) fn new(start: usize, end: usize) -> Self {
+        debug_assert!(start <= end && end <= PAGE_BYTES_MAX);
+        Self {
+            start: start as u32,
+            bytes: (end - start) as u32,
+        }
+    }
+
+    fn text(self, body: &str) -> &str {
+        let start = self.start as usize;
+        &body[start..start + self.bytes as usize]
+    }
+}
+
+/// One record: where its parts stand in the page's text.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    arrival_ms: i64,
+    key_hash: u64,
+    key_start: u32,
+    sequence_start: u32,
+    data: Span,
+    /// Bytes of the key's canonical form (24 bits) and, above them, digits of the sequence number (8 bits; 0: not assigned yet).
+    lengths: u32,
+    sub: u32,
+}
+
+const _: () = assert!(size_of::<Entry>() == 40);
+// The canonical form has at most six bytes for one.
+const _: () = assert!(KEY_BYTES_MAX * 6 < 1 << 24 && SEQUENCE_DIGITS_MAX < 1 << 8);
+
+impl Entry {
+    #[inline]
+    pub(crate) fn new(
+        key: Span,
+        sequence: Span,
+        data: Span,
+        arrival_ms: i64,
+        key_hash: u64,
+    ) -> Self {
+        Self {
+            arrival_ms,
+            key_hash,
+            key_start: key.start,
+            sequence_start: sequence.start,
+            data,
+            lengths: sequence.bytes << 24 | key.bytes,
+            sub: 0,
+        }
+    }
+
+    fn key(&self) -> Span {
+        Span {
+            start: self.key_start,
+            bytes: self.lengths & 0x00ff_ffff,
+        }
+    }
+
+    fn sequence(&self) -> Span {
+        Span {
+            start: self.sequence_start,
+            bytes: self.lengths >> 24,
+        }
+    }
+
+    fn set_sequence(&mut self, sequence: Span) {
+        self.sequence_start = sequence.start;
+        self.lengths = sequence.bytes << 24 | self.lengths & 0x00ff_ffff;
+    }
+
+    fn is_unassigned(&self) -> bool {
+        self.lengths >> 24 == 0
+    }
+}
+
+/// Check that a page's text may have a size.
+#[inline]
+pub(crate) fn check_size(offset: usize, bytes: usize) -> Result<(), PageError> {
+    if bytes <= PAGE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(PageError::TooLarge {
+        offset,
+        bytes,
+        max: PAGE_BYTES_MAX,
+    })
+}
+
+/// Check an arrival time.
+pub(crate) fn check_arrival(offset: usize, arrival_ms: i64) -> Result<(), PageError> {
+    if (-ARRIVAL_MS_MAX..=ARRIVAL_MS_MAX).contains(&arrival_ms) {
+        return Ok(());
+    }
+    Err(PageError::OutOfRange {
+        offset,
+        field: "ApproximateArrivalTimestamp",
+    })
+}
+
+/// One answer of a source.
+///
+/// # Examples
+///
+/// ```
+/// use streamcore::{Format, Page};
+///
+/// let body = br#"{"Records": [{"SequenceNumber": "21269319989900637946712965403778482371",
+///     "ApproximateArrivalTimestamp": 1.545084650987E9, "Data": "SGVsbG8=", "PartitionKey": "caf\u00e9"}],
+///     "MillisBehindLatest": 12, "NextShardIterator": "AAAA"}"#;
+/// let page = Page::parse(body.to_vec(), Format::Kinesis)?;
+/// let record = page.record(0);
+/// assert_eq!(record.key(), "café");
+/// assert_eq!(record.arrival_ms(), 1_545_084_650_987);
+/// assert_eq!(record.payload()?, b"Hello");
+/// assert_eq!(page.trailer().millis_behind, Some(12));
+/// # Ok::<(), streamcore::PageError>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Page {
+    body: String,
+    entries: Vec<Entry>,
+    trailer: Trailer,
+    format: Format,
+}
+
+impl Page {
+    /// Read the body of an answer as it came from the wire.
+    ///
+    /// Unknown fields are skipped. The last one of fields of the same name counts, but each must have the right type. `Records` must
+    /// be there, and in each record the partition key, sequence number, data and arrival time; everything else may be missing or
+    /// null. The data must be a string; whether it is base64 is looked at by [`Record::payload`]. An arrival time is epoch seconds
+    /// in any form of a JSON number, rounded to the nearest millisecond.
+    ///
+    /// # Errors
+    ///
+    /// [`PageError`] says what is wrong with the body and where.
+    pub fn parse(body: Vec<u8>, format: Format) -> Result<Self, PageError> {
+        check_size(0, body.len())?;
+        let mut body = String::from_utf8(body).map_err(|error| PageError::NotUtf8 {
+            offset: error.utf8_error().valid_up_to(),
+        })?;
+        let mut decoded = match format {
+            Format::Kinesis => decode::kinesis::decode(&body)?,
+        };
+        if !decoded.canonical.is_empty() {
+            body.reserve_exact(decoded.canonical.len());
+            body.push_str(&decoded.canonical);
+        }
+        decoded.entries.shrink_to_fit();
+        Ok(Self {
+            body,
+            entries: decoded.entries,
+            trailer: decoded.trailer,
+            format,
+        })
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no record.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Which API the page is an answer of.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// What stood around the records.
+    #[must_use]
+    pub fn trailer(&self) -> &Trailer {
+        &self.trailer
+    }
+
+    /// The memory that the page takes, in bytes: what it costs of a budget.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let child_shards = self.trailer.child_shards.iter().map(|child| {
+            let parents = child
+                .parent_shards
+                .iter()
+                .map(String::capacity)
+                .sum::<usize>();
+            size_of::<ChildShard>()
+                + child.shard_id.capacity()
+                + child.parent_shards.capacity() * size_of::<String>()
+                + parents
+        });
+        size_of::<Self>()
+            + self.body.capacity()
+            + self.entries.capacity() * size_of::<Entry>()
+            + self
+                .trailer
+                .next_iterator
+                .as_ref()
+                .map_or(0, String::capacity)
+            + child_shards.sum::<usize>()
+    }
+
+    /// The record at an index.
+    ///
+    /// # Panics
+    ///
+    /// If there is no such record.
+    #[must_use]
+    pub fn record(&self, index: usize) -> Record<'_> {
+        Record {
+            page: self,
+            entry: &self.entries[index],
+        }
+    }
+
+    /// The records in order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use streamcore::PageBuilder;
+    ///
+    /// let mut builder = PageBuilder::new();
+    /// builder.push("a", b"1", 0, Some("7"))?;
+    /// builder.push("b", b"2", 0, Some("8"))?;
+    /// let keys: Vec<_> = builder.finish().records().map(|record| record.key().into_owned()).collect();
+    /// assert_eq!(keys, ["a", "b"]);
+    /// # Ok::<(), streamcore::PageError>(())
+    /// ```
+    #[must_use]
+    pub fn records(&self) -> impl ExactSizeIterator<Item = Record<'_>> {
+        self.entries
+            .iter()
+            .map(|entry| Record { page: self, entry })
+    }
+
+    /// The hash of the key of the record at an index.
+    pub(crate) fn key_hash(&self, index: usize) -> u64 {
+        self.entries[index].key_hash
+    }
+
+    /// The arrival time of the record at an index.
+    pub(crate) fn arrival_ms(&self, index: usize) -> i64 {
+        self.entries[index].arrival_ms
+    }
+
+    /// The sequence number of the record at an index; empty while it has none.
+    pub(crate) fn sequence(&self, index: usize) -> &str {
+        self.entries[index].sequence().text(&self.body)
+    }
+
+    /// The index of the record at an index inside its aggregate.
+    pub(crate) fn sub(&self, index: usize) -> u32 {
+        self.entries[index].sub
+    }
+
+    /// What the record at an index adds to an event beside the constant parts.
+    pub(crate) fn event_bytes(&self, index: usize) -> u32 {
+        self.record(index).event_bytes()
+    }
+
+    /// The position of the record at an index.
+    ///
+    /// # Panics
+    ///
+    /// If the record has no sequence number yet.
+    pub(crate) fn position(&self, index: usize) -> Position {
+        let entry = &self.entries[index];
+        match SequenceNumber::parse(entry.sequence().text(&self.body)) {
+            Ok(sequence) => Position {
+                sequence,
+                sub: entry.sub,
+            },
+            Err(error) => panic!("record {index} has no position: {error}"),
+        }
+    }
+
+    /// Whether a record has no sequence number yet. Only pages of [`PageBuilder`] can have such records.
+    #[must_use]
+    pub fn has_unassigned(&self) -> bool {
+        self.entries.iter().any(Entry::is_unassigned)
+    }
+
+    /// Give each record without a sequence number the successor of the one before it. The first record follows `after`, or gets 1.
+    ///
+    /// # Errors
+    ///
+    /// [`PositionError::NoSuccessor`] after a number of 129 nines; the page is unchanged then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use streamcore::{PageBuilder, SequenceNumber};
+    ///
+    /// let mut builder = PageBuilder::new();
+    /// builder.push("a", b"1", 0, None).unwrap();
+    /// builder.push("a", b"2", 0, Some("70")).unwrap();
+    /// builder.push("a", b"3", 0, None).unwrap();
+    /// let mut page = builder.finish();
+    /// page.assign_sequences(Some(&SequenceNumber::parse("41")?))?;
+    /// let numbers: Vec<_> = page.records().map(|record| record.sequence().to_owned()).collect();
+    /// assert_eq!(numbers, ["42", "70", "71"]);
+    /// # Ok::<(), streamcore::PositionError>(())
+    /// ```
+    pub fn assign_sequences(
+        &mut self,
+        after: Option<&SequenceNumber>,
+    ) -> Result<(), PositionError> {
+        let body_bytes = self.body.len();
+        let result = self.try_assign_sequences(after);
+        if result.is_err() {
+            for entry in &mut self.entries {
+                if entry.sequence_start as usize >= body_bytes {
+                    entry.set_sequence(Span::new(0, 0));
+                }
+            }
+            self.body.truncate(body_bytes);
+        }
+        result
+    }
+
+    fn try_assign_sequences(
+        &mut self,
+        after: Option<&SequenceNumber>,
+    ) -> Result<(), PositionError> {
+        let mut previous = after.map_or_else(|| "0".to_owned(), |after| after.as_str().to_owned());
+        let mut next = String::new();
+        for entry in &mut self.entries {
+            if !entry.is_unassigned() {
+                previous.clear();
+                previous.push_str(entry.sequence().text(&self.body));
+                continue;
+            }
+            next.clear();
+            write_successor(&previous, &mut next);
+            if next.len() > SEQUENCE_DIGITS_MAX {
+                return Err(PositionError::NoSuccessor {
+                    max: SEQUENCE_DIGITS_MAX,
+                });
+            }
+            let start = self.body.len();
+            self.body.push_str(&next);
+            entry.set_sequence(Span::new(start, self.body.len()));
+            std::mem::swap(&mut previous, &mut next);
+        }
+        Ok(())
+    }
+
+    /// A page with only the records at these indices, in this order, and no byte more than they need. The trailer is empty.
+    ///
+    /// # Panics
+    ///
+    /// If there is no record at an index, or if the records together have more than [`PAGE_BYTES_MAX`] bytes, which takes an index
+    /// that occurs twice.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use streamcore::PageBuilder;
+    ///
+    /// let mut builder = PageBuilder::new();
+    /// builder.push("a", &[0; 1_000], 0, Some("7"))?;
+    /// builder.push("b", b"2", 0, Some("8"))?;
+    /// let page = builder.finish();
+    /// let small = page.compact(&[1]);
+    /// assert_eq!(small.record(0).key(), "b");
+    /// assert!(small.held_bytes() + 1_000 < page.held_bytes());
+    /// # Ok::<(), streamcore::PageError>(())
+    /// ```
+    #[must_use]
+    pub fn compact(&self, live: &[u32]) -> Self {
+        let live = || live.iter().map(|index| &self.entries[*index as usize]);
+        let bytes = |entry: &Entry| {
+            entry.key().bytes as usize + entry.sequence().bytes as usize + entry.data.bytes as usize
+        };
+        let capacity = live().map(bytes).sum();
+        assert!(
+            capacity <= PAGE_BYTES_MAX,
+            "{capacity} bytes are more than a page holds"
+        );
+        let mut body = String::with_capacity(capacity);
+        let mut append = |span: Span| {
+            let start = body.len();
+            body.push_str(span.text(&self.body));
+            Span::new(start, body.len())
+        };
+        let entries = live()
+            .map(|entry| {
+                let (key, sequence, data) = (
+                    append(entry.key()),
+                    append(entry.sequence()),
+                    append(entry.data),
+                );
+                Entry {
+                    sub: entry.sub,
+                    ..Entry::new(key, sequence, data, entry.arrival_ms, entry.key_hash)
+                }
+            })
+            .collect();
+        Self {
+            body,
+            entries,
+            trailer: Trailer::default(),
+            format: self.format,
+        }
+    }
+}
+
+/// One record of a page. Copying it copies two references.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    page: &'a Page,
+    entry: &'a Entry,
+}
+
+impl<'a> Record<'a> {
+    /// The partition key. Borrowed unless it has a quote, a backslash or a control character.
+    #[must_use]
+    pub fn key(&self) -> Cow<'a, str> {
+        json::unescape_canonical(self.key_json())
+    }
+
+    /// The partition key in the canonical form of a JSON string, without the quotes.
+    #[must_use]
+    pub fn key_json(&self) -> &'a str {
+        self.entry.key().text(&self.page.body)
+    }
+
+    /// The hash of the key, from which [`lane`](crate::lane) makes the lane.
+    #[must_use]
+    pub fn key_hash(&self) -> u64 {
+        self.entry.key_hash
+    }
+
+    /// The sequence number, as it came; empty while the record has none.
+    #[must_use]
+    pub fn sequence(&self) -> &'a str {
+        self.entry.sequence().text(&self.page.body)
+    }
+
+    /// The index inside an aggregate; 0 for a plain record.
+    #[must_use]
+    pub fn sub(&self) -> u32 {
+        self.entry.sub
+    }
+
+    /// The arrival time, in milliseconds since the epoch.
+    #[must_use]
+    pub fn arrival_ms(&self) -> i64 {
+        self.entry.arrival_ms
+    }
+
+    /// The data in the canonical form of a JSON string, without the quotes. For data that is base64 this is the base64 text.
+    #[must_use]
+    pub fn data_base64(&self) -> &'a str {
+        self.entry.data.text(&self.page.body)
+    }
+
+    /// The decoded data.
+    ///
+    /// # Errors
+    ///
+    /// [`PageError::BadBase64`] if the data is not base64 in the standard alphabet with padding.
+    pub fn payload(&self) -> Result<Vec<u8>, PageError> {
+        let mut out = Vec::new();
+        self.payload_into(&mut out)?;
+        Ok(out)
+    }
+
+    /// Append the decoded data.
+    ///
+    /// # Errors
+    ///
+    /// [`PageError::BadBase64`] as [`payload`](Self::payload); nothing is appended then.
+    pub fn payload_into(&self, out: &mut Vec<u8>) -> Result<(), PageError> {
+        let length = out.len();
+        STANDARD
+            .decode_vec(self.data_base64(), out)
+            .map_err(|error| {
+                out.truncate(length);
+                bad_base64(&error, self.data_base64().len())
+            })
+    }
+
+    /// The bytes that the record adds to an event beside the constant parts, which
+    /// [`EventTemplate::record_bytes`](crate::EventTemplate::record_bytes) counts.
+    #[must_use]
+    pub fn event_bytes(&self) -> u32 {
+        match self.page.format {
+            Format::Kinesis => {
+                let sequence = self.entry.sequence().bytes;
+                self.entry.key().bytes
+                    + 2 * sequence
+                    + self.entry.data.bytes
+                    + event::seconds_bytes(self.entry.arrival_ms)
+            }
+        }
+    }
+}
+
+#[cold]
+fn bad_base64(error: &DecodeError, length: usize) -> PageError {
+    let offset = match *error {
+        DecodeError::InvalidByte(offset, _) | DecodeError::InvalidLastSymbol { offset, .. } => {
+            offset
+        }
+        DecodeError::InvalidLength(_) | DecodeError::InvalidPadding => length,
+    };
+    PageError::BadBase64 { offset }
+}
