@@ -19,7 +19,7 @@ SOURCES := $(sort $(shell find python rust \( -name '*.rs' -o -name '*.py' -o -n
 	Cargo.toml Cargo.lock pyproject.toml README.md LICENSE
 
 # An environment whose interpreter is gone or that was made at another place is made anew.
-VENV_USABLE := $(shell [ -x $(PY) ] && [ "$$($(PY) -c 'import sys; print(sys.prefix)' 2>/dev/null)" = "$(CURDIR)/$(VENV)" ] && echo yes)
+VENV_USABLE := $(shell [ "$$(cat $(VENV)/.made 2>/dev/null)" = "$(CURDIR)" ] && $(PY) -c '' 2>/dev/null && echo yes)
 
 .PHONY: FORCE help demo test test-rust test-py lint fmt type bench sim docs-check lock wheel clean
 
@@ -96,7 +96,7 @@ FORCE:
 
 $(VENV)/.made: $(if $(VENV_USABLE),,FORCE)
 	@python=$$(scripts/check-tools) && echo "making $(VENV) with $$python" && rm -rf $(VENV) && "$$python" -m venv $(VENV)
-	@touch $@
+	@pwd -P > $@ # the scripts in it hold this path
 
 $(VENV)/.build: requirements/build.txt $(VENV)/.made
 	@scripts/check-tools > /dev/null
