@@ -446,39 +446,50 @@ impl Page {
     /// ```
     #[must_use]
     pub fn compact(&self, live: &[u32]) -> Self {
-        let live = || live.iter().map(|index| &self.entries[*index as usize]);
-        let bytes = |entry: &Entry| {
+        Self::gather(live.iter().map(|index| (self, *index)))
+    }
+
+    /// A fresh page with these records of any pages of one format, in this order.
+    pub(crate) fn gather<'a>(records: impl Iterator<Item = (&'a Self, u32)> + Clone) -> Self {
+        let format = records
+            .clone()
+            .next()
+            .map_or(Format::Kinesis, |(page, _)| page.format);
+        let records = || {
+            let entry = |(page, index): (&'a Self, u32)| (page, &page.entries[index as usize]);
+            records.clone().map(entry)
+        };
+        let bytes = |(_, entry): (_, &Entry)| {
             entry.key().bytes as usize + entry.sequence().bytes as usize + entry.data.bytes as usize
         };
-        let capacity = live().map(bytes).sum();
+        let capacity = records().map(bytes).sum();
         assert!(
             capacity <= PAGE_BYTES_MAX,
             "{capacity} bytes are more than a page holds"
         );
         let mut body = String::with_capacity(capacity);
-        let mut append = |span: Span| {
-            let start = body.len();
-            body.push_str(span.text(&self.body));
-            Span::new(start, body.len())
-        };
-        let entries = live()
-            .map(|entry| {
-                let (key, sequence, data) = (
-                    append(entry.key()),
-                    append(entry.sequence()),
-                    append(entry.data),
-                );
-                Entry {
-                    sub: entry.sub,
-                    ..Entry::new(key, sequence, data, entry.arrival_ms, entry.key_hash)
-                }
-            })
-            .collect();
+        let mut entries = Vec::with_capacity(records().count());
+        for (page, entry) in records() {
+            let mut append = |span: Span| {
+                let start = body.len();
+                body.push_str(span.text(&page.body));
+                Span::new(start, body.len())
+            };
+            let (key, sequence, data) = (
+                append(entry.key()),
+                append(entry.sequence()),
+                append(entry.data),
+            );
+            entries.push(Entry {
+                sub: entry.sub,
+                ..Entry::new(key, sequence, data, entry.arrival_ms, entry.key_hash)
+            });
+        }
         Self {
             body,
             entries,
             trailer: Trailer::default(),
-            format: self.format,
+            format,
         }
     }
 }

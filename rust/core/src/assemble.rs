@@ -1,0 +1,123 @@
+//! The waiting records of one lane, and where the next batch of them ends. Owns the size half of invariant I4.
+//!
+//! Each record is looked at once: the end of the open batch moves on as records come, and stops where a record would be one too many
+//! for `BatchSize` or the payload limit. Cutting the batch then takes whole runs.
+
+use std::collections::VecDeque;
+
+use crate::buffer::{Buffer, Run, SlotId, to_usize};
+use crate::event::ENVELOPE_BYTES;
+
+/// What closes a batch by size.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) batch_size: u32,
+    pub(crate) payload_bytes_max: u32,
+    /// Bytes that each record adds whatever it holds, without the comma.
+    pub(crate) record_bytes: u32,
+}
+
+/// A batch cut from the queue.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    pub(crate) runs: Vec<Run>,
+    /// One record that alone is larger than the payload limit.
+    pub(crate) oversized: bool,
+}
+
+/// The records of a lane that are in no batch yet.
+#[derive(Debug, Default)]
+pub(crate) struct LaneQueue {
+    /// Never holds an empty run.
+    runs: VecDeque<Run>,
+    open: Open,
+}
+
+/// The open batch: the records before the scan's place.
+#[derive(Debug, Default, Clone, Copy)]
+struct Open {
+    /// Whole runs in it.
+    runs: usize,
+    /// Records of the next run in it.
+    part: u32,
+    records: u32,
+    bytes: u32,
+    full: bool,
+    oversized: bool,
+}
+
+impl LaneQueue {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter()
+    }
+
+    pub(crate) fn front(&self) -> Option<Run> {
+        self.runs.front().copied()
+    }
+
+    pub(crate) fn push(&mut self, run: Run) {
+        if run.len() > 0 {
+            self.runs.push_back(run);
+        }
+    }
+
+    /// Moves the end of the open batch over the records that have come. True if no further record may join it.
+    pub(crate) fn fill(&mut self, buffer: &Buffer, limits: Limits) -> bool {
+        let open = &mut self.open;
+        while !open.full
+            && let Some(run) = self.runs.get(open.runs)
+        {
+            let leaf = &buffer.slot(run.slot).leaf;
+            let waiting = &leaf.order[to_usize(run.start + open.part)..to_usize(run.end)];
+            let mut joined = 0;
+            for index in waiting {
+                let bytes = limits.record_bytes + leaf.page.event_bytes(to_usize(*index));
+                let (before, comma) = if open.records == 0 { (ENVELOPE_BYTES, 0) } else { (open.bytes, 1) };
+                let after = before.saturating_add(bytes).saturating_add(comma);
+                if after > limits.payload_bytes_max {
+                    open.full = true;
+                    open.oversized = open.records == 0;
+                    joined += u32::from(open.oversized);
+                    open.records += u32::from(open.oversized);
+                    break;
+                }
+                open.bytes = after;
+                open.records += 1;
+                joined += 1;
+                if open.records == limits.batch_size {
+                    open.full = true;
+                    break;
+                }
+            }
+            open.part += joined;
+            if open.part == run.len() {
+                open.runs += 1;
+                open.part = 0;
+            }
+        }
+        open.full
+    }
+
+    /// Takes the open batch, which must hold a record. Call [`Self::fill`] first.
+    pub(crate) fn cut(&mut self) -> Cut {
+        let open = std::mem::take(&mut self.open);
+        let mut runs: Vec<Run> = self.runs.drain(..open.runs).collect();
+        if open.part > 0 {
+            let rest = &mut self.runs[0];
+            let middle = rest.start + open.part;
+            runs.push(Run { end: middle, ..*rest });
+            rest.start = middle;
+        }
+        assert!(!runs.is_empty(), "a batch holds a record");
+        Cut { runs, oversized: open.oversized }
+    }
+
+    /// The run of a slot, if the queue has one. Runs stand in the order of their pages, at most one a page.
+    pub(crate) fn run_of(&mut self, buffer: &Buffer, slot: SlotId) -> Option<&mut Run> {
+        let wanted = buffer.slot(slot).leaf.first_ordinal();
+        let at = self
+            .runs
+            .partition_point(|run| buffer.slot(run.slot).leaf.first_ordinal() < wanted);
+        self.runs.get_mut(at).filter(|run| run.slot == slot)
+    }
+}

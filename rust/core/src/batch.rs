@@ -1,0 +1,249 @@
+//! A batch in flight, and what a function's answer means for it.
+
+use std::sync::Arc;
+
+use crate::buffer::{Leaf, to_usize};
+use crate::config::ShardConfig;
+use crate::event::{ENVELOPE_BYTES, EventTemplate};
+use crate::page::Record;
+
+/// What a batch, its event and its discard have in common with all others of the shard.
+#[derive(Debug)]
+pub(crate) struct ShardInfo {
+    pub(crate) shard: u32,
+    pub(crate) config: ShardConfig,
+    pub(crate) template: EventTemplate,
+}
+
+/// Names a batch in flight. It is void once the batch is finished or its shard is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ticket(u128);
+
+impl Ticket {
+    pub(crate) fn new(shard: u32, lane: u8, serial: u64) -> Self {
+        Self(u128::from(shard) << 72 | u128::from(lane) << 64 | u128::from(serial))
+    }
+
+    /// The ticket as a number, to carry it elsewhere.
+    #[must_use]
+    pub fn to_u128(self) -> u128 {
+        self.0
+    }
+
+    /// The ticket of a number made by [`Self::to_u128`]. A number made up names no batch.
+    #[must_use]
+    pub fn from_u128(number: u128) -> Self {
+        Self(number)
+    }
+
+    /// The handle of its shard.
+    #[must_use]
+    pub fn shard(self) -> u32 {
+        u32::try_from(self.0 >> 72 & u128::from(u32::MAX)).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn lane(self) -> u8 {
+        self.0.to_le_bytes()[8]
+    }
+
+    pub(crate) fn serial(self) -> u64 {
+        u64::try_from(self.0 & u128::from(u64::MAX)).unwrap_or(u64::MAX)
+    }
+}
+
+/// What a function's service said of an attempt; it goes into the `responseContext` of a discard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// HTTP status of the invocation.
+    pub status_code: u16,
+    /// The version that ran.
+    pub executed_version: Option<String>,
+    /// "Unhandled" where the function raised; None where it answered.
+    pub function_error: Option<String>,
+    /// The service's own id of the attempt; None where the engine's holds.
+    pub request_id: Option<String>,
+}
+
+impl Default for Response {
+    /// An answer of `$LATEST` with status 200.
+    fn default() -> Self {
+        Self {
+            status_code: 200,
+            executed_version: Some("$LATEST".to_owned()),
+            function_error: None,
+            request_id: None,
+        }
+    }
+}
+
+/// What an answer means for the records of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// All are complete.
+    Success,
+    /// The function ran and all have failed. Spends an attempt.
+    Failure(Response),
+    /// Those before `index` are complete, those from it on have failed.
+    Partial {
+        /// Index in the batch of the first record that failed.
+        index: u32,
+        /// What the function's service said.
+        response: Response,
+    },
+    /// The function did not run: a throttle or an error of the service. Spends nothing.
+    Throttled,
+}
+
+/// Records of one lane in order, shared with the shard's buffer.
+#[derive(Debug, Clone)]
+pub(crate) struct Records {
+    pub(crate) slices: Vec<Slice>,
+    pub(crate) len: u32,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Slice {
+    pub(crate) leaf: Arc<Leaf>,
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+}
+
+impl Records {
+    pub(crate) fn indices(&self) -> impl Iterator<Item = (&Leaf, u32)> + Clone {
+        self.slices.iter().flat_map(|slice| {
+            let indices = &slice.leaf.order[to_usize(slice.start)..to_usize(slice.end)];
+            indices.iter().map(|index| (&*slice.leaf, *index))
+        })
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Record<'_>> {
+        self.indices().map(|(leaf, index)| leaf.page.record(to_usize(index)))
+    }
+
+    pub(crate) fn first(&self) -> Record<'_> {
+        let slice = self.slices.first().expect("a batch holds a record");
+        slice.leaf.page.record(to_usize(slice.leaf.order[to_usize(slice.start)]))
+    }
+
+    pub(crate) fn last(&self) -> Record<'_> {
+        let slice = self.slices.last().expect("a batch holds a record");
+        slice.leaf.page.record(to_usize(slice.leaf.order[to_usize(slice.end - 1)]))
+    }
+
+    fn event_bytes(&self, template: &EventTemplate) -> usize {
+        let constant = to_usize(template.record_bytes());
+        let records: usize = self
+            .indices()
+            .map(|(leaf, index)| constant + to_usize(leaf.page.event_bytes(to_usize(index))))
+            .sum();
+        to_usize(ENVELOPE_BYTES) + records + to_usize(self.len).saturating_sub(1)
+    }
+
+    pub(crate) fn write_event(&self, template: &EventTemplate, out: &mut Vec<u8>) {
+        out.reserve(self.event_bytes(template));
+        template.write(out, self.indices().map(|(leaf, index)| (&leaf.page, index)));
+    }
+}
+
+/// A batch to run: records of one lane, in order.
+///
+/// It shares the pages of its records with the shard; building its event changes nothing and can be done on any thread.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    pub(crate) ticket: Ticket,
+    pub(crate) request_id: String,
+    pub(crate) attempt: u32,
+    pub(crate) info: Arc<ShardInfo>,
+    pub(crate) records: Records,
+}
+
+impl Batch {
+    /// What [`Engine::finish`](crate::Engine::finish) takes.
+    #[must_use]
+    pub fn ticket(&self) -> Ticket {
+        self.ticket
+    }
+
+    /// The id of this batch: the same for a retry of the same records, another for a half or a suffix.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.request_id
+    }
+
+    /// 1 for the first time; throttles do not count.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The shard, its mapping and the names in its events.
+    #[must_use]
+    pub fn config(&self) -> &ShardConfig {
+        &self.info.config
+    }
+
+    /// The constant parts of the shard's events.
+    #[must_use]
+    pub fn template(&self) -> &EventTemplate {
+        &self.info.template
+    }
+
+    /// How many records it has, at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
+    pub fn len(&self) -> usize {
+        to_usize(self.records.len)
+    }
+
+    /// The records in order.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        self.records.iter()
+    }
+
+    /// The records in order with their ordinals (dense numbers of this run's shard) and key hashes.
+    pub fn numbered(&self) -> impl Iterator<Item = (u64, u64, Record<'_>)> {
+        self.records.indices().map(|(leaf, index)| {
+            let at = to_usize(index);
+            (leaf.ordinal(index), leaf.page.key_hash(at), leaf.page.record(at))
+        })
+    }
+
+    /// The first record.
+    #[must_use]
+    pub fn first(&self) -> Record<'_> {
+        self.records.first()
+    }
+
+    /// The last record.
+    #[must_use]
+    pub fn last(&self) -> Record<'_> {
+        self.records.last()
+    }
+
+    /// The index of the record with this sequence number, compared as text.
+    ///
+    /// Of records with equal numbers (inside an aggregate) it is the first.
+    #[must_use]
+    pub fn index_of(&self, sequence_number: &str) -> Option<usize> {
+        self.records().position(|record| record.sequence() == sequence_number)
+    }
+
+    /// How many bytes [`Self::write_json`] writes.
+    #[must_use]
+    pub fn json_bytes(&self) -> usize {
+        self.records.event_bytes(&self.info.template)
+    }
+
+    /// Appends the Lambda event as JSON.
+    pub fn write_json(&self, out: &mut Vec<u8>) {
+        self.records.write_event(&self.info.template, out);
+    }
+
+    /// The Lambda event as JSON.
+    #[must_use]
+    pub fn json(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write_json(&mut out);
+        out
+    }
+}

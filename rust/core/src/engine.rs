@@ -1,0 +1,525 @@
+//! Many shards under one budget: which may fetch, which is ready, what time wakes next.
+//!
+//! Still pure: no lock, no clock, no thread. A binding adds the lock and the wake-up around it. Every call is O(1) in the number of
+//! shards, apart from `checkpoints`, `reset` and `check_invariants`; timers are a heap. Owns the budget half of invariant I10.
+//!
+//! Ready shards stand in a queue: first ready, first served, one batch at a time. Within a shard the lane with the oldest record goes
+//! first. A mapping may be capped, so that a slow function cannot take every thread.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+
+use crate::batch::{Outcome, Ticket};
+use crate::checkpoint::Checkpoint;
+use crate::config::{MappingConfig, ShardConfig};
+use crate::discard::{Confirmation, DiscardId};
+use crate::page::Page;
+use crate::shard::{Finished, Offered, Shard, Snapshot, Task, UsageError, Want};
+use crate::stats::ShardStats;
+use crate::trace::Event;
+
+/// Bytes of pages that an engine holds by default.
+pub const BUDGET_BYTES: usize = 256 << 20;
+/// What a first fetch is expected to bring; later ones are expected to bring what the shard's pages bring on average.
+const PAGE_BYTES_EXPECTED: usize = 64 << 10;
+
+/// What [`Engine::take`] gives.
+#[derive(Debug, Clone)]
+pub enum Taken {
+    /// Do this.
+    Task(Task),
+    /// Nothing may run now; ask again at this instant, or when something else happens.
+    Wait(Option<i64>),
+}
+
+#[derive(Debug)]
+struct Place {
+    shard: Shard,
+    mapping: usize,
+    /// What a page is expected to cost.
+    page_bytes: usize,
+    /// Bytes reserved for a fetch under way.
+    reserved: Option<usize>,
+    /// Bytes counted in `Engine::bytes` for this shard.
+    counted: usize,
+    /// Whether it stands in the ready queue, or in its mapping's.
+    queued: bool,
+    /// The timer that counts; others of this shard in the heap are void.
+    timer: Option<i64>,
+}
+
+#[derive(Debug, Default)]
+struct Mapping {
+    running: usize,
+    running_max: Option<usize>,
+    /// Ready shards that wait for a batch of the mapping to finish.
+    waiting: VecDeque<u32>,
+}
+
+/// Many shards under one budget. The [crate page](crate) is a tutorial.
+#[derive(Debug)]
+pub struct Engine {
+    budget_bytes: usize,
+    /// By handle; handles are never used again.
+    places: Vec<Option<Box<Place>>>,
+    shards: usize,
+    /// Bytes held and reserved.
+    bytes: usize,
+    reserved: usize,
+    names: HashMap<(String, String), u32>,
+    mappings: Vec<Mapping>,
+    mapping_names: HashMap<String, usize>,
+    ready: VecDeque<u32>,
+    timers: BinaryHeap<Reverse<(i64, u32)>>,
+    /// Things that have become ready since [`Engine::take_woken`].
+    woken: usize,
+    trace: Option<Vec<(u32, Event)>>,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new(BUDGET_BYTES)
+    }
+}
+
+impl Engine {
+    /// An engine without shards.
+    #[must_use]
+    pub fn new(budget_bytes: usize) -> Self {
+        Self {
+            budget_bytes,
+            places: Vec::new(),
+            shards: 0,
+            bytes: 0,
+            reserved: 0,
+            names: HashMap::new(),
+            mappings: Vec::new(),
+            mapping_names: HashMap::new(),
+            ready: VecDeque::new(),
+            timers: BinaryHeap::new(),
+            woken: 0,
+            trace: None,
+        }
+    }
+
+    /// Adds a shard and returns its handle.
+    ///
+    /// # Errors
+    ///
+    /// The mapping has a shard of this name, a parameter is outside its range, or the checkpoint is of another shard.
+    pub fn add_shard(&mut self, config: ShardConfig, checkpoint: Option<Checkpoint>) -> Result<u32, UsageError> {
+        let name = (config.key.mapping_uuid.clone(), config.key.shard_id.clone());
+        if self.names.contains_key(&name) {
+            return Err(UsageError::ShardExists { shard_id: name.1 });
+        }
+        let handle = u32::try_from(self.places.len()).expect("fewer than 2^32 shards in one run");
+        let mut shard = Shard::new(handle, config, checkpoint)?;
+        if self.trace.is_some() {
+            shard.enable_trace();
+        }
+        let mapping = self.mapping(&name.0);
+        self.names.insert(name, handle);
+        self.places.push(Some(Box::new(Place {
+            shard,
+            mapping,
+            page_bytes: PAGE_BYTES_EXPECTED,
+            reserved: None,
+            counted: 0,
+            queued: false,
+            timer: None,
+        })));
+        self.shards += 1;
+        Ok(handle)
+    }
+
+    fn mapping(&mut self, uuid: &str) -> usize {
+        if let Some(mapping) = self.mapping_names.get(uuid) {
+            return *mapping;
+        }
+        self.mappings.push(Mapping::default());
+        self.mapping_names.insert(uuid.to_owned(), self.mappings.len() - 1);
+        self.mappings.len() - 1
+    }
+
+    /// Lets at most `running_max` batches of a mapping run at once; None lifts the cap.
+    pub fn cap(&mut self, mapping_uuid: &str, running_max: Option<usize>) {
+        let mapping = self.mapping(mapping_uuid);
+        self.mappings[mapping].running_max = running_max;
+        self.release_waiting(mapping);
+    }
+
+    fn place(&mut self, shard: u32) -> Result<&mut Place, UsageError> {
+        let place = self.places.get_mut(index(shard)).and_then(Option::as_mut);
+        place.map(|place| &mut **place).ok_or(UsageError::NoShard { shard })
+    }
+
+    /// Runs one call of a shard, and brings bytes, ready queue, timers and trace up to date after it.
+    fn step<T>(&mut self, shard: u32, call: impl FnOnce(&mut Place) -> T) -> Result<T, UsageError> {
+        let place = self.place(shard)?;
+        let before = place.shard.ready_count();
+        let result = call(place);
+        let held = place.shard.held_bytes();
+        let (counted, ready) = (std::mem::replace(&mut place.counted, held), place.shard.ready_count());
+        let enqueue = ready > 0 && !place.queued;
+        place.queued |= enqueue;
+        let wake = place.shard.next_wake();
+        let timer = wake.filter(|wake| place.timer.is_none_or(|timer| *wake < timer));
+        if timer.is_some() {
+            place.timer = timer;
+        }
+        let events = place.shard.drain_trace();
+        self.bytes = self.bytes - counted + held;
+        self.woken += ready.saturating_sub(before);
+        if enqueue {
+            self.ready.push_back(shard);
+        }
+        self.timers.extend(timer.map(|at| Reverse((at, shard))));
+        if let Some(trace) = &mut self.trace {
+            trace.extend(events.into_iter().map(|event| (shard, event)));
+        }
+        Ok(result)
+    }
+
+    // ---- budget ----
+
+    /// Whether the shard may hold `expected` bytes more.
+    ///
+    /// An empty shard may always fetch one page. Another may hold up to its even share of the budget, or as much as is free: alone it
+    /// fills half of the budget, and the more shards there are, the less each takes before it leaves room for the others.
+    fn has_room(&self, place: &Place, expected: usize) -> bool {
+        let used = self.bytes + self.reserved;
+        let own = place.counted + place.reserved.unwrap_or(0);
+        let free = self.budget_bytes.saturating_sub(used);
+        own == 0 || (expected <= free && own + expected <= free.max(self.budget_bytes / self.shards.max(1)))
+    }
+
+    /// Leave to fetch a page of a shard, or None: one is being fetched, the shard is not running, or there is no room.
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn wants(&mut self, shard: u32, now: i64) -> Result<Option<Want>, UsageError> {
+        let place = self.place(shard)?;
+        if place.reserved.is_some() {
+            return Ok(None);
+        }
+        let expected = place.page_bytes;
+        let place = self.places[index(shard)].as_ref().expect("looked up above");
+        let room = self.has_room(place, expected);
+        let want = self.step(shard, |place| place.shard.wants(room, now))?;
+        if want.is_some() {
+            self.place(shard)?.reserved = Some(expected);
+            self.reserved += expected;
+        }
+        Ok(want)
+    }
+
+    /// A fetch brought nothing, not even an empty page: its reservation is given back.
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn fetch_failed(&mut self, shard: u32) -> Result<(), UsageError> {
+        let reserved = self.place(shard)?.reserved.take();
+        self.reserved -= reserved.unwrap_or(0);
+        Ok(())
+    }
+
+    /// Takes a page in, whole or not at all. A page that was asked for with [`Self::wants`] is always accepted.
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard, it is closed, or no sequence number is left to assign.
+    pub fn offer(
+        &mut self,
+        shard: u32,
+        page: Page,
+        millis_behind: Option<i64>,
+        now: i64,
+    ) -> Result<Offered, UsageError> {
+        let bytes = page.held_bytes();
+        self.place(shard)?;
+        let place = self.places[index(shard)].as_ref().expect("looked up above");
+        if place.reserved.is_none() && !page.is_empty() && !self.has_room(place, bytes) {
+            self.step(shard, |place| place.shard.starve(now))?;
+            return Ok(Offered { accepted: false, records: 0, duplicates: 0, complete: 0 });
+        }
+        let empty = page.is_empty();
+        let offered = self.step(shard, |place| {
+            if !empty {
+                place.page_bytes = (3 * place.page_bytes + bytes) / 4;
+            }
+            place.shard.offer(page, millis_behind, now)
+        })??;
+        self.fetch_failed(shard)?;
+        Ok(offered)
+    }
+
+    // ---- batches ----
+
+    /// The next thing to do, or when to ask again. Never waits.
+    pub fn take(&mut self, now: i64) -> Taken {
+        while let Some(Reverse((at, shard))) = self.timers.peek().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop();
+            if let Ok(place) = self.place(shard)
+                && place.timer == Some(at)
+            {
+                place.timer = None;
+                let _ = self.step(shard, |place| place.shard.tick(now));
+            }
+        }
+        while let Some(shard) = self.ready.pop_front() {
+            let Ok(place) = self.place(shard) else { continue };
+            place.queued = false;
+            let (mapping, discards) = (place.mapping, place.shard.has_discards());
+            let group = &mut self.mappings[mapping];
+            if !discards && group.running_max.is_some_and(|max| group.running >= max) {
+                group.waiting.push_back(shard);
+                if let Ok(place) = self.place(shard) {
+                    place.queued = true;
+                }
+                continue;
+            }
+            if let Ok(Some(task)) = self.step(shard, |place| place.shard.take(now)) {
+                if matches!(task, Task::Run(_)) {
+                    self.mappings[mapping].running += 1;
+                }
+                return Taken::Task(task);
+            }
+        }
+        Taken::Wait(self.timers.peek().map(|Reverse((at, _))| *at))
+    }
+
+    /// Says how a batch went.
+    ///
+    /// # Errors
+    ///
+    /// See [`Shard::finish`]. A ticket of a shard that is gone is no error: it is reported as stale.
+    pub fn finish(
+        &mut self,
+        ticket: Ticket,
+        outcome: Outcome,
+        window_state: Option<Vec<u8>>,
+        now: i64,
+    ) -> Result<Finished, UsageError> {
+        let shard = ticket.shard();
+        match self.places.get(index(shard)) {
+            None => return Err(UsageError::NotInFlight),
+            Some(None) => return Ok(Finished { stale: true, discards: Vec::new() }),
+            Some(Some(_)) => {}
+        }
+        let finished = self.step(shard, |place| place.shard.finish(ticket, outcome, window_state, now))??;
+        let mapping = self.place(shard)?.mapping;
+        self.mappings[mapping].running -= 1;
+        self.release_waiting(mapping);
+        Ok(finished)
+    }
+
+    /// Puts the shards that waited for their mapping's cap back into the ready queue, as many as may run.
+    fn release_waiting(&mut self, mapping: usize) {
+        let group = &mut self.mappings[mapping];
+        let free = group.running_max.map_or(usize::MAX, |max| max.saturating_sub(group.running));
+        let released = free.min(group.waiting.len());
+        self.ready.extend(group.waiting.drain(..released));
+        self.woken += released;
+    }
+
+    /// A discard has reached its destination or is given up. False where it is not waited for: confirmed before, or its shard is gone.
+    pub fn confirm(&mut self, discard: DiscardId, how: Confirmation) -> bool {
+        self.step(discard.shard(), |place| place.shard.confirm(discard, how))
+            .unwrap_or(false)
+    }
+
+    // ---- checkpoints ----
+
+    /// A snapshot of a shard, if anything has changed since the last one that was saved.
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn checkpoint(&mut self, shard: u32) -> Result<Option<Snapshot>, UsageError> {
+        Ok(self.place(shard)?.shard.checkpoint())
+    }
+
+    /// Snapshots of all shards that have changed, with their handles.
+    pub fn checkpoints(&mut self) -> Vec<(u32, Snapshot)> {
+        let places = self.places.iter_mut().zip(0..);
+        let changed = places.filter_map(|(place, handle)| Some((handle, place.as_mut()?.shard.checkpoint()?)));
+        changed.collect()
+    }
+
+    /// The store has a snapshot of this version.
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn saved(&mut self, shard: u32, version: u64) -> Result<(), UsageError> {
+        self.step(shard, |place| place.shard.saved(version))
+    }
+
+    // ---- life cycle ----
+
+    /// See [`Shard::close`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn close(&mut self, shard: u32, now: i64) -> Result<(), UsageError> {
+        self.step(shard, |place| place.shard.close(now))
+    }
+
+    /// See [`Shard::pause`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn pause(&mut self, shard: u32) -> Result<(), UsageError> {
+        self.step(shard, |place| place.shard.pause())
+    }
+
+    /// See [`Shard::resume`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn resume(&mut self, shard: u32, now: i64) -> Result<(), UsageError> {
+        self.step(shard, |place| place.shard.resume(now))
+    }
+
+    /// See [`Shard::drain`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn drain(&mut self, shard: u32, now: i64) -> Result<(), UsageError> {
+        self.step(shard, |place| place.shard.drain(now))
+    }
+
+    /// See [`Shard::update`].
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard, or see there.
+    pub fn update(&mut self, shard: u32, mapping: MappingConfig, now: i64) -> Result<(), UsageError> {
+        self.step(shard, |place| place.shard.update(mapping, now))?
+    }
+
+    /// Takes a shard out. Its batches in flight become stale; what was not saved is handed out again when it is added again.
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn remove(&mut self, shard: u32) -> Result<(), UsageError> {
+        self.place(shard)?;
+        let mut place = self.places[index(shard)].take().expect("looked up above");
+        let in_flight = place.shard.stats().in_flight;
+        let key = &place.shard.config().key;
+        self.names.remove(&(key.mapping_uuid.clone(), key.shard_id.clone()));
+        self.shards -= 1;
+        self.bytes -= place.counted;
+        self.reserved -= place.reserved.unwrap_or(0);
+        self.mappings[place.mapping].waiting.retain(|waiting| *waiting != shard);
+        self.mappings[place.mapping].running -= in_flight;
+        self.release_waiting(place.mapping);
+        Ok(())
+    }
+
+    /// Takes every shard out.
+    pub fn reset(&mut self) {
+        for handle in self.handles() {
+            let _ = self.remove(handle);
+        }
+    }
+
+    /// The handles of all shards.
+    #[must_use]
+    pub fn handles(&self) -> Vec<u32> {
+        let places = self.places.iter().zip(0..);
+        places.filter_map(|(place, handle)| place.as_ref().map(|_| handle)).collect()
+    }
+
+    /// A shard's state and counts.
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn stats(&mut self, shard: u32) -> Result<ShardStats, UsageError> {
+        Ok(self.place(shard)?.shard.stats())
+    }
+
+    /// What a shard was made with.
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn config(&mut self, shard: u32) -> Result<&ShardConfig, UsageError> {
+        Ok(self.place(shard)?.shard.config())
+    }
+
+    /// Bytes of the pages that all shards hold, and of unconfirmed discards.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// How many things have become ready since the last call: so many waiters are worth waking.
+    pub fn take_woken(&mut self) -> usize {
+        std::mem::take(&mut self.woken)
+    }
+
+    // ---- trace and invariants ----
+
+    /// Begins to keep a trace of all shards.
+    pub fn enable_trace(&mut self) {
+        self.trace.get_or_insert_default();
+        for place in self.places.iter_mut().flatten() {
+            place.shard.enable_trace();
+        }
+    }
+
+    /// The trace since the last call, each event with the handle of its shard.
+    pub fn drain_trace(&mut self) -> Vec<(u32, Event)> {
+        self.trace.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Verifies the invariants of every shard and of the budget, counting everything anew.
+    ///
+    /// # Panics
+    ///
+    /// One of them is broken; the message begins with its number.
+    pub fn check_invariants(&mut self) {
+        let (mut held, mut reserved, mut shards) = (0, 0, 0);
+        let mut running = vec![0; self.mappings.len()];
+        for (handle, place) in (0_u32..).zip(self.places.iter_mut()) {
+            let Some(place) = place else { continue };
+            place.shard.check_invariants();
+            let stats = place.shard.stats();
+            held += stats.held_bytes;
+            reserved += place.reserved.unwrap_or(0);
+            shards += 1;
+            running[place.mapping] += stats.in_flight;
+            let queues = [&self.ready, &self.mappings[place.mapping].waiting];
+            let queued: usize = queues.iter().map(|queue| queue.iter().filter(|in_it| **in_it == handle).count()).sum();
+            assert_eq!(queued, usize::from(place.queued), "I11: a shard stands in one queue, or in none");
+            assert!(place.queued || !place.shard.is_ready(), "I11: a ready shard stands in a queue");
+            if let Some(wake) = place.shard.next_wake() {
+                assert!(place.timer.is_some_and(|timer| timer <= wake), "I11: a waiting lane has a timer");
+            }
+        }
+        assert_eq!(shards, self.shards, "I10: shards are counted");
+        assert_eq!(held, self.bytes, "I10: bytes held are those of the shards");
+        assert_eq!(reserved, self.reserved, "I10: bytes reserved are those of the fetches");
+        for (mapping, running) in self.mappings.iter().zip(running) {
+            assert_eq!(mapping.running, running, "I4: running batches are counted");
+            let over = mapping.running_max.is_some_and(|max| running > max);
+            assert!(!over || running > 0, "I4: a cap is kept");
+        }
+    }
+}
+
+fn index(handle: u32) -> usize {
+    handle as usize
+}

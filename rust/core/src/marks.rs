@@ -1,0 +1,175 @@
+//! What is complete: the mark of each lane, and the discards that hold it back. Owns invariant I2.
+//!
+//! A discarded record is complete for order at once, so its lane goes on; for the checkpoint it is complete when its discard is
+//! confirmed. Until then the mark stays before it, and what the lane completes behind it waits in a list of segments.
+
+use std::collections::VecDeque;
+
+use crate::checkpoint::LaneTag;
+use crate::lanes::{LANE_FUNCTION_VERSION, lane};
+use crate::position::Position;
+
+/// How far one lane is, for the checkpoint.
+#[derive(Debug, Default)]
+pub(crate) struct LaneMarks {
+    /// The last record of the completed and confirmed prefix.
+    mark: Option<Position>,
+    /// What was completed behind an unconfirmed discard, in order; empty or beginning with that discard.
+    segments: VecDeque<Segment>,
+}
+
+#[derive(Debug)]
+enum Segment {
+    Discard {
+        id: u64,
+        confirmed: bool,
+        first_ordinal: u64,
+        /// The record before the first discarded one, None where there is none.
+        before: Option<Position>,
+        last: Position,
+    },
+    Done {
+        last: Position,
+    },
+}
+
+impl LaneMarks {
+    pub(crate) fn mark(&self) -> Option<&Position> {
+        self.mark.as_ref()
+    }
+
+    /// Records up to `last` are complete.
+    pub(crate) fn complete(&mut self, last: Position) {
+        match self.segments.back_mut() {
+            None => self.mark = Some(last),
+            Some(Segment::Done { last: old }) => *old = last,
+            Some(Segment::Discard { .. }) => self.segments.push_back(Segment::Done { last }),
+        }
+    }
+
+    /// Records up to `last`, the first of them `first_ordinal`, are discarded; ids grow.
+    pub(crate) fn discard(&mut self, id: u64, first_ordinal: u64, before: Option<Position>, last: Position) {
+        self.segments.push_back(Segment::Discard {
+            id,
+            confirmed: false,
+            first_ordinal,
+            before,
+            last,
+        });
+    }
+
+    /// A discard has arrived or is given up. False if this lane does not wait for it.
+    pub(crate) fn confirm(&mut self, wanted: u64) -> bool {
+        // Segments are few (unconfirmed discards are bounded), and a confirmation is as rare as a discard.
+        let Some(confirmed) = self.segments.iter_mut().find_map(|segment| match segment {
+            Segment::Discard { id, confirmed, .. } if *id == wanted && !*confirmed => Some(confirmed),
+            _ => None,
+        }) else {
+            return false;
+        };
+        *confirmed = true;
+        while let Some(Segment::Done { last } | Segment::Discard { confirmed: true, last, .. }) =
+            self.segments.front_mut()
+        {
+            self.mark = Some(last.clone());
+            self.segments.pop_front();
+        }
+        true
+    }
+
+    /// The first record that the checkpoint must not pass though its lane has: (ordinal, the record before it).
+    pub(crate) fn held_back(&self) -> Option<(u64, Option<&Position>)> {
+        match self.segments.front()? {
+            Segment::Discard {
+                first_ordinal, before, ..
+            } => Some((*first_ordinal, before.as_ref())),
+            Segment::Done { .. } => unreachable!("a completed segment stands only behind an unconfirmed discard"),
+        }
+    }
+
+    /// Discards that wait for their confirmation, counted anew.
+    pub(crate) fn unconfirmed(&self) -> usize {
+        self.segments
+            .iter()
+            .filter(|segment| matches!(segment, Segment::Discard { confirmed: false, .. }))
+            .count()
+    }
+}
+
+/// The marks of lanes that no longer are: of former factors, or of the run before a restart.
+///
+/// A record is complete if it is at or below the mark of the lane that it would have been in.
+#[derive(Debug, Default)]
+pub(crate) struct FormerLanes {
+    tags: Vec<LaneTag>,
+}
+
+impl FormerLanes {
+    pub(crate) fn new(tags: Vec<LaneTag>) -> Self {
+        let mut own = Self::default();
+        own.merge(tags);
+        own
+    }
+
+    pub(crate) fn push(&mut self, marks: Vec<Option<Position>>) {
+        self.merge([LaneTag { lane_function: LANE_FUNCTION_VERSION, marks }]);
+    }
+
+    fn merge(&mut self, tags: impl IntoIterator<Item = LaneTag>) {
+        for tag in tags {
+            if tag.marks.iter().any(Option::is_some) {
+                merge_tag(&mut self.tags, tag);
+            }
+        }
+    }
+
+    /// Adds these tags to those of a checkpoint.
+    pub(crate) fn merge_into(&self, lanes: &mut Vec<LaneTag>) {
+        for tag in &self.tags {
+            merge_tag(lanes, tag.clone());
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tags.is_empty()
+    }
+
+    /// Whether a record with this key hash and position was complete under former lanes.
+    pub(crate) fn has_completed(&self, key_hash: u64, position: &Position) -> bool {
+        self.tags.iter().any(|tag| {
+            // A tag of another lane function says nothing about keys hashed by this one: its records are handed out again.
+            let factor = u8::try_from(tag.marks.len()).unwrap_or(0);
+            tag.lane_function == LANE_FUNCTION_VERSION
+                && factor > 0
+                && tag.marks[usize::from(lane(key_hash, factor))]
+                    .as_ref()
+                    .is_some_and(|mark| position <= mark)
+        })
+    }
+
+    /// The highest position that any mark names.
+    pub(crate) fn highest(&self) -> Option<&Position> {
+        self.tags.iter().flat_map(|tag| tag.marks.iter().flatten()).max()
+    }
+
+    /// Drops the tags that the watermark has passed.
+    pub(crate) fn drop_passed(&mut self, watermark: Option<&Position>) {
+        self.tags
+            .retain(|tag| tag.marks.iter().flatten().any(|mark| Some(mark) > watermark));
+    }
+}
+
+/// Adds a tag, or raises the marks of the tag that has the same lanes: there is at most one for each factor, however often a shard is
+/// restarted.
+fn merge_tag(tags: &mut Vec<LaneTag>, tag: LaneTag) {
+    let same = |old: &&mut LaneTag| old.lane_function == tag.lane_function && old.marks.len() == tag.marks.len();
+    if let Some(old) = tags.iter_mut().find(same) {
+        for (old, new) in old.marks.iter_mut().zip(tag.marks) {
+            if new > *old {
+                *old = new;
+            }
+        }
+    } else {
+        tags.push(tag);
+    }
+}

@@ -1,0 +1,198 @@
+//! A lane's batch in work, and what it is cut into by failures: halves, suffixes, ranges by age.
+//!
+//! A stack of ranges over the records of the batch; the top one is in flight or next. Depth first, left half first, so what is complete
+//! is always a prefix. A half, a suffix and a fresh range are new batches with a budget and a request id of their own; a retry is the
+//! same batch again. Owns invariants I5 and I6.
+
+use std::collections::VecDeque;
+
+use crate::batch::Response;
+use crate::buffer::{Buffer, Run, SlotId, to_usize};
+
+/// What is to become of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is handed to the function.
+    Invoke,
+    /// One record too large for an invocation: attempts are made and fail without the function.
+    Oversized,
+    /// It exceeds `MaximumRecordAgeInSeconds`: discarded without a further invocation.
+    Aged,
+    /// The stream no longer keeps it: passed over.
+    Expired,
+}
+
+/// A batch identity: the same records, one budget, one request id.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    /// Records `start..end` of the batch in work.
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    pub(crate) fate: Fate,
+    /// Results that spent the budget.
+    pub(crate) attempts: u32,
+    /// Throttles and service errors since the last attempt; they only lengthen the pause.
+    pub(crate) throttles: u32,
+    /// Number of its request id.
+    pub(crate) serial: u64,
+    /// What the last attempt gave.
+    pub(crate) response: Option<Response>,
+}
+
+impl Frame {
+    pub(crate) fn new(start: u32, end: u32, serial: u64) -> Self {
+        Self {
+            start,
+            end,
+            fate: Fate::Invoke,
+            attempts: 0,
+            throttles: 0,
+            serial,
+            response: None,
+        }
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        self.end - self.start
+    }
+}
+
+/// The batch that a lane works on.
+#[derive(Debug)]
+pub(crate) struct Work {
+    /// The incomplete records, from `base` on.
+    runs: VecDeque<Run>,
+    /// Records of the batch that are complete.
+    base: u32,
+    /// The top frame starts at `base`; each ends where the one below it starts.
+    frames: Vec<Frame>,
+}
+
+impl Work {
+    pub(crate) fn new(runs: Vec<Run>, serial: u64, fate: Fate) -> Self {
+        let records = runs.iter().map(|run| run.len()).sum();
+        let frame = Frame { fate, ..Frame::new(0, records, serial) };
+        Self {
+            runs: runs.into(),
+            base: 0,
+            frames: vec![frame],
+        }
+    }
+
+    pub(crate) fn top(&self) -> Option<&Frame> {
+        self.frames.last()
+    }
+
+    pub(crate) fn top_mut(&mut self) -> Option<&mut Frame> {
+        self.frames.last_mut()
+    }
+
+    /// Every incomplete record.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter()
+    }
+
+    pub(crate) fn front(&self) -> Option<Run> {
+        self.runs.front().copied()
+    }
+
+    pub(crate) fn run_of(&mut self, slot: SlotId) -> Option<&mut Run> {
+        self.runs.iter_mut().find(|run| run.slot == slot)
+    }
+
+    /// The runs of the top frame.
+    pub(crate) fn top_runs(&self) -> Vec<Run> {
+        let mut left = self.top().map_or(0, Frame::len);
+        let mut runs = Vec::with_capacity(self.runs.len());
+        for run in &self.runs {
+            if left == 0 {
+                break;
+            }
+            let take = run.len().min(left);
+            left -= take;
+            runs.push(Run { end: run.start + take, ..*run });
+        }
+        runs
+    }
+
+    /// Ends the top frame as a whole: takes it and its runs.
+    pub(crate) fn pop(&mut self) -> (Frame, Vec<Run>) {
+        let frame = self.frames.pop().expect("a batch in work has a frame");
+        let runs = self.complete(frame.len());
+        (frame, runs)
+    }
+
+    /// The first `done` records of the top frame are complete, the rest is a new batch. Takes the runs of the former.
+    pub(crate) fn advance(&mut self, done: u32, serial: u64) -> Vec<Run> {
+        let frame = self.frames.pop().expect("a batch in work has a frame");
+        self.frames.push(Frame::new(frame.start + done, frame.end, serial));
+        self.complete(done)
+    }
+
+    /// Cuts the top frame into halves, the left one (rounded down) on top.
+    pub(crate) fn bisect(&mut self, left_serial: u64, right_serial: u64) {
+        let frame = self.frames.pop().expect("a batch in work has a frame");
+        let middle = frame.start + frame.len() / 2;
+        self.frames.push(Frame::new(middle, frame.end, right_serial));
+        self.frames.push(Frame::new(frame.start, middle, left_serial));
+    }
+
+    /// Cuts the top frame into maximal ranges of one fate each, the first on top. False where the whole frame keeps its fate.
+    ///
+    /// A range that goes keeps the count and the response of the frame; one that stays is a new batch.
+    pub(crate) fn split_by_fate(&mut self, fates: &[Fate], mut serial: impl FnMut() -> u64) -> bool {
+        let frame = self.frames.last().expect("a batch in work has a frame");
+        debug_assert_eq!(fates.len(), to_usize(frame.len()));
+        if fates.iter().all(|fate| *fate == frame.fate) {
+            return false;
+        }
+        let frame = self.frames.pop().expect("a batch in work has a frame");
+        let mut ranges: Vec<Frame> = Vec::new();
+        let mut start = frame.start;
+        for chunk in fates.chunk_by(|a, b| a == b) {
+            let end = start + u32::try_from(chunk.len()).expect("a batch has at most 10,000 records");
+            ranges.push(match chunk[0] {
+                Fate::Invoke => Frame::new(start, end, serial()),
+                fate => Frame {
+                    fate,
+                    attempts: frame.attempts,
+                    response: frame.response.clone(),
+                    ..Frame::new(start, end, frame.serial)
+                },
+            });
+            start = end;
+        }
+        self.frames.extend(ranges.into_iter().rev());
+        true
+    }
+
+    fn complete(&mut self, mut records: u32) -> Vec<Run> {
+        self.base += records;
+        let mut done = Vec::with_capacity(self.runs.len());
+        while records > 0 {
+            let run = self.runs.front_mut().expect("frames lie within the batch");
+            let take = run.len().min(records);
+            records -= take;
+            done.push(Run { end: run.start + take, ..*run });
+            run.start += take;
+            if run.len() == 0 {
+                self.runs.pop_front();
+            }
+        }
+        done
+    }
+
+    pub(crate) fn check(&self, buffer: &Buffer) {
+        let mut at = self.base;
+        for frame in self.frames.iter().rev() {
+            assert_eq!(frame.start, at, "I6: frames follow each other from the first incomplete record");
+            assert!(frame.end > frame.start, "I6: a frame holds a record");
+            at = frame.end;
+        }
+        let records: u32 = self.runs.iter().map(|run| run.len()).sum();
+        assert_eq!(at - self.base, records, "I6: frames cover the incomplete records");
+        for run in &self.runs {
+            assert!(to_usize(run.end) <= buffer.slot(run.slot).leaf.order.len(), "I10: a run lies within its page");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! One ordered account of what happens to the records of a shard, for tests, logs and hooks.
+
+use std::fmt;
+
+use crate::discard::{Condition, Confirmation};
+
+/// One step. Sequence numbers are text as it came; lanes count from 0.
+///
+/// `Display` gives one line, which the text tables of the tests compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "fields are named as what they hold everywhere else")]
+pub enum Event {
+    /// A page was taken in.
+    Offered {
+        records: u32,
+        duplicates: u32,
+        complete: u32,
+    },
+    /// A batch was handed out.
+    HandedOut {
+        lane: u8,
+        first: String,
+        last: String,
+        records: u32,
+        attempt: u32,
+        request_id: String,
+    },
+    /// Records are complete: their function succeeded.
+    Succeeded { lane: u8, records: u32 },
+    /// An attempt failed as a whole.
+    Failed { lane: u8, records: u32, attempts: u32 },
+    /// The function did not run.
+    Throttled { lane: u8, throttles: u32 },
+    /// A record too large for an invocation was tried; the function did not see it.
+    Oversized { lane: u8, sequence: String, attempts: u32 },
+    /// What failed was cut: into halves, a done part and a suffix, or ranges by age.
+    Split { lane: u8, at: u32, records: u32 },
+    /// The lane waits for its next try.
+    Parked { lane: u8, until: i64 },
+    /// Records were given up.
+    Discarded {
+        lane: u8,
+        condition: Condition,
+        first: String,
+        last: String,
+        records: u32,
+        invoke_count: u32,
+    },
+    /// Records were passed over: the stream no longer keeps them.
+    Expired { lane: u8, records: u32 },
+    /// A discard reached its destination or was given up.
+    Confirmed { lane: u8, how: Confirmation },
+    /// A snapshot was stored.
+    Saved { version: u64 },
+    /// Live records of a page moved into a fresh page.
+    Compacted { records: u32, bytes_before: usize, bytes_after: usize },
+    /// The source says that no further record will come.
+    Closed,
+    /// The shard is closed and everything in it is complete.
+    Ended,
+    /// The life cycle moved on.
+    Paused,
+    /// The life cycle moved on.
+    Resumed,
+    /// The life cycle moved on.
+    Draining,
+    /// The mapping's parameters changed.
+    Updated { parallelization_factor: u8 },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Offered {
+                records,
+                duplicates,
+                complete,
+            } => write!(f, "offered records={records} duplicates={duplicates} complete={complete}"),
+            Self::HandedOut {
+                lane,
+                first,
+                last,
+                records,
+                attempt,
+                request_id,
+            } => write!(
+                f,
+                "batch lane={lane} {first}..{last} records={records} attempt={attempt} request={request_id}"
+            ),
+            Self::Succeeded { lane, records } => write!(f, "succeeded lane={lane} records={records}"),
+            Self::Failed {
+                lane,
+                records,
+                attempts,
+            } => write!(f, "failed lane={lane} records={records} attempts={attempts}"),
+            Self::Throttled { lane, throttles } => write!(f, "throttled lane={lane} throttles={throttles}"),
+            Self::Oversized {
+                lane,
+                sequence,
+                attempts,
+            } => write!(f, "oversized lane={lane} {sequence} attempts={attempts}"),
+            Self::Split { lane, at, records } => write!(f, "split lane={lane} at={at} records={records}"),
+            Self::Parked { lane, until } => write!(f, "parked lane={lane} until={until}"),
+            Self::Discarded {
+                lane,
+                condition,
+                first,
+                last,
+                records,
+                invoke_count,
+            } => write!(
+                f,
+                "discarded lane={lane} {first}..{last} records={records} condition={} count={invoke_count}",
+                condition.as_str()
+            ),
+            Self::Expired { lane, records } => write!(f, "expired lane={lane} records={records}"),
+            Self::Confirmed { lane, how } => {
+                let how = match how {
+                    Confirmation::Delivered => "delivered",
+                    Confirmation::GivenUp => "given_up",
+                };
+                write!(f, "confirmed lane={lane} {how}")
+            }
+            Self::Saved { version } => write!(f, "saved version={version}"),
+            Self::Compacted {
+                records,
+                bytes_before,
+                bytes_after,
+            } => write!(f, "compacted records={records} bytes={bytes_before}->{bytes_after}"),
+            Self::Closed => f.write_str("closed"),
+            Self::Ended => f.write_str("ended"),
+            Self::Paused => f.write_str("paused"),
+            Self::Resumed => f.write_str("resumed"),
+            Self::Draining => f.write_str("draining"),
+            Self::Updated { parallelization_factor } => {
+                write!(f, "updated parallelization_factor={parallelization_factor}")
+            }
+        }
+    }
+}
