@@ -149,8 +149,9 @@ class EventSourceMapping:
 
     Attributes:
         event_source_arn: the stream: a Kinesis stream or one of its consumers, a DynamoDB stream, or the ARN that `file_stream_arn` or
-            `memory_stream_arn` gives. Region and account of the events follow from it.
-        function_arn: the function, with its qualifier if it has one. `local_function_arn` names a Python function.
+            `memory_stream_arn` gives. Region and account of the events follow from it. By default `memory_stream_arn("stream")`.
+        function_arn: the function, with its qualifier if it has one. `local_function_arn` names a Python function. By default
+            `local_function_arn("function")`. Mappings that share a checkpoint store need ARNs of their own, or a `uuid` each.
         starting_position: where a shard without a checkpoint begins: TRIM_HORIZON, LATEST or AT_TIMESTAMP (not with DynamoDB).
         starting_position_timestamp: goes with AT_TIMESTAMP: a datetime with a time zone, or seconds since the epoch. Not in the future.
         batch_size: most records of one batch, 1 to 10,000.
@@ -185,8 +186,8 @@ class EventSourceMapping:
         ('memory', 'us-east-1')
     """
 
-    event_source_arn: str
-    function_arn: str
+    event_source_arn: str = "arn:aws:kinesis:us-east-1:000000000000:stream/memory/stream"
+    function_arn: str = "arn:aws:lambda:us-east-1:000000000000:function:function"
     starting_position: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
     starting_position_timestamp: datetime | float | None = None
     batch_size: int = 100

@@ -1,0 +1,1 @@
+"""Where checkpoints are kept. Each module has one store; import what you use."""

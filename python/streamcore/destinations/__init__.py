@@ -1,0 +1,1 @@
+"""Where discards go. Each module has one destination; import what you use."""
