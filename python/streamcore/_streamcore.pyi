@@ -338,7 +338,7 @@ class Engine:
         Raises:
             UsageError: the ticket was finished before, or was never given out.
         """
-    def confirm(self, discard: int, how: Literal["delivered", "given_up"], now: int) -> bool:
+    def confirm(self, discard: int, how: Literal["delivered", "given_up"]) -> bool:
         """Let the checkpoint pass a discard. False where its shard was removed or reset meanwhile."""
     def checkpoint(self, shard: int) -> Checkpoint | None:
         """Return a snapshot if anything has changed since the last one that was `saved`."""

@@ -16,38 +16,46 @@ pub(crate) struct ShardInfo {
 }
 
 /// Names a batch in flight. It is void once the batch is finished or its shard is gone.
+///
+/// A number of 64 bits: the shard's handle (24), the lane (4), and a serial number of the shard (36, going round after 68 billion).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ticket(u128);
+pub struct Ticket(u64);
+
+const SERIAL_BITS: u32 = 36;
+const LANE_BITS: u32 = 4;
+/// The highest handle that a shard can have.
+pub(crate) const HANDLE_MAX: u32 = (1 << (64 - SERIAL_BITS - LANE_BITS)) - 1;
 
 impl Ticket {
     pub(crate) fn new(shard: u32, lane: u8, serial: u64) -> Self {
-        Self(u128::from(shard) << 72 | u128::from(lane) << 64 | u128::from(serial))
+        let place = u64::from(shard) << LANE_BITS | u64::from(lane);
+        Self(place << SERIAL_BITS | serial & ((1 << SERIAL_BITS) - 1))
     }
 
     /// The ticket as a number, to carry it elsewhere.
     #[must_use]
-    pub fn to_u128(self) -> u128 {
+    pub fn to_u64(self) -> u64 {
         self.0
     }
 
-    /// The ticket of a number made by [`Self::to_u128`]. A number made up names no batch.
+    /// The ticket of a number made by [`Self::to_u64`]. A number made up names no batch.
     #[must_use]
-    pub fn from_u128(number: u128) -> Self {
+    pub fn from_u64(number: u64) -> Self {
         Self(number)
     }
 
     /// The handle of its shard.
     #[must_use]
     pub fn shard(self) -> u32 {
-        u32::try_from(self.0 >> 72 & u128::from(u32::MAX)).unwrap_or(u32::MAX)
+        u32::try_from(self.0 >> (SERIAL_BITS + LANE_BITS)).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn lane(self) -> u8 {
-        self.0.to_le_bytes()[8]
+        u8::try_from(self.0 >> SERIAL_BITS & ((1 << LANE_BITS) - 1)).unwrap_or(u8::MAX)
     }
 
     pub(crate) fn serial(self) -> u64 {
-        u64::try_from(self.0 & u128::from(u64::MAX)).unwrap_or(u64::MAX)
+        self.0 & ((1 << SERIAL_BITS) - 1)
     }
 }
 
@@ -141,7 +149,7 @@ impl Records {
 
     pub(crate) fn write_event(&self, template: &EventTemplate, out: &mut Vec<u8>) {
         out.reserve(self.event_bytes(template));
-        template.write(out, self.indices().map(|(leaf, index)| (&leaf.page, index)));
+        template.write(out, self.indices().map(|(leaf, index)| (&*leaf.page, index)));
     }
 }
 

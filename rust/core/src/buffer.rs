@@ -32,7 +32,7 @@ impl Run {
 /// A page and what the shard knows of it. Shared with the batches made of it.
 #[derive(Debug)]
 pub(crate) struct Leaf {
-    pub(crate) page: Page,
+    pub(crate) page: Arc<Page>,
     /// Indices of the page's incomplete records at intake, grouped by lane.
     pub(crate) order: Vec<u32>,
     /// Ordinal of record 0.
@@ -46,7 +46,7 @@ impl Leaf {
     pub(crate) fn detached(page: Page) -> Self {
         Self {
             order: (0..to_u32(page.len())).collect(),
-            page,
+            page: Arc::new(page),
             first_ordinal: 0,
             gaps: Vec::new(),
         }
@@ -127,7 +127,7 @@ impl Buffer {
     /// (empty ones too), or None if nothing of the page is alive.
     pub(crate) fn insert(
         &mut self,
-        page: Page,
+        page: Arc<Page>,
         lanes: &[Option<u8>],
         lane_count: u8,
         first_ordinal: u64,
@@ -229,7 +229,7 @@ impl Buffer {
             u32::try_from(old.ordinal(*index) - old.first_ordinal).expect("a page has less than 2^32 records")
         };
         let leaf = Leaf {
-            page: old.page.compact(&indices),
+            page: Arc::new(old.page.compact(&indices)),
             order: by_lane
                 .iter()
                 .map(|index| to_u32(indices.partition_point(|moved| moved < index)))

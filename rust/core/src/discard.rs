@@ -45,14 +45,14 @@ pub struct DiscardId(pub(crate) Ticket);
 impl DiscardId {
     /// The id as a number, to carry it elsewhere.
     #[must_use]
-    pub fn to_u128(self) -> u128 {
-        self.0.to_u128()
+    pub fn to_u64(self) -> u64 {
+        self.0.to_u64()
     }
 
-    /// The id of a number made by [`Self::to_u128`].
+    /// The id of a number made by [`Self::to_u64`].
     #[must_use]
-    pub fn from_u128(number: u128) -> Self {
-        Self(Ticket::from_u128(number))
+    pub fn from_u64(number: u64) -> Self {
+        Self(Ticket::from_u64(number))
     }
 
     /// The handle of its shard.

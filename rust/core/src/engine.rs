@@ -8,8 +8,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
 
-use crate::batch::{Outcome, Ticket};
+use crate::batch::{HANDLE_MAX, Outcome, Ticket};
 use crate::checkpoint::Checkpoint;
 use crate::config::{MappingConfig, ShardConfig};
 use crate::discard::{Confirmation, DiscardId};
@@ -112,7 +113,8 @@ impl Engine {
         if self.names.contains_key(&name) {
             return Err(UsageError::ShardExists { shard_id: name.1 });
         }
-        let handle = u32::try_from(self.places.len()).expect("fewer than 2^32 shards in one run");
+        let handle = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
+        assert!(handle <= HANDLE_MAX, "an engine has at most 2^24 shards in its life");
         let mut shard = Shard::new(handle, config, checkpoint)?;
         if self.trace.is_some() {
             shard.enable_trace();
@@ -233,10 +235,11 @@ impl Engine {
     pub fn offer(
         &mut self,
         shard: u32,
-        page: Page,
+        page: impl Into<Arc<Page>>,
         millis_behind: Option<i64>,
         now: i64,
     ) -> Result<Offered, UsageError> {
+        let page = page.into();
         let bytes = page.held_bytes();
         self.place(shard)?;
         let place = self.places[index(shard)].as_ref().expect("looked up above");
@@ -463,6 +466,12 @@ impl Engine {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Whether a shard stands in the ready queue, so that `take` may give something.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
     }
 
     /// How many things have become ready since the last call: so many waiters are worth waking.

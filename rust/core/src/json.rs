@@ -41,23 +41,23 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// The text of a literal as it stands, escapes included.
-    pub(crate) fn raw(&self, literal: Text) -> &'a str {
-        &self.text[literal.start..literal.end]
+    /// What a literal means.
+    #[inline]
+    pub(crate) fn value(&self, literal: Text) -> Result<Cow<'a, str>> {
+        if literal.escaped {
+            return self.unescaped(literal).map(Cow::Owned);
+        }
+        Ok(Cow::Borrowed(&self.text[literal.start..literal.end]))
     }
 
-    /// What a literal means.
-    pub(crate) fn value(&self, literal: Text) -> Result<Cow<'a, str>> {
-        let raw = self.raw(literal);
-        if !literal.escaped {
-            return Ok(Cow::Borrowed(raw));
-        }
-        let mut out = String::with_capacity(raw.len());
+    #[cold]
+    fn unescaped(&self, literal: Text) -> Result<String> {
+        let mut out = String::with_capacity(literal.end - literal.start);
         self.unescape(literal, |run, character| {
             out.push_str(run);
             out.extend(character);
         })?;
-        Ok(Cow::Owned(out))
+        Ok(out)
     }
 
     /// Append the canonical form of a literal.
@@ -136,40 +136,63 @@ impl<'a> Scanner<'a> {
 
     /// Read a number where one must stand.
     #[inline]
-    pub(crate) fn number(&mut self, expected: &'static str) -> Result<&'a str> {
+    pub(crate) fn number(&mut self, expected: &'static str) -> Result<Number<'a>> {
         let (byte, start) = self.peek(expected)?;
-        if byte == b'-' {
+        let negative = byte == b'-';
+        if negative {
             self.at += 1;
         } else if !byte.is_ascii_digit() {
             return Err(unexpected(start, byte, expected));
         }
+        let mut mantissa = 0;
+        let mut digits = 1;
         if self.bytes.get(self.at) == Some(&b'0') {
             self.at += 1;
         } else {
-            self.digits()?;
+            digits = self.digits(&mut mantissa)?;
         }
+        let mut exponent = 0;
         if self.bytes.get(self.at) == Some(&b'.') {
             self.at += 1;
-            self.digits()?;
+            let places = self.digits(&mut mantissa)?;
+            digits += places;
+            exponent = -i64::try_from(places).unwrap_or(i64::MAX);
         }
         if let Some(b'e' | b'E') = self.bytes.get(self.at) {
             self.at += 1;
-            if let Some(b'+' | b'-') = self.bytes.get(self.at) {
+            let sign = self.bytes.get(self.at).copied();
+            if let Some(b'+' | b'-') = sign {
                 self.at += 1;
             }
-            self.digits()?;
+            let mut power = 0;
+            // More digits than fit stand for a power that is as good as the largest one.
+            if self.digits(&mut power)? > DIGITS_EXACT {
+                power = u64::MAX;
+            }
+            let power = i64::try_from(power).unwrap_or(i64::MAX);
+            exponent = exponent.saturating_add(if sign == Some(b'-') { -power } else { power });
         }
-        Ok(&self.text[start..self.at])
+        Ok(Number {
+            text: &self.text[start..self.at],
+            negative,
+            mantissa,
+            digits,
+            exponent,
+        })
     }
 
+    /// Read digits, at least one, and add them to a value. Gives how many there are.
     #[inline]
-    fn digits(&mut self) -> Result<()> {
+    fn digits(&mut self, value: &mut u64) -> Result<usize> {
         let start = self.at;
-        while self.bytes.get(self.at).is_some_and(u8::is_ascii_digit) {
+        while let Some(&byte) = self.bytes.get(self.at)
+            && byte.is_ascii_digit()
+        {
+            *value = value.wrapping_mul(10).wrapping_add(u64::from(byte - b'0'));
             self.at += 1;
         }
         if self.at > start {
-            return Ok(());
+            return Ok(self.at - start);
         }
         match self.bytes.get(start) {
             Some(&found) => Err(unexpected(start, found, "a digit")),
@@ -398,14 +421,16 @@ fn special(bytes: &[u8], start: usize) -> usize {
 fn special_in_word(word: u64) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
-    let quote = below(word ^ (ONES * u64::from(b'"')), 1);
+    let quote_or_control = below(word ^ (ONES * 2), 0x21);
     let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
-    (quote | backslash | below(word, 0x20)) & (ONES * 0x80)
+    (quote_or_control | backslash) & (ONES * 0x80)
 }
 
+/// Changing bit 1 puts the quote, 0x22, right after the control characters, so that one comparison finds them all.
 #[inline]
 fn is_special(byte: u8) -> bool {
-    matches!(byte, b'"' | b'\\' | 0..0x20)
+    let is_quote_or_control = byte ^ 2 <= 0x20;
+    is_quote_or_control || byte == b'\\'
 }
 
 /// The character that the escape at `at` means, and where the text goes on.
@@ -528,50 +553,81 @@ pub(crate) fn unescape_canonical(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Why a number cannot be an integer of 64 bits.
+/// Digits that a `u64` always holds, whatever they are.
+const DIGITS_EXACT: usize = 18;
+
+const POWERS_OF_TEN: [u64; DIGITS_EXACT + 1] = {
+    let mut powers = [1; DIGITS_EXACT + 1];
+    let mut index = 1;
+    while index < powers.len() {
+        powers[index] = powers[index - 1] * 10;
+        index += 1;
+    }
+    powers
+};
+
+/// A number cannot be an integer of 64 bits.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct OutOfRange;
 
-/// A JSON number times ten to the power of `scale`, rounded to the nearest integer, halves away from zero. Exact: no floating point.
-pub(crate) fn scaled_integer(number: &str, scale: i64) -> std::result::Result<i64, OutOfRange> {
-    let (negative, number) = match number.strip_prefix('-') {
-        Some(number) => (true, number),
-        None => (false, number),
-    };
-    let (mantissa, exponent) = match number.split_once(['e', 'E']) {
-        // An exponent beyond 64 bits is as good as the largest one; its sign decides.
-        Some((mantissa, exponent)) => (
-            mantissa,
-            exponent.parse().unwrap_or(if exponent.starts_with('-') {
-                i64::MIN / 2
-            } else {
-                i64::MAX / 2
-            }),
-        ),
-        None => (number, 0),
-    };
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    // How many digits, counted from the first one, stand before the point of the result.
-    let whole_digits = i64::try_from(whole.len()).map_err(|_| OutOfRange)?;
-    let mut before_point = exponent.saturating_add(scale).saturating_add(whole_digits);
-    let mut digits = whole
-        .bytes()
-        .chain(fraction.bytes())
-        .map(|digit| i128::from(digit - b'0'));
-    let mut value = 0_i128;
-    while before_point > 0 {
-        match digits.next() {
-            Some(digit) => value = value * 10 + digit,
-            None if value == 0 => return Ok(0),
-            None => value *= 10,
-        }
-        if value > i128::from(i64::MAX) {
-            return Err(OutOfRange);
-        }
-        before_point -= 1;
+/// A number as it stands in the text. Nothing of it is lost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Number<'a> {
+    text: &'a str,
+    negative: bool,
+    /// All digits before the exponent as one integer; meaningless if there are more than [`DIGITS_EXACT`].
+    mantissa: u64,
+    digits: usize,
+    /// The power of ten by which to multiply the mantissa.
+    exponent: i64,
+}
+
+impl Number<'_> {
+    /// The number times ten to the power of `scale`, rounded to the nearest integer, halves away from zero. There is no floating
+    /// point in it, so it is exact.
+    #[inline]
+    pub(crate) fn scaled(&self, scale: i64) -> std::result::Result<i64, OutOfRange> {
+        let exponent = self.exponent.saturating_add(scale);
+        let power = usize::try_from(exponent.unsigned_abs()).ok();
+        let value = match power.and_then(|power| POWERS_OF_TEN.get(power)) {
+            Some(&power) if self.digits <= DIGITS_EXACT => {
+                if exponent < 0 {
+                    (self.mantissa + power / 2) / power
+                } else {
+                    self.mantissa.checked_mul(power).ok_or(OutOfRange)?
+                }
+            }
+            _ => self.scaled_by_digits(scale)?,
+        };
+        let value = i64::try_from(value).map_err(|_| OutOfRange)?;
+        Ok(if self.negative { -value } else { value })
     }
-    if before_point == 0 && digits.next().is_some_and(|digit| digit >= 5) {
-        value += 1;
+
+    /// The same without the sign, for numbers of any length.
+    #[cold]
+    fn scaled_by_digits(&self, scale: i64) -> std::result::Result<u64, OutOfRange> {
+        let mantissa = self.text.trim_start_matches('-');
+        let mantissa = mantissa.split(['e', 'E']).next().unwrap_or_default();
+        let mut digits = mantissa
+            .bytes()
+            .filter(u8::is_ascii_digit)
+            .map(|digit| u64::from(digit - b'0'));
+        // How many digits, counted from the first one, stand before the point of the result.
+        let count = i64::try_from(self.digits).unwrap_or(i64::MAX);
+        let mut before_point = self.exponent.saturating_add(scale).saturating_add(count);
+        let mut value = 0_u64;
+        while before_point > 0 {
+            let digit = match digits.next() {
+                None if value == 0 => return Ok(0),
+                digit => digit.unwrap_or(0),
+            };
+            value = value
+                .checked_mul(10)
+                .and_then(|value| value.checked_add(digit))
+                .ok_or(OutOfRange)?;
+            before_point -= 1;
+        }
+        let rounds_up = before_point == 0 && digits.next().is_some_and(|digit| digit >= 5);
+        value.checked_add(u64::from(rounds_up)).ok_or(OutOfRange)
     }
-    i64::try_from(if negative { -value } else { value }).map_err(|_| OutOfRange)
 }

@@ -311,13 +311,14 @@ impl Shard {
     /// # Errors
     ///
     /// The shard is closed, or no sequence number is left to assign.
-    pub fn offer(&mut self, mut page: Page, millis_behind: Option<i64>, now: i64) -> Result<Offered, UsageError> {
+    pub fn offer(&mut self, mut page: Arc<Page>, millis_behind: Option<i64>, now: i64) -> Result<Offered, UsageError> {
         if self.closed && !page.is_empty() {
             return Err(UsageError::Closed);
         }
         if page.has_unassigned() {
             let after = self.highest_known().cloned();
-            page.assign_sequences(after.as_ref()).map_err(|_| UsageError::NoSuccessor {
+            Arc::make_mut(&mut page)
+                .assign_sequences(after.as_ref()).map_err(|_| UsageError::NoSuccessor {
                 after: after.map_or_else(String::new, |sequence| sequence.as_str().to_owned()),
             })?;
         }
@@ -345,7 +346,7 @@ impl Shard {
         known.map(|position| &position.sequence)
     }
 
-    fn without_duplicates(&self, page: Page) -> (Page, u32) {
+    fn without_duplicates(&self, page: Arc<Page>) -> (Arc<Page>, u32) {
         let mut highest = self
             .last_taken_in
             .as_ref()
@@ -367,11 +368,11 @@ impl Shard {
                 dropped += 1;
             }
         }
-        if dropped == 0 { (page, 0) } else { (page.compact(&fresh), dropped) }
+        if dropped == 0 { (page, 0) } else { (Arc::new(page.compact(&fresh)), dropped) }
     }
 
     /// Gives each record its lane. Returns how many were complete already.
-    fn sort_in(&mut self, page: Page, now: i64) -> u32 {
+    fn sort_in(&mut self, page: Arc<Page>, now: i64) -> u32 {
         let factor = self.mapping().parallelization_factor;
         let mut lanes = std::mem::take(&mut self.scratch);
         lanes.clear();
@@ -787,8 +788,10 @@ impl Shard {
         let records = detached(&live);
         let response = frame.response.filter(|_| condition == Condition::RetryAttemptsExhausted);
         let own_id = response.as_ref().and_then(|response| response.request_id.clone());
+        let id = DiscardId(Ticket::new(self.info.shard, number, serial));
+        let serial = id.0.serial();
         let discard = Discard {
-            id: DiscardId(Ticket::new(self.info.shard, number, serial)),
+            id,
             condition,
             invoke_count: frame.attempts.max(1),
             request_id: own_id.unwrap_or_else(|| self.chance.request_id(frame.serial)),
@@ -1202,7 +1205,7 @@ fn records(buffer: &Buffer, runs: &[Run]) -> Records {
 
 /// The same records in a page of their own.
 fn detached(records: &Records) -> Records {
-    let page = Page::gather(records.indices().map(|(leaf, index)| (&leaf.page, index)));
+    let page = Page::gather(records.indices().map(|(leaf, index)| (&*leaf.page, index)));
     let leaf = Arc::new(Leaf::detached(page));
     Records {
         slices: vec![Slice { leaf, start: 0, end: records.len }],

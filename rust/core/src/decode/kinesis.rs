@@ -159,7 +159,8 @@ fn integer(scanner: &mut Scanner<'_>, field: &'static str, scale: i64) -> Result
         return Err(wrong_type(byte, offset, field, "a number"));
     }
     let number = scanner.number("a number")?;
-    json::scaled_integer(number, scale)
+    number
+        .scaled(scale)
         .map_err(|json::OutOfRange| PageError::OutOfRange { offset, field })
 }
 

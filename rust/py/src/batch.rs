@@ -1,0 +1,452 @@
+//! Batches, their events, and what comes back of them.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use numpy::{IntoPyArray, PyArray1};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
+use streamcore::{MappingIdentity, Record, Response};
+
+use crate::errors::page_error;
+
+/// Events of at least so many bytes are written with the interpreter released.
+const DETACH_BYTES: usize = 64 << 10;
+
+/// A record of the event as it is for every record of a shard, to be copied and filled in.
+///
+/// A copy of a dict keeps its keys and their order, so each record costs two copies and five assignments.
+pub(crate) struct EventShape {
+    shard_id: String,
+    identity: MappingIdentity,
+    dicts: PyOnceLock<(Py<PyDict>, Py<PyDict>)>,
+}
+
+impl EventShape {
+    pub(crate) fn new(shard_id: String, identity: MappingIdentity) -> Self {
+        Self {
+            shard_id,
+            identity,
+            dicts: PyOnceLock::new(),
+        }
+    }
+
+    fn dicts<'py>(&self, py: Python<'py>) -> PyResult<(&Bound<'py, PyDict>, &Bound<'py, PyDict>)> {
+        let (record, kinesis) = self.dicts.get_or_try_init(py, || {
+            let kinesis = PyDict::new(py);
+            kinesis.set_item(intern!(py, "kinesisSchemaVersion"), intern!(py, "1.0"))?;
+            for key in [
+                intern!(py, "partitionKey"),
+                intern!(py, "sequenceNumber"),
+                intern!(py, "data"),
+                intern!(py, "approximateArrivalTimestamp"),
+            ] {
+                kinesis.set_item(key, py.None())?;
+            }
+            let record = PyDict::new(py);
+            record.set_item(intern!(py, "kinesis"), py.None())?;
+            record.set_item(intern!(py, "eventSource"), intern!(py, "aws:kinesis"))?;
+            record.set_item(intern!(py, "eventVersion"), intern!(py, "1.0"))?;
+            record.set_item(intern!(py, "eventID"), py.None())?;
+            record.set_item(intern!(py, "eventName"), intern!(py, "aws:kinesis:record"))?;
+            record.set_item(intern!(py, "invokeIdentityArn"), &self.identity.execution_role_arn)?;
+            record.set_item(intern!(py, "awsRegion"), &self.identity.aws_region)?;
+            record.set_item(intern!(py, "eventSourceARN"), &self.identity.event_source_arn)?;
+            Ok::<_, PyErr>((record.unbind(), kinesis.unbind()))
+        })?;
+        Ok((record.bind(py), kinesis.bind(py)))
+    }
+
+    fn event<'py>(&self, py: Python<'py>, batch: &streamcore::Batch) -> PyResult<Bound<'py, PyDict>> {
+        let (record_shape, kinesis_shape) = self.dicts(py)?;
+        let mut event_id = format!("{}:", self.shard_id);
+        let prefix = event_id.len();
+        let records = PyList::empty(py);
+        for record in batch.records() {
+            let kinesis = kinesis_shape.copy()?;
+            kinesis.set_item(intern!(py, "partitionKey"), &*record.key())?;
+            kinesis.set_item(intern!(py, "sequenceNumber"), record.sequence())?;
+            kinesis.set_item(intern!(py, "data"), record.data_base64())?;
+            kinesis.set_item(intern!(py, "approximateArrivalTimestamp"), seconds(py, &record))?;
+            let whole = record_shape.copy()?;
+            whole.set_item(intern!(py, "kinesis"), kinesis)?;
+            event_id.truncate(prefix);
+            let _ = write!(event_id, "{}", record.sequence());
+            whole.set_item(intern!(py, "eventID"), PyString::new(py, &event_id))?;
+            records.append(whole)?;
+        }
+        let event = PyDict::new(py);
+        event.set_item(intern!(py, "Records"), records)?;
+        Ok(event)
+    }
+}
+
+/// The arrival time as `json.loads` would give it: an int for whole seconds, else a float.
+fn seconds<'py>(py: Python<'py>, record: &Record<'_>) -> Bound<'py, PyAny> {
+    let ms = record.arrival_ms();
+    if ms % 1000 == 0 {
+        PyInt::new(py, ms / 1000).into_any()
+    } else {
+        // Both are exact: instants of the page form are below 2^53 ms, and the quotient is rounded once.
+        #[expect(clippy::cast_precision_loss, reason = "instants are below 2^53")]
+        PyFloat::new(py, ms as f64 / 1000.0).into_any()
+    }
+}
+
+#[pyclass(frozen, module = "streamcore._streamcore")]
+pub(crate) struct Batch {
+    pub(crate) batch: streamcore::Batch,
+    pub(crate) shape: Arc<EventShape>,
+}
+
+#[pymethods]
+impl Batch {
+    #[getter]
+    fn ticket(&self) -> u64 {
+        self.batch.ticket().to_u64()
+    }
+
+    #[getter]
+    fn shard(&self) -> u32 {
+        self.batch.ticket().shard()
+    }
+
+    #[getter]
+    fn shard_id(&self) -> &str {
+        &self.batch.config().key.shard_id
+    }
+
+    #[getter]
+    fn mapping_uuid(&self) -> &str {
+        &self.batch.config().key.mapping_uuid
+    }
+
+    #[getter]
+    fn request_id(&self) -> &str {
+        self.batch.request_id()
+    }
+
+    #[getter]
+    fn attempt(&self) -> u32 {
+        self.batch.attempt()
+    }
+
+    #[getter]
+    fn record_count(&self) -> usize {
+        self.batch.len()
+    }
+
+    #[getter]
+    fn reports_item_failures(&self) -> bool {
+        self.batch.config().mapping.report_batch_item_failures
+    }
+
+    #[getter]
+    fn first_sequence_number(&self) -> &str {
+        self.batch.first().sequence()
+    }
+
+    #[getter]
+    fn last_sequence_number(&self) -> &str {
+        self.batch.last().sequence()
+    }
+
+    #[getter]
+    fn last_arrival_ms(&self) -> i64 {
+        self.batch.last().arrival_ms()
+    }
+
+    fn __len__(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Batch({} records {}..{} of {}, attempt {})",
+            self.batch.len(),
+            self.first_sequence_number(),
+            self.last_sequence_number(),
+            self.shard_id(),
+            self.batch.attempt()
+        )
+    }
+
+    fn index_of(&self, sequence_number: &str) -> Option<usize> {
+        self.batch.index_of(sequence_number)
+    }
+
+    fn event<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        self.shape.event(py, &self.batch)
+    }
+
+    fn json<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        event_bytes(py, self.batch.json_bytes(), || self.batch.json())
+    }
+
+    fn columns(&self, py: Python<'_>) -> PyResult<Columns> {
+        let records = self.batch.len();
+        let constant = self.batch.template().record_bytes();
+        let mut gathered = Gathered::default();
+        gathered.reserve(records);
+        let gather = || -> Result<Gathered, streamcore::PageError> {
+            for (ordinal, key_hash, record) in self.batch.numbered() {
+                gathered.ordinal.push(ordinal);
+                gathered.arrival_time_ms.push(record.arrival_ms());
+                gathered.size.push(constant + record.event_bytes());
+                gathered.key_hash.push(key_hash);
+                record.payload_into(&mut gathered.payload)?;
+                gathered.payload_offsets.push(gathered.payload.len() as u64);
+            }
+            Ok(gathered)
+        };
+        let gathered = py.detach(gather).map_err(|error| page_error(&error))?;
+        Ok(Columns {
+            ordinal: gathered.ordinal.into_pyarray(py).unbind(),
+            arrival_time_ms: gathered.arrival_time_ms.into_pyarray(py).unbind(),
+            size: gathered.size.into_pyarray(py).unbind(),
+            key_hash: gathered.key_hash.into_pyarray(py).unbind(),
+            payload_offsets: gathered.payload_offsets.into_pyarray(py).unbind(),
+            payload: gathered.payload.into_pyarray(py).unbind(),
+        })
+    }
+}
+
+fn event_bytes(py: Python<'_>, bytes: usize, write: impl FnOnce() -> Vec<u8> + Send) -> Bound<'_, PyBytes> {
+    let event = if bytes < DETACH_BYTES { write() } else { py.detach(write) };
+    PyBytes::new(py, &event)
+}
+
+#[derive(Default)]
+struct Gathered {
+    ordinal: Vec<u64>,
+    arrival_time_ms: Vec<i64>,
+    size: Vec<u32>,
+    key_hash: Vec<u64>,
+    payload_offsets: Vec<u64>,
+    payload: Vec<u8>,
+}
+
+impl Gathered {
+    fn reserve(&mut self, records: usize) {
+        self.ordinal.reserve_exact(records);
+        self.arrival_time_ms.reserve_exact(records);
+        self.size.reserve_exact(records);
+        self.key_hash.reserve_exact(records);
+        self.payload_offsets.reserve_exact(records + 1);
+        self.payload_offsets.push(0);
+    }
+}
+
+#[pyclass(frozen, get_all, module = "streamcore._streamcore")]
+#[derive(Debug)]
+pub(crate) struct Columns {
+    ordinal: Py<PyArray1<u64>>,
+    arrival_time_ms: Py<PyArray1<i64>>,
+    size: Py<PyArray1<u32>>,
+    key_hash: Py<PyArray1<u64>>,
+    payload_offsets: Py<PyArray1<u64>>,
+    payload: Py<PyArray1<u8>>,
+}
+
+#[pyclass(frozen, eq, hash, module = "streamcore._streamcore")]
+#[derive(Debug, PartialEq, Clone)]
+pub(crate) struct Outcome {
+    pub(crate) outcome: streamcore::Outcome,
+}
+
+impl std::hash::Hash for Outcome {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.kind(), self.index()).hash(state);
+    }
+}
+
+fn response(
+    function_error: Option<String>,
+    status_code: u16,
+    executed_version: Option<String>,
+    request_id: Option<String>,
+) -> Response {
+    Response {
+        status_code,
+        executed_version,
+        function_error,
+        request_id,
+    }
+}
+
+fn latest() -> Option<String> {
+    Some("$LATEST".to_owned())
+}
+
+#[pymethods]
+impl Outcome {
+    #[staticmethod]
+    fn success() -> Self {
+        Self {
+            outcome: streamcore::Outcome::Success,
+        }
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (*, function_error = None, status_code = 200, executed_version = latest(), request_id = None),
+           text_signature = "(*, function_error=None, status_code=200, executed_version='$LATEST', request_id=None)")]
+    fn failure(
+        function_error: Option<String>,
+        status_code: u16,
+        executed_version: Option<String>,
+        request_id: Option<String>,
+    ) -> Self {
+        Self {
+            outcome: streamcore::Outcome::Failure(response(function_error, status_code, executed_version, request_id)),
+        }
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (index, *, status_code = 200, executed_version = latest(), request_id = None),
+           text_signature = "(index, *, status_code=200, executed_version='$LATEST', request_id=None)")]
+    fn partial(index: u32, status_code: u16, executed_version: Option<String>, request_id: Option<String>) -> Self {
+        let response = response(None, status_code, executed_version, request_id);
+        Self {
+            outcome: streamcore::Outcome::Partial { index, response },
+        }
+    }
+
+    #[staticmethod]
+    fn throttled() -> Self {
+        Self {
+            outcome: streamcore::Outcome::Throttled,
+        }
+    }
+
+    #[getter]
+    fn kind(&self) -> &'static str {
+        match self.outcome {
+            streamcore::Outcome::Success => "success",
+            streamcore::Outcome::Failure(_) => "failure",
+            streamcore::Outcome::Partial { .. } => "partial",
+            streamcore::Outcome::Throttled => "throttled",
+        }
+    }
+
+    #[getter]
+    fn index(&self) -> Option<u32> {
+        match self.outcome {
+            streamcore::Outcome::Partial { index, .. } => Some(index),
+            streamcore::Outcome::Success | streamcore::Outcome::Failure(_) | streamcore::Outcome::Throttled => None,
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        match self.index() {
+            Some(index) => format!("Outcome.partial({index})"),
+            None => format!("Outcome.{}()", self.kind()),
+        }
+    }
+}
+
+#[pyclass(frozen, module = "streamcore._streamcore")]
+#[derive(Debug, Clone)]
+pub(crate) struct Discard {
+    pub(crate) discard: streamcore::Discard,
+}
+
+#[pymethods]
+impl Discard {
+    #[getter]
+    fn id(&self) -> u64 {
+        self.discard.id().to_u64()
+    }
+
+    #[getter]
+    fn shard(&self) -> u32 {
+        self.discard.id().shard()
+    }
+
+    #[getter]
+    fn shard_id(&self) -> &str {
+        &self.discard.config().key.shard_id
+    }
+
+    #[getter]
+    fn mapping_uuid(&self) -> &str {
+        &self.discard.config().key.mapping_uuid
+    }
+
+    #[getter]
+    fn condition(&self) -> &'static str {
+        self.discard.condition().as_str()
+    }
+
+    #[getter]
+    fn approximate_invoke_count(&self) -> u32 {
+        self.discard.approximate_invoke_count()
+    }
+
+    #[getter]
+    fn request_id(&self) -> &str {
+        self.discard.request_id()
+    }
+
+    #[getter]
+    fn record_count(&self) -> usize {
+        self.discard.len()
+    }
+
+    #[getter]
+    fn first_sequence_number(&self) -> &str {
+        self.discard.first().sequence()
+    }
+
+    #[getter]
+    fn last_sequence_number(&self) -> &str {
+        self.discard.last().sequence()
+    }
+
+    fn invocation_record<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let json = py.import(intern!(py, "json"))?;
+        json.call_method1(intern!(py, "loads"), (self.discard.invocation_record(),))
+    }
+
+    fn json<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        event_bytes(py, 0, || self.discard.json())
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "Discard({}, {} records {}..{} of {})",
+            self.condition(),
+            self.discard.len(),
+            self.first_sequence_number(),
+            self.last_sequence_number(),
+            self.shard_id()
+        )
+    }
+}
+
+#[pyclass(frozen, module = "streamcore._streamcore")]
+#[derive(Debug)]
+pub(crate) struct Finished {
+    #[pyo3(get)]
+    stale: bool,
+    discards: Vec<streamcore::Discard>,
+}
+
+impl From<streamcore::Finished> for Finished {
+    fn from(finished: streamcore::Finished) -> Self {
+        Self {
+            stale: finished.stale,
+            discards: finished.discards,
+        }
+    }
+}
+
+#[pymethods]
+impl Finished {
+    #[getter]
+    fn discards(&self) -> Vec<Discard> {
+        let discards = self.discards.iter().cloned();
+        discards.map(|discard| Discard { discard }).collect()
+    }
+}

@@ -1,0 +1,57 @@
+//! How the core's errors become the Python classes of `streamcore.errors`. Each match names every variant: a new one must be placed.
+
+use pyo3::PyErr;
+use pyo3::prelude::*;
+use streamcore::{CheckpointError, ConfigError, PageError, UsageError};
+
+mod classes {
+    pyo3::import_exception!(streamcore.errors, CheckpointError);
+    pyo3::import_exception!(streamcore.errors, ConfigError);
+    pyo3::import_exception!(streamcore.errors, EngineBroken);
+    pyo3::import_exception!(streamcore.errors, ForkError);
+    pyo3::import_exception!(streamcore.errors, PageError);
+    pyo3::import_exception!(streamcore.errors, UsageError);
+}
+
+pub(crate) fn page_error(error: &PageError) -> PyErr {
+    classes::PageError::new_err((error.to_string(), error.offset()))
+}
+
+pub(crate) fn checkpoint_error(error: &CheckpointError) -> PyErr {
+    classes::CheckpointError::new_err(error.to_string())
+}
+
+pub(crate) fn usage_error(error: &UsageError) -> PyErr {
+    match error {
+        UsageError::Config(error) => config_error(error),
+        UsageError::Checkpoint(error) => checkpoint_error(error),
+        UsageError::NoShard { .. }
+        | UsageError::ShardExists { .. }
+        | UsageError::NotInFlight
+        | UsageError::NoSuchRecord { .. }
+        | UsageError::NoWindow
+        | UsageError::Closed
+        | UsageError::NoSuccessor { .. }
+        | UsageError::Busy { .. } => usage(error.to_string()),
+    }
+}
+
+fn config_error(error: &ConfigError) -> PyErr {
+    classes::ConfigError::new_err(error.to_string())
+}
+
+pub(crate) fn usage(message: impl Into<String>) -> PyErr {
+    classes::UsageError::new_err(message.into())
+}
+
+pub(crate) fn config(message: impl Into<String>) -> PyErr {
+    classes::ConfigError::new_err(message.into())
+}
+
+pub(crate) fn broken(_py: Python<'_>) -> PyErr {
+    classes::EngineBroken::new_err("an earlier call failed inside the engine; make a new one and go on from the last checkpoint")
+}
+
+pub(crate) fn forked() -> PyErr {
+    classes::ForkError::new_err("the process was forked after this engine was made; make a new one in the child")
+}
