@@ -405,6 +405,8 @@ impl Shard {
             self.closed = true;
             self.note(|| Event::Closed);
             self.refresh_waiting(now);
+            // The end of a shard in which nothing is left must reach the store too: its children wait for that.
+            self.changed += u64::from(self.is_ended());
             self.note_if_ended();
         }
         self.after_step();
