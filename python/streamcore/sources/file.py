@@ -396,9 +396,9 @@ class _FileReader:
         records, ended, resume_after = self._pass.take(self._shard, min(limit, _FETCH_RECORDS_MAX))
         records = self._begin_at_start(records)
         if resume_after is not None:
-            self._after = resume_after
+            self._after = max(self._after, resume_after)
             self._pass.leave(self._shard)
-            self._pass = self._source._join(self._shard, resume_after, alone=True)  # noqa: SLF001  (one module)
+            self._pass = self._source._join(self._shard, self._after, alone=True)  # noqa: SLF001  (one module)
         return records, ended
 
     def close(self) -> None:
