@@ -148,7 +148,8 @@ class SqliteCheckpointStore:
         now_ms = time.time_ns() // 1_000_000
         with self._writing("save"), self._transaction() as connection:
             update = "UPDATE checkpoint SET blob = ?, saved_at_ms = ? WHERE token = ?"
-            return [connection.execute(update, (blob, now_ms, token)).rowcount == 1 for token, blob in checkpoints]
+            mine = set(self._tokens.values())  # a token in the file may be that of a store that is no more
+            return [token in mine and connection.execute(update, (blob, now_ms, token)).rowcount == 1 for token, blob in checkpoints]
 
     def release(self, token: str) -> None:
         """Give a claim up. A void token is ignored.
