@@ -1,4 +1,4 @@
-"""For tests of what is built on streamcore: a clock that is set by hand and a function that answers as told.
+"""For tests of what is built on streamcore: a clock set by hand, a function that answers as told, a worker driven without threads.
 
 A stream for tests is `streamcore.sources.memory.MemoryStream`. Nothing here sleeps.
 """
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from streamcore._streamcore import Batch
+    from streamcore.worker import Worker, WorkerStats
 
-__all__ = ["Invocation", "ManualClock", "ScriptedFunction"]
+__all__ = ["Invocation", "ManualClock", "ScriptedFunction", "run_until_idle"]
 
 
 class ManualClock:
@@ -159,3 +160,49 @@ def _sequence_number(record: dict[str, Any]) -> str:
 
 def _payload(record: dict[str, Any]) -> Any:
     return b64decode(record["kinesis"]["data"]) if "kinesis" in record else record["dynamodb"]
+
+
+def run_until_idle(worker: Worker, clock: ManualClock, *, limit_ms: int = 86_400_000) -> WorkerStats:
+    """Run a worker on the calling thread until all that can be read is done, confirmed and saved.
+
+    The clock is moved on to the next instant at which something happens: the end of a batching window, a retry, a poll. So a window of five
+    minutes takes no time. The worker makes no threads; it may be run on after more records were put, and is stopped with `stop`. An
+    asynchronous function is run to its end before the next batch is taken.
+
+    Args:
+        worker: made with `clock` and not started.
+        clock: the worker's clock; sources that tell the time need it too.
+        limit_ms: at most so much time of the clock may pass.
+
+    Returns:
+        What the worker has done since its start.
+
+    Raises:
+        AssertionError: the limit is reached; the message names the batches that keep failing.
+        SourceError, ClaimError, CheckpointError: see `Worker.run`.
+
+    >>> from streamcore import EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
+    >>> clock = ManualClock()
+    >>> stream, function = MemoryStream("orders", clock=clock), ScriptedFunction()
+    >>> worker = Worker(checkpoints=MemoryCheckpointStore(), clock=clock)
+    >>> worker.add(EventSourceMapping(starting_position="TRIM_HORIZON", maximum_batching_window_in_seconds=300), stream, function)
+    >>> _ = stream.put("customer-1", b"{}")
+    >>> run_until_idle(worker, clock).records, clock.now_ms() - ManualClock.START_MS
+    (1, 300000)
+    >>> worker.stop()
+    """
+    end = clock.now_ms() + limit_ms
+    while True:
+        now = clock.now_ms()
+        due = worker.step(now)
+        if worker.idle(now):
+            return worker.stats()
+        if due is None or due > end:
+            stats = worker.stats()
+            what = "; ".join(
+                f"shard {batch.shard_id}, from {batch.first_sequence_number}: {batch.attempts} attempts" for batch in stats.stuck
+            )
+            raise AssertionError(
+                f"not idle after {limit_ms} ms: {stats.held_records} records are held; batches that keep failing: {what or 'none'}"
+            )
+        clock.set(max(due, now + 1))

@@ -1,0 +1,194 @@
+"""AWS Lambda's event source mappings as an engine: what runs between a stream and a function.
+
+Everything public is here or in one of the modules named in the README. Importing the package starts no thread, opens no file, sets no
+handler and loads nothing but itself: each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamcore._interpret import interpret
+    from streamcore._streamcore import (
+        Batch,
+        Checkpoint,
+        ChildShard,
+        Columns,
+        Discard,
+        Engine,
+        Finished,
+        Offered,
+        Outcome,
+        Page,
+        ShardStats,
+        Wait,
+        Want,
+        __version__,
+    )
+    from streamcore.checkpoints.memory import MemoryCheckpointStore
+    from streamcore.checkpoints.sqlite import SqliteCheckpointStore
+    from streamcore.destinations.file import FileDestination
+    from streamcore.errors import (
+        CheckpointError,
+        ClaimError,
+        ConfigError,
+        EngineBroken,
+        ForkError,
+        PageError,
+        SourceError,
+        StreamcoreError,
+        UsageError,
+    )
+    from streamcore.functions.local import LocalFunction
+    from streamcore.mapping import EventSourceMapping
+    from streamcore.protocols import (
+        Answer,
+        CheckpointKey,
+        CheckpointStore,
+        Claim,
+        Clock,
+        Destination,
+        Fetched,
+        Function,
+        ShardDescription,
+        ShardReader,
+        Source,
+        Start,
+        StreamDescription,
+    )
+    from streamcore.sources.file import FileSource
+    from streamcore.sources.memory import MemoryStream
+    from streamcore.worker import StuckBatch, Summary, SystemClock, Totals, Worker, WorkerStats
+
+# Where each name is loaded from when it is first used; the imports above are for type checkers, and a test compares the two.
+_HOME = {
+    **dict.fromkeys(
+        (
+            "Batch",
+            "Checkpoint",
+            "ChildShard",
+            "Columns",
+            "Discard",
+            "Engine",
+            "Finished",
+            "Offered",
+            "Outcome",
+            "Page",
+            "ShardStats",
+            "Wait",
+            "Want",
+            "__version__",
+        ),
+        "streamcore._streamcore",
+    ),
+    "MemoryCheckpointStore": "streamcore.checkpoints.memory",
+    "SqliteCheckpointStore": "streamcore.checkpoints.sqlite",
+    "FileDestination": "streamcore.destinations.file",
+    **dict.fromkeys(
+        (
+            "CheckpointError",
+            "ClaimError",
+            "ConfigError",
+            "EngineBroken",
+            "ForkError",
+            "PageError",
+            "SourceError",
+            "StreamcoreError",
+            "UsageError",
+        ),
+        "streamcore.errors",
+    ),
+    "LocalFunction": "streamcore.functions.local",
+    "interpret": "streamcore._interpret",
+    "EventSourceMapping": "streamcore.mapping",
+    **dict.fromkeys(
+        (
+            "Answer",
+            "CheckpointKey",
+            "CheckpointStore",
+            "Claim",
+            "Clock",
+            "Destination",
+            "Fetched",
+            "Function",
+            "ShardDescription",
+            "ShardReader",
+            "Source",
+            "Start",
+            "StreamDescription",
+        ),
+        "streamcore.protocols",
+    ),
+    "FileSource": "streamcore.sources.file",
+    "MemoryStream": "streamcore.sources.memory",
+    **dict.fromkeys(("StuckBatch", "Summary", "SystemClock", "Totals", "Worker", "WorkerStats"), "streamcore.worker"),
+}
+
+__all__ = [
+    "Answer",
+    "Batch",
+    "Checkpoint",
+    "CheckpointError",
+    "CheckpointKey",
+    "CheckpointStore",
+    "ChildShard",
+    "Claim",
+    "ClaimError",
+    "Clock",
+    "Columns",
+    "ConfigError",
+    "Destination",
+    "Discard",
+    "Engine",
+    "EngineBroken",
+    "EventSourceMapping",
+    "Fetched",
+    "FileDestination",
+    "FileSource",
+    "Finished",
+    "ForkError",
+    "Function",
+    "LocalFunction",
+    "MemoryCheckpointStore",
+    "MemoryStream",
+    "Offered",
+    "Outcome",
+    "Page",
+    "PageError",
+    "ShardDescription",
+    "ShardReader",
+    "ShardStats",
+    "Source",
+    "SourceError",
+    "SqliteCheckpointStore",
+    "Start",
+    "StreamDescription",
+    "StreamcoreError",
+    "StuckBatch",
+    "Summary",
+    "SystemClock",
+    "Totals",
+    "UsageError",
+    "Wait",
+    "Want",
+    "Worker",
+    "WorkerStats",
+    "__version__",
+    "interpret",
+]
+
+
+def __getattr__(name: str) -> object:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'streamcore' has no attribute {name!r}")
+    import importlib  # noqa: PLC0415 - importing streamcore loads nothing but itself
+
+    value: object = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

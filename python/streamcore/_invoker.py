@@ -1,0 +1,285 @@
+"""Invokes functions: takes batches from the engine, calls, interprets, reports back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from inspect import isawaitable
+from typing import TYPE_CHECKING
+
+from streamcore._interpret import interpret
+from streamcore._streamcore import Batch, Discard, Outcome, Wait
+from streamcore.errors import UsageError
+from streamcore.protocols import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from streamcore._streamcore import Engine
+    from streamcore.protocols import Clock
+
+_log = logging.getLogger("streamcore.worker")
+
+_GROW_AFTER_S = 0.001
+
+
+class _Tally:
+    """What one thread has seen; each thread writes to its own."""
+
+    __slots__ = ("age_ms", "newest_ms", "seen_at")
+
+    def __init__(self) -> None:
+        self.age_ms = 0
+        self.newest_ms = 0
+        self.seen_at = 0
+
+
+class Invoker:
+    """The threads that run functions.
+
+    A thread is added when none is idle and a batch is ready, and that is still so a millisecond later. An asynchronous function
+    gives an awaitable, which runs on one event loop in a thread of its own; the invoking thread goes on at once.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        on_discard: Callable[[Discard], None],
+        on_finish: Callable[[], None] | None,
+        on_interrupt: Callable[[], None],
+        on_failed: Callable[[BaseException], None],
+        on_busy: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._on_discard = on_discard
+        self._on_finish = on_finish
+        self._on_interrupt = on_interrupt
+        self._on_failed = on_failed
+        self._on_busy = on_busy
+        self._functions: dict[int, Callable[[Batch], Answer | Awaitable[Answer]]] = {}
+        self._tallies: list[_Tally] = []
+        self._mine = _Tally()
+        self._tallies.append(self._mine)
+        self._idle = 0
+        self._idle_lock = threading.Lock()
+        self._asked = False
+        self._threads: list[threading.Thread] = []
+        self._threads_max = 0
+        self._stopping = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_lock = threading.Lock()
+        self._loop_thread: threading.Thread | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, handle: int, invoke: Callable[[Batch], Answer | Awaitable[Answer]]) -> None:
+        """Invoke this for the batches of the shard."""
+        self._functions[handle] = invoke
+
+    # One batch.
+
+    def step(self, now: int) -> int | None:
+        """Invoke one batch on the calling thread. Returns 0 if there was work, else when to ask again, None for never."""
+        work = self._engine.take(now)
+        if isinstance(work, Batch):
+            self._invoke(work, self._mine)
+            return 0
+        if isinstance(work, Discard):
+            self._on_discard(work)
+            return 0
+        # An instant that has come already is asked for again one millisecond later.
+        return None if work.at is None else max(work.at, now + 1)
+
+    def _invoke(self, batch: Batch, tally: _Tally) -> None:
+        try:
+            answer = self._functions[batch.shard](batch)
+            if answer.__class__ is Answer or isinstance(answer, Answer):
+                outcome = interpret(batch, answer)
+            elif isawaitable(answer):
+                self._await(batch, answer, tally)
+                return
+            else:
+                outcome = self._not_an_answer(batch, answer)
+        except KeyboardInterrupt:
+            self._interrupted(batch)
+            return
+        except BaseException as error:  # noqa: BLE001 - a lane must never hang
+            outcome = self._broken(batch, error)
+        self._finish(batch, outcome, tally)
+
+    def _finish(self, batch: Batch, outcome: Outcome, tally: _Tally) -> None:
+        now = self._clock.now_ms()
+        try:
+            finished = self._engine.finish(batch.ticket, outcome, now)
+        except UsageError:
+            _log.exception("batch %d of shard %s could not be finished", batch.ticket, batch.shard_id)
+            return
+        arrival = batch.last_arrival_ms
+        tally.age_ms = now - arrival
+        tally.newest_ms = arrival
+        tally.seen_at = now
+        for discard in finished.discards:
+            self._on_discard(discard)
+        if self._on_finish is not None:
+            self._on_finish()
+
+    def _broken(self, batch: Batch, error: BaseException) -> Outcome:
+        """A function or `interpret` raised, which neither should: the batch fails, so that its lane does not hang."""
+        _log.error("invoking batch %s of shard %s raised: the batch counts as failed", batch.request_id, batch.shard_id, exc_info=error)
+        return Outcome.failure(function_error="Unhandled")
+
+    def _not_an_answer(self, batch: Batch, answer: object) -> Outcome:
+        error = TypeError(f"Function.invoke must return an Answer or an awaitable of one, not {type(answer).__name__}")
+        return self._broken(batch, error)
+
+    def _interrupted(self, batch: Batch) -> None:
+        """KeyboardInterrupt in a handler stops the run; the batch did not run to its end and spends nothing."""
+        self._on_interrupt()
+        self._stopping = True
+        self._engine.finish(batch.ticket, Outcome.throttled(), self._clock.now_ms())
+
+    # Asynchronous functions.
+
+    def _await(self, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
+        if not self._threads_max:
+            with asyncio.Runner() as runner:
+                runner.run(self._complete(batch, awaitable, tally))
+            return
+        loop = self._loop or self._start_loop()
+        loop.call_soon_threadsafe(self._spawn, loop, batch, awaitable, tally)
+
+    def _spawn(self, loop: asyncio.AbstractEventLoop, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
+        task = loop.create_task(self._complete(batch, awaitable, tally))
+        # The loop keeps weak references only.
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _complete(self, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
+        try:
+            answer = await awaitable
+            outcome = interpret(batch, answer) if isinstance(answer, Answer) else self._not_an_answer(batch, answer)
+        except KeyboardInterrupt:
+            self._interrupted(batch)
+            return
+        except asyncio.CancelledError as error:
+            if self._stopping:
+                return
+            outcome = self._broken(batch, error)
+        except BaseException as error:  # noqa: BLE001 - a lane must never hang
+            outcome = self._broken(batch, error)
+        self._finish(batch, outcome, tally)
+
+    def _start_loop(self) -> asyncio.AbstractEventLoop:
+        with self._loop_lock:
+            if self._loop is None:
+                loop = asyncio.new_event_loop()
+                self._loop_thread = threading.Thread(target=self._run_loop, args=(loop,), name="streamcore-async", daemon=True)
+                self._loop_thread.start()
+                self._loop = loop
+            return self._loop
+
+    def _run_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.close()
+
+    # Threads.
+
+    def start(self, threads_max: int) -> None:
+        """Invoke in threads until `stop`."""
+        self._threads_max = threads_max
+        self._add_thread()
+
+    def limit(self, threads_max: int) -> None:
+        """Use at most so many threads from now on; those that there are stay."""
+        self._threads_max = threads_max
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"streamcore-invoke-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def grow(self) -> bool:
+        """Add a thread if a batch is ready and none is idle after a millisecond. Returns whether to ask again.
+
+        Called by one thread, after `on_busy`.
+        """
+        time.sleep(_GROW_AFTER_S)
+        if self._idle or self._stopping or len(self._threads) >= self._threads_max or not self._engine.wait(0):
+            self._asked = False
+            return False
+        self._add_thread()
+        return True
+
+    def _run(self) -> None:
+        engine, clock = self._engine, self._clock
+        take, wait, now_ms, invoke = engine.take, engine.wait, clock.now_ms, self._invoke
+        tally = _Tally()
+        self._tallies.append(tally)
+        try:
+            while not self._stopping:
+                now = now_ms()
+                work = take(now)
+                if work.__class__ is Batch:
+                    if not self._idle and not self._asked and len(self._threads) < self._threads_max:
+                        self._asked = True
+                        self._on_busy()
+                    invoke(work, tally)  # type: ignore[arg-type] # the class was tested above, exactly, since that is faster
+                elif isinstance(work, Wait):
+                    with self._idle_lock:
+                        self._idle += 1
+                    if not self._stopping:
+                        wait(None if work.at is None else max(work.at - now, 1) / 1000)
+                    with self._idle_lock:
+                        self._idle -= 1
+                elif isinstance(work, Discard):
+                    self._on_discard(work)
+        except BaseException as error:
+            _log.exception("invoking stopped")
+            self._on_failed(error)
+
+    def halt(self) -> None:
+        """Take no further batch."""
+        self._stopping = True
+        self._engine.wake()
+
+    @property
+    def threads(self) -> int:
+        """Threads made so far."""
+        return len(self._threads)
+
+    def running(self) -> int:
+        """Return how many threads and asynchronous calls have not come to an end since `halt`."""
+        mine = threading.current_thread()
+        return sum(thread.is_alive() and thread is not mine for thread in self._threads) + len(self._tasks)
+
+    def close(self) -> None:
+        """End the event loop. Calls that have not come to an end are cancelled."""
+        loop, thread = self._loop, self._loop_thread
+        if loop is None or thread is None:
+            return
+
+        def cancel() -> None:
+            for task in self._tasks:
+                task.cancel()
+            loop.call_soon(loop.stop)
+
+        loop.call_soon_threadsafe(cancel)
+        thread.join(5)
+
+    def age_ms(self, *, replay: bool) -> int | None:
+        """Return the age of the last record of the batch that finished last.
+
+        Recorded data is as old as it is behind the newest record handled.
+        """
+        seen = [tally for tally in self._tallies if tally.seen_at]
+        if not seen:
+            return None
+        last = max(seen, key=lambda tally: tally.seen_at)
+        return max(tally.newest_ms for tally in seen) - last.newest_ms if replay else last.age_ms

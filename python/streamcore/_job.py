@@ -1,0 +1,121 @@
+"""What the parts of a worker share: a mapping with its edges, and a shard that is being read."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+from streamcore.protocols import StreamDescription
+from streamcore.sources.lineage import Lineage
+
+if TYPE_CHECKING:
+    from streamcore.mapping import EventSourceMapping
+    from streamcore.protocols import Claim, Destination, Fetched, Function, ShardReader, Source, Start
+
+
+_UNKNOWN = StreamDescription(identity="", event_source_arn="")
+
+
+class Task:
+    """Something that the poller does when it is due. `entry` is the number of its only valid place in the heap, 0 for none."""
+
+    __slots__ = ("entry", "failures")
+
+    def __init__(self) -> None:
+        self.entry = 0
+        self.failures = 0
+
+
+class Job(Task):
+    """One mapping with its source, function and destination. As a task: the listing of its shards.
+
+    `lineage`, `claims` and `pinned` are touched by the listing alone, which one thread at a time runs; other threads leave what they
+    learned in `ends` and `children`.
+    """
+
+    __slots__ = (
+        "blocks",
+        "checked",
+        "children",
+        "claims",
+        "clock",
+        "description",
+        "destination",
+        "discard_budget_ms",
+        "discard_tries",
+        "ends",
+        "failed",
+        "fresh",
+        "function",
+        "lineage",
+        "mapping",
+        "parked",
+        "pinned",
+        "recorded",
+        "running_max",
+        "source",
+        "wakeups",
+    )
+
+    def __init__(
+        self,
+        mapping: EventSourceMapping,
+        source: Source,
+        function: Function,
+        destination: Destination | None,
+        *,
+        running_max: int | None,
+        blocks: bool,
+        discard_tries: int,
+        discard_budget_ms: int,
+        clock: Literal["wall", "replay"] | None,
+    ) -> None:
+        super().__init__()
+        self.mapping = mapping
+        self.source = source
+        self.function = function
+        self.destination = destination
+        self.running_max = running_max
+        self.blocks = blocks
+        self.discard_tries = discard_tries
+        self.discard_budget_ms = discard_budget_ms
+        self.clock = clock
+        self.description: StreamDescription = _UNKNOWN  # what the source says at first contact
+        self.recorded = False
+        self.lineage = Lineage()
+        self.claims: dict[str, Claim] = {}
+        self.pinned: dict[str, Reading] = {}
+        self.fresh = False
+        self.checked = False
+        self.failed = False
+        self.ends: deque[str] = deque()
+        self.children: deque[tuple[str, tuple[str, ...]]] = deque()
+        self.parked: dict[Reading, None] = {}
+        self.wakeups = 0
+
+
+class Reading(Task):
+    """One shard in the engine. As a task: one fetch of it, used by one thread at a time.
+
+    `state` is "polling", "ended" (its last page is taken in; more work may be in flight), "failed" (its source cannot be read) or
+    "gone" (out of the engine: its end is saved, or its claim is lost).
+    """
+
+    __slots__ = ("at_tip", "grant", "handle", "job", "pending", "reader", "shard_id", "start", "state")
+
+    def __init__(self, job: Job, shard_id: str, handle: int, start: Start) -> None:
+        super().__init__()
+        self.job = job
+        self.shard_id = shard_id
+        self.handle = handle
+        self.start = start
+        self.reader: ShardReader | None = None
+        self.pending: Fetched | None = None
+        self.grant = 0
+        self.at_tip = False
+        self.state = "polling"
+
+
+def backoff_ms(failures: int, cap_ms: int = 30_000) -> int:
+    """Return the pause after the given number of failures in a row: 0.2 s, doubling to the cap."""
+    return min(200 << min(failures - 1, 20), cap_ms)

@@ -1,0 +1,164 @@
+"""Saves checkpoints: one commit for all shards that have changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING
+
+from streamcore._job import backoff_ms
+from streamcore.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamcore._streamcore import Engine
+    from streamcore.protocols import CheckpointStore, Clock
+
+_log = logging.getLogger("streamcore.worker")
+
+# While a shard is about to end its children wait for the save, so it comes sooner than the interval says.
+_ENDING_INTERVAL_MS = 20
+
+
+class Saver:
+    """Takes snapshots of the engine and stores them.
+
+    `save` may be called by any thread; one save runs at a time. A failing store is tried again, after 0.2 s doubling to 30 s, and
+    said once for each doubling.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        store: CheckpointStore,
+        clock: Clock,
+        *,
+        interval_ms: int,
+        on_end: Callable[[int], None],
+        on_lost: Callable[[int], None],
+    ) -> None:
+        self._engine = engine
+        self._store = store
+        self._clock = clock
+        self._interval_ms = interval_ms
+        self._on_end = on_end
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._tokens: dict[int, str] = {}
+        self._due = 0
+        self._kick = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self._failures = 0
+        self.error: BaseException | None = None
+        self.ending: set[int] = set()
+        self.checkpoints = 0
+        self.commits = 0
+        self.lost = 0
+        self.failed_saves = 0
+
+    def own(self, handle: int, token: str) -> None:
+        """Save the shard under this token from now on."""
+        self._tokens[handle] = token
+
+    def save(self, now: int) -> bool:
+        """Save what has changed. Returns whether nothing is left unsaved because of the store."""
+        with self._lock:
+            return self._save(now)
+
+    def _save(self, now: int) -> bool:
+        interval = _ENDING_INTERVAL_MS if self.ending else self._interval_ms
+        self._due = now + (min(interval, self._interval_ms) or _ENDING_INTERVAL_MS)
+        tokens = self._tokens
+        snapshots = [snapshot for snapshot in self._engine.checkpoints() if snapshot.shard in tokens]
+        if not snapshots:
+            return True
+        try:
+            saved = self._store.save([(tokens[snapshot.shard], snapshot.blob) for snapshot in snapshots])
+        except Exception as error:  # noqa: BLE001 - whatever it is, saving is tried again
+            self._failures += 1
+            self.failed_saves += 1
+            self.error = error
+            pause = backoff_ms(self._failures)
+            self._due = now + pause
+            if self._failures & (self._failures - 1) == 0:
+                text = "checkpoints could not be saved (%d times in a row), next try in %.1f s: %s"
+                _log.warning(text, self._failures, pause / 1000, error)
+            if not isinstance(error, CheckpointError | OSError):
+                _log.exception("the checkpoint store failed in an unexpected way")
+            return False
+        if self._failures:
+            _log.warning("checkpoints are saved again after %d failures", self._failures)
+        self._failures = 0
+        self.error = None
+        self.commits += 1
+        for snapshot, kept in zip(snapshots, saved, strict=True):
+            handle = snapshot.shard
+            try:
+                if kept:
+                    self._engine.saved(handle, snapshot.version)
+                    self.checkpoints += 1
+                    if snapshot.ended:
+                        self.ending.discard(handle)
+                        self._on_end(handle)
+                else:
+                    self.lost += 1
+                    del tokens[handle]
+                    self.ending.discard(handle)
+                    self._on_lost(handle)
+            except UsageError:
+                # The shard was removed by another thread between the snapshot and here.
+                _log.debug("shard %d was gone when its checkpoint was saved", handle)
+        return True
+
+    def forget(self, handle: int) -> None:
+        """Save the shard no more; its token is still released at the end."""
+        token = self._tokens.pop(handle, None)
+        if token is not None:
+            self._store.release(token)
+
+    def step(self, now: int) -> bool:
+        """Save if it is time. Returns whether anything was saved."""
+        if now < self._due:
+            return False
+        before = self.commits
+        self.save(now)
+        return self.commits != before
+
+    def next_due(self) -> int:
+        """Return when the next save is due."""
+        return self._due
+
+    def hurry(self) -> None:
+        """Have the thread save now."""
+        self._kick.set()
+
+    def start(self) -> None:
+        """Save in a thread until `stop`."""
+        self._thread = threading.Thread(target=self._run, name="streamcore-save", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        clock = self._clock
+        while not self._stopping:
+            pause = max(self._due - clock.now_ms(), 1) / 1000
+            kicked = self._kick.wait(min(pause, _ENDING_INTERVAL_MS / 1000) if self.ending and not self._failures else pause)
+            self._kick.clear()
+            if self._stopping:
+                return
+            if not kicked and self._failures and clock.now_ms() < self._due:
+                continue
+            self.save(clock.now_ms())
+
+    def stop(self) -> None:
+        """End the thread. What has not been saved yet is left to `save`."""
+        self._stopping = True
+        self._kick.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def release(self) -> None:
+        """Give every claim up."""
+        for handle in list(self._tokens):
+            self.forget(handle)

@@ -1,0 +1,158 @@
+"""What a worker has done so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from streamcore._streamcore import ShardStats
+
+__all__ = ["StopReason", "StuckBatch", "Summary", "Totals", "WorkerStats"]
+
+StopReason = Literal["idle", "ended", "max_records", "timeout", "stopped", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Totals:
+    """Counts since the worker was started.
+
+    Attributes:
+        records: records that are done: succeeded, discarded or expired.
+        succeeded: records of batches that succeeded, or of the part of a batch that did.
+        expired: records that the stream's retention ended before they succeeded.
+        duplicates: records that a source gave twice and the engine dropped.
+        invocations: calls of functions that came to an end, throttles left out.
+        failed_invocations: those of them that failed, wholly or in part.
+        retries: invocations that were not the first of their batch.
+        throttles: calls that did not run because of a throttle or a service error.
+        discards: discards made, each of one or more records.
+        discarded_records: records discarded.
+        discarded_by_condition: the same by condition, RetryAttemptsExhausted and RecordAgeExceeded.
+        delivered: discards that reached their destination.
+        undelivered: discards given up, or dropped for want of a destination.
+        checkpoints: snapshots of shards saved.
+        failed_saves: times that the checkpoint store failed.
+        lost_claims: shards that another worker took over.
+        other_identities: mappings whose stream was made anew since their last checkpoint.
+        source_errors: failed reads and listings.
+        elapsed_seconds: time since the start.
+    """
+
+    records: int = 0
+    succeeded: int = 0
+    expired: int = 0
+    duplicates: int = 0
+    invocations: int = 0
+    failed_invocations: int = 0
+    retries: int = 0
+    throttles: int = 0
+    discards: int = 0
+    discarded_records: int = 0
+    discarded_by_condition: Mapping[str, int] = field(default_factory=dict)
+    delivered: int = 0
+    undelivered: int = 0
+    checkpoints: int = 0
+    failed_saves: int = 0
+    lost_claims: int = 0
+    other_identities: int = 0
+    source_errors: int = 0
+    elapsed_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary(Totals):
+    """What a run has done, and why it ended.
+
+    Attributes:
+        reason: "idle" (`until_idle`), "ended" (recorded data was read to its end), "max_records", "timeout", "stopped" (`stop`),
+            "interrupted" (Ctrl-C), or "failed" (`run` raises the error).
+        abandoned: batches in flight whose functions had not come to an end when the worker gave up waiting for them.
+    """
+
+    reason: StopReason
+    abandoned: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StuckBatch:
+    """A batch that has failed and waits for its next try.
+
+    Attributes:
+        mapping_uuid: its mapping.
+        shard_id: its shard.
+        lane: the lane, 0 to ParallelizationFactor - 1.
+        first_sequence_number: of its first record.
+        attempts: tries so far.
+        next_try_ms: when it is tried again, in milliseconds since the Unix epoch.
+    """
+
+    mapping_uuid: str
+    shard_id: str
+    lane: int
+    first_sequence_number: str | None
+    attempts: int
+    next_try_ms: int | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerStats(Totals):
+    """The totals, and how the worker stands at this moment.
+
+    Attributes:
+        in_flight: batches that functions work on.
+        held_records: records taken in and not done.
+        held_bytes: memory that they hold.
+        iterator_age_ms: age of the last record of the batch that finished last; None before the first. The age of recorded data is
+            its distance from the newest record handled.
+        shards: shards being read.
+        stuck: batches that wait for another try.
+        threads: invocation threads made so far.
+    """
+
+    in_flight: int = 0
+    held_records: int = 0
+    held_bytes: int = 0
+    iterator_age_ms: int | None = None
+    shards: int = 0
+    stuck: tuple[StuckBatch, ...] = ()
+    threads: int = 0
+
+
+class Counts:
+    """Sums of the engine's counts over shards, those included that have left the engine."""
+
+    __slots__ = ("discarded", "duplicates", "expired", "failed_invocations", "invocations", "retries", "succeeded", "throttles")
+
+    def __init__(self) -> None:
+        self.succeeded = 0
+        self.discarded = 0
+        self.expired = 0
+        self.duplicates = 0
+        self.invocations = 0
+        self.failed_invocations = 0
+        self.retries = 0
+        self.throttles = 0
+
+    def add(self, other: ShardStats | Counts) -> None:
+        """Add one shard's counts, or another sum."""
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+def stuck_batches(shard: ShardStats) -> list[StuckBatch]:
+    """Return the batches of a shard that wait for another try."""
+    return [
+        StuckBatch(
+            mapping_uuid=shard.mapping_uuid,
+            shard_id=shard.shard_id,
+            lane=number,
+            first_sequence_number=lane["first_sequence_number"],
+            attempts=lane["attempts"],
+            next_try_ms=lane["until"],
+        )
+        for number, lane in enumerate(shard.lanes)
+        if lane["state"] == "parked"
+    ]

@@ -1,0 +1,93 @@
+"""When a run ends by itself, and what keeps it if something does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamcore._poller import Poller
+    from streamcore._stats import StopReason, StuckBatch
+    from streamcore.protocols import Clock
+
+_log = logging.getLogger("streamcore.worker")
+
+_STUCK_FIRST_S, _STUCK_MAX_S = 5.0, 300.0
+
+
+class Watch:
+    """Looks again and again whether a run is over.
+
+    Args:
+        until_idle: whether a stream that may go on counts as done when it is read to its tip.
+        failed: whether a source is given up.
+        settled: whether all that was taken in is done, confirmed and saved; saves what is not.
+        stuck: the batches that wait for another try.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        clock: Clock,
+        *,
+        until_idle: bool,
+        failed: Callable[[], bool],
+        settled: Callable[[], bool],
+        stuck: Callable[[], tuple[StuckBatch, ...]],
+    ) -> None:
+        self._poller = poller
+        self._clock = clock
+        self._until_idle = until_idle
+        self._failed = failed
+        self._settled = settled
+        self._stuck = stuck
+        self._since: float | None = None
+        self._pause_s = _STUCK_FIRST_S
+
+    def reason(self) -> StopReason | None:
+        """Return why the run is over; None where it goes on."""
+        poller = self._poller
+        exhausted = poller.exhausted
+        if exhausted:
+            poller.halt()
+        if not poller.quiet or not self._settled():
+            # With everything read, only batches that keep failing can hold the run up for long.
+            if poller.read_up or exhausted:
+                self._say_stuck()
+            else:
+                self._since = None
+            return None
+        if exhausted:
+            return "max_records"
+        if self._failed():
+            return "failed"
+        if poller.all_ended:
+            return "ended" if self._until_idle or all(job.recorded for job in poller.jobs) else None
+        return "idle" if self._until_idle else None
+
+    def _say_stuck(self) -> None:
+        """Name the batches that are tried again and again, after 5 s and then ever less often."""
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            self._pause_s = _STUCK_FIRST_S
+            return
+        if now - self._since < self._pause_s:
+            return
+        self._since = now
+        self._pause_s = min(self._pause_s * 2, _STUCK_MAX_S)
+        clock_now = self._clock.now_ms()
+        for batch in self._stuck():
+            pause = "" if batch.next_try_ms is None else f", next in {max(batch.next_try_ms - clock_now, 0) / 1000:.1f} s"
+            _log.warning(
+                "waiting for a batch that keeps failing: mapping %s, shard %s, lane %d, first sequence number %s, tried %d times%s",
+                batch.mapping_uuid,
+                batch.shard_id,
+                batch.lane,
+                batch.first_sequence_number,
+                batch.attempts,
+                pause,
+            )

@@ -1,0 +1,441 @@
+"""The command `streamcore`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from streamcore._distribution import DISTRIBUTION, version
+from streamcore.errors import ConfigError, SourceError, StreamcoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from streamcore.mapping import EventSourceMapping
+    from streamcore.protocols import CheckpointStore, Destination
+    from streamcore.sources.file import FileSource
+    from streamcore.worker import Summary, Worker
+
+__all__ = ["main"]
+
+_DEFAULT_STATE = Path(".streamcore", "state.sqlite")
+_NO_STATE = ":memory:"
+# The same source and function find their checkpoints again. Never change this value.
+_NAMESPACE = uuid.UUID("0b0f6b39-2c57-5d6e-8b11-5f6f0a9c5a3e")
+
+_RUN_HELP = """\
+Reads SOURCE as AWS Lambda reads a stream: in batches, in parallel, in order per key, failing records set aside; and calls TARGET with each
+batch, as TARGET(event, context). The options named as in `aws lambda create-event-source-mapping` mean the same as there.
+
+  SOURCE  file:PATH?key=COLUMN[&time=COLUMN][&shards=N][&...]
+          a CSV or NDJSON file, plain, gzip or zip. Records of one key are processed in order. A run ends at the end of the file.
+  TARGET  package.module:function or path/to/file.py:function, plain or async. With --parallelization-factor above 1, or several shards,
+          it is called by several threads at once. Delivery is at least once: after a crash some records come again.
+"""
+_RUN_EPILOG = """\
+exit status: 0 done, 1 the run failed (or --fail-on-discard and there were discards), 2 wrong usage, 130 stopped by Ctrl-C.
+The first Ctrl-C lets running batches finish and saves; a second one stops at once. Run the same command again to go on.
+
+example:
+  streamcore run --source 'file:flights.csv.gz?key=carrier&time=time_hour' --function handlers.py:handle \\
+      --parallelization-factor 10 --bisect-batch-on-function-error --maximum-retry-attempts 2 \\
+      --destination-config 'OnFailure={Destination=file:discards.ndjson}'
+"""
+
+
+class _UsageError(Exception):
+    """Wrong usage; the text says what would be right."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _UsageError(f"{message}; see {self.prog} --help")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    try:
+        parsed = _parser().parse_args(arguments)
+        status: int = parsed.command(parsed)
+    except _UsageError as error:
+        _print_error(str(error))
+        return 2
+    except ConfigError as error:
+        _print_error(_with_notes(error))
+        return 2
+    except (StreamcoreError, OSError) as error:
+        _print_error(_with_notes(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _print_error(message: str) -> None:
+    print(f"streamcore: {message}", file=sys.stderr)
+
+
+def _with_notes(error: BaseException) -> str:
+    return "; ".join([str(error), *getattr(error, "__notes__", [])])
+
+
+# What can be said on the command line.
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="streamcore",
+        allow_abbrev=False,
+        description="Runs AWS Lambda's event source mappings: batches, order per key, retries, bisect, checkpoints.",
+    )
+    parser.add_argument("--version", action="version", version=f"streamcore {version()} ({DISTRIBUTION})")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_run(commands)
+    _add_state(commands)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
+    run = commands.add_parser(
+        "run",
+        allow_abbrev=False,
+        help="run a function over a source",
+        description=_RUN_HELP,
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.set_defaults(command=_run)
+    run.add_argument("--source", required=True, metavar="SOURCE", help="what to read")
+    run.add_argument("--function", required=True, metavar="TARGET", help="what to call")
+
+    lambda_ = run.add_argument_group("event source mapping", "named and meant as in the AWS CLI")
+    lambda_.add_argument("--batch-size", type=int, metavar="N", help="most records of a batch, 1 to 10000 (100)")
+    lambda_.add_argument(
+        "--maximum-batching-window-in-seconds", type=int, metavar="S", help="how long a batch waits for more records, 0 to 300 (0)"
+    )
+    lambda_.add_argument("--parallelization-factor", type=int, metavar="N", help="most batches of a shard at a time, 1 to 10 (1)")
+    lambda_.add_argument(
+        "--starting-position",
+        default="TRIM_HORIZON",
+        metavar="POSITION",
+        help="TRIM_HORIZON, LATEST or AT_TIMESTAMP, where there is no checkpoint yet (TRIM_HORIZON)",
+    )
+    lambda_.add_argument("--starting-position-timestamp", metavar="TIME", help="ISO 8601 or epoch seconds, with AT_TIMESTAMP")
+    lambda_.add_argument("--maximum-retry-attempts", type=int, metavar="N", help="0 to 10000, or -1 for no limit (-1)")
+    lambda_.add_argument("--maximum-record-age-in-seconds", type=int, metavar="S", help="60 to 604800, or -1 for no limit (-1)")
+    lambda_.add_argument(
+        "--bisect-batch-on-function-error", action=argparse.BooleanOptionalAction, default=False, help="halve failing batches (no)"
+    )
+    lambda_.add_argument(
+        "--function-response-types", nargs="*", default=[], metavar="TYPE", help="ReportBatchItemFailures: the function names what failed"
+    )
+    lambda_.add_argument(
+        "--destination-config",
+        metavar="CONFIG",
+        help="where discards are reported: OnFailure={Destination=file:PATH} or the same as JSON",
+    )
+
+    running = run.add_argument_group("running")
+    running.add_argument(
+        "--state",
+        metavar="FILE",
+        help=f"keeps the positions, so that the next run goes on where this one stops; {_NO_STATE} keeps nothing ({_DEFAULT_STATE})",
+    )
+    running.add_argument(
+        "--until-idle", action="store_true", help="end when all that is there has been processed; with a file that is so anyway"
+    )
+    running.add_argument("--max-records", type=int, metavar="N", help="end after so many records")
+    running.add_argument("--timeout", type=float, metavar="S", help="the function's timeout; a longer call is logged, not cut off (3)")
+    running.add_argument(
+        "--clock", choices=["replay", "wall"], help="time of windows and ages: that of the recorded data, or of the wall (a file: replay)"
+    )
+    running.add_argument("--running-max", type=int, metavar="N", help="most batches at a time, over all shards")
+    running.add_argument("--checkpoint-interval", type=float, default=1.0, metavar="S", help="seconds between saves (1); 0: each batch")
+    running.add_argument("--fail-on-discard", action="store_true", help="exit with 1 if records were discarded")
+    running.add_argument("--json", action="store_true", help="write the summary as one JSON object, and nothing else, to standard output")
+    running.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(warning)")
+
+
+def _add_state(commands: argparse._SubParsersAction[_Parser]) -> None:
+    state = commands.add_parser("state", allow_abbrev=False, help="look at positions, and move them")
+    actions = state.add_subparsers(metavar="ACTION", required=True)
+
+    show = actions.add_parser("show", allow_abbrev=False, help="list the positions")
+    show.add_argument("file", metavar="FILE", help=f"a state file; runs without --state use {_DEFAULT_STATE}")
+    show.add_argument("--json", action="store_true", help="as one JSON object")
+    show.set_defaults(command=_state("show"))
+
+    rewind = actions.add_parser("rewind", allow_abbrev=False, help="move positions; the next run begins there. Not while a run uses them")
+    rewind.add_argument("file", metavar="FILE")
+    rewind.add_argument(
+        "--to", required=True, metavar="POSITION", help="TRIM_HORIZON, LATEST, a time (ISO 8601), or the sequence number to go on after"
+    )
+    rewind.add_argument("--shard", metavar="ID", help="this shard only")
+    rewind.add_argument("--mapping", metavar="UUID", help="this mapping only; needed where the file holds several")
+    rewind.set_defaults(command=_state("rewind"))
+
+    export = actions.add_parser("export", allow_abbrev=False, help="write every checkpoint as one line of JSON")
+    export.add_argument("file", metavar="FILE")
+    export.set_defaults(command=_state("export"))
+
+
+def _state(action: str) -> Callable[[argparse.Namespace], int]:
+    def command(arguments: argparse.Namespace) -> int:
+        from streamcore import _state_command  # noqa: PLC0415 - `streamcore run` does without it
+
+        function: Callable[[argparse.Namespace, Callable[[str], object]], int] = getattr(_state_command, action)
+        return function(arguments, print)
+
+    return command
+
+
+# streamcore run
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from streamcore._progress import Progress, ProgressHandler  # noqa: PLC0415 - `streamcore --help` does without the engine
+    from streamcore.functions.local import LocalFunction  # noqa: PLC0415
+    from streamcore.worker import Worker  # noqa: PLC0415
+
+    handler = ProgressHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    with _logging(handler, arguments.log_level), _standard_output(arguments) as write:
+        source = _source(arguments.source)
+        try:
+            mapping = _mapping(arguments, source)
+            timeout_ms = 3000 if arguments.timeout is None else round(arguments.timeout * 1000)
+            function = LocalFunction(arguments.function, timeout_ms=timeout_ms)
+            destination = _destination(mapping)
+            with contextlib.closing(_store(arguments.state)) as store:
+                worker = Worker(checkpoints=store, checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000))
+                worker.add(mapping, source, function, destination, running_max=arguments.running_max, clock=arguments.clock)
+                error: BaseException | None = None
+                with _termination(worker), Progress(worker.stats, sys.stderr, terminal=sys.stderr.isatty()) as progress:
+                    handler.progress = progress
+                    try:
+                        worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
+                    except (StreamcoreError, OSError) as raised:
+                        error = raised
+                    finally:
+                        handler.progress = None
+                summary = worker.summary()
+        finally:
+            source.close()
+        return _report(arguments, summary, error, write)
+
+
+def _report(arguments: argparse.Namespace, summary: Summary, error: BaseException | None, write: Callable[[str], object]) -> int:
+    """Write the summary, and say what the exit status is."""
+    failure = None if error is None else _with_notes(error)
+    if arguments.json:
+        write(json.dumps({**dataclasses.asdict(summary), "records_per_second": _rate(summary), "error": failure}))
+    else:
+        write(_summary_text(summary))
+    if failure is not None:
+        _print_error(failure)
+        return 1
+    if summary.lost_claims:
+        _print_error(f"another process took over {summary.lost_claims} shards; what they hold is processed there")
+        return 1
+    if summary.reason == "interrupted":
+        return 130
+    if arguments.fail_on_discard and summary.discards:
+        _print_error(f"{summary.discarded_records} records were discarded, and --fail-on-discard says that this is a failure")
+        return 1
+    if summary.reason == "ended" and not summary.records and not arguments.json and arguments.state != _NO_STATE:
+        _print_error(
+            "nothing was left to process: the state file says that all of it is done; "
+            f"`streamcore state rewind {arguments.state or _DEFAULT_STATE} --to TRIM_HORIZON` begins anew"
+        )
+    return 0
+
+
+def _rate(summary: Summary) -> float:
+    return summary.records / summary.elapsed_seconds if summary.elapsed_seconds else 0.0
+
+
+def _summary_text(summary: Summary) -> str:
+    conditions = ", ".join(f"{condition} {count:,}" for condition, count in sorted(summary.discarded_by_condition.items()))
+    lines = [
+        ("records", f"{summary.records:,}"),
+        ("  succeeded", f"{summary.succeeded:,}"),
+        ("  discarded", f"{summary.discarded_records:,}" + (f" ({conditions})" if conditions else "")),
+        ("  expired", f"{summary.expired:,}" if summary.expired else ""),
+        ("invocations", f"{summary.invocations:,}"),
+        ("  failed", f"{summary.failed_invocations:,}"),
+        ("  retries", f"{summary.retries:,}"),
+        ("  throttled", f"{summary.throttles:,}" if summary.throttles else ""),
+        ("discards", f"{summary.discards:,}"),
+        ("  undelivered", f"{summary.undelivered:,}" if summary.undelivered else ""),
+        ("checkpoints", f"{summary.checkpoints:,}"),
+        ("elapsed", f"{summary.elapsed_seconds:.2f} s ({_rate(summary):,.0f} records/s)"),
+        ("ended", summary.reason.replace("_", " ")),
+    ]
+    return "\n".join(f"{name:<14}{value}" for name, value in lines if value)
+
+
+@contextlib.contextmanager
+def _logging(handler: logging.Handler, level: str) -> Iterator[None]:
+    """Show streamcore's log, and that of the function, on standard error."""
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+
+
+@contextlib.contextmanager
+def _standard_output(arguments: argparse.Namespace) -> Iterator[Callable[[str], object]]:
+    """Give the function that writes the result. With --json whatever else is written to standard output goes to standard error."""
+    if not arguments.json:
+        yield print
+        return
+    sys.stdout.flush()
+    try:
+        output = os.dup(1)
+    except OSError:  # standard output is closed
+        yield print
+        return
+    os.dup2(2, 1)
+    try:
+        yield lambda text: os.write(output, text.encode() + b"\n")
+    finally:
+        sys.stdout.flush()
+        os.dup2(output, 1)
+        os.close(output)
+
+
+@contextlib.contextmanager
+def _termination(worker: Worker) -> Iterator[None]:
+    """Have SIGTERM stop the worker as the first Ctrl-C does."""
+    try:
+        before = signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    except ValueError:  # not on the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _source(text: str) -> FileSource:
+    from streamcore.sources.file import parse_file_source  # noqa: PLC0415
+
+    if text.startswith("arn:"):
+        raise _UsageError(f"--source: this version of {DISTRIBUTION} reads files; streams of AWS come in the next one")
+    if not text.startswith("file:"):
+        raise _UsageError(f"--source must be file:PATH?key=COLUMN, not {text!r}")
+    try:
+        return parse_file_source(text)
+    except (ConfigError, SourceError) as error:
+        raise _UsageError(f"--source: {error}") from error
+
+
+def _mapping(arguments: argparse.Namespace, source: FileSource) -> EventSourceMapping:
+    from streamcore.mapping import EventSourceMapping, local_function_arn  # noqa: PLC0415
+
+    options = (
+        "batch_size",
+        "maximum_batching_window_in_seconds",
+        "parallelization_factor",
+        "maximum_retry_attempts",
+        "maximum_record_age_in_seconds",
+    )
+    values: dict[str, Any] = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
+    if arguments.destination_config is not None:
+        values["destination_config"] = _destination_config(arguments.destination_config)
+    if arguments.starting_position_timestamp is not None:
+        values["starting_position_timestamp"] = _timestamp(arguments.starting_position_timestamp)
+    return EventSourceMapping(
+        event_source_arn=source.describe().event_source_arn,
+        function_arn=local_function_arn(arguments.function.rpartition(":")[2]),
+        starting_position=arguments.starting_position,
+        bisect_batch_on_function_error=arguments.bisect_batch_on_function_error,
+        function_response_types=tuple(arguments.function_response_types),
+        uuid=str(uuid.uuid5(_NAMESPACE, f"{_real(arguments.source)}\n{_real(arguments.function)}")),
+        **values,
+    )
+
+
+def _real(text: str) -> str:
+    """Return a source or target in which a file has one name, from wherever it is called. A source's options do not count."""
+    if text.startswith("file:"):
+        return "file:" + os.path.realpath(text.removeprefix("file:").partition("?")[0])
+    where, _, name = text.rpartition(":")
+    return f"{os.path.realpath(where)}:{name}" if where.endswith(".py") else text
+
+
+def _timestamp(text: str) -> Any:
+    from datetime import UTC, datetime  # noqa: PLC0415
+
+    with contextlib.suppress(ValueError):
+        return float(text)
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        right = "a time such as 2026-01-31T12:00:00Z, or epoch seconds"
+        raise _UsageError(f"--starting-position-timestamp must be {right}, not {text!r}") from None
+    return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+
+
+_SHORTHAND = re.compile(r"(?P<kind>\w+)=\{\s*Destination=(?P<where>[^{}]*)\}")
+
+
+def _destination_config(text: str) -> dict[str, Any]:
+    """Read the option as JSON or as the AWS CLI's shorthand."""
+    if text.lstrip().startswith("{"):
+        try:
+            config: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise _UsageError(f"--destination-config is not JSON: {error}") from None
+        return config
+    match = _SHORTHAND.fullmatch(text.strip())
+    if match is None:
+        raise _UsageError(f"--destination-config must be OnFailure={{Destination=file:PATH}} or the same as JSON, not {text!r}")
+    return {match["kind"]: {"Destination": match["where"].strip().strip("\"'")}}
+
+
+def _destination(mapping: EventSourceMapping) -> Destination | None:
+    from streamcore.destinations.file import FileDestination  # noqa: PLC0415
+
+    where = mapping.on_failure_destination
+    if not where:
+        return None
+    if not where.startswith("file:"):
+        raise _UsageError(f"--destination-config: this version of {DISTRIBUTION} delivers to file:PATH, not to {where}")
+    try:
+        return FileDestination(where.removeprefix("file:"))
+    except OSError as error:
+        raise _UsageError(f"--destination-config: {error}") from error
+
+
+def _store(state: str | None) -> CheckpointStore:
+    from streamcore.checkpoints.memory import MemoryCheckpointStore  # noqa: PLC0415
+    from streamcore.checkpoints.sqlite import SqliteCheckpointStore  # noqa: PLC0415
+
+    if state == _NO_STATE:
+        return MemoryCheckpointStore()
+    if state is None:
+        _DEFAULT_STATE.parent.mkdir(exist_ok=True)
+    return SqliteCheckpointStore(state or _DEFAULT_STATE)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,616 @@
+"""Runs event source mappings: reads their streams, invokes their functions, keeps their checkpoints.
+
+A worker is four small machines around one engine, each driven by threads of its own or, in tests, step by step on the calling thread:
+
+    poller     sources -> engine         which shard to read when, parents before children
+    invoker    engine -> functions       batches, answers, outcomes
+    delivery   engine -> destinations    discards, until they are confirmed
+    saver      engine -> checkpoints     one commit for all shards
+
+Delivery is at least once: after a crash the records come again that were in flight or done since the last saved checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import socket
+import threading
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from streamcore._delivery import Delivery
+from streamcore._interrupts import interrupts
+from streamcore._invoker import Invoker
+from streamcore._job import Job, Reading
+from streamcore._poller import Poller
+from streamcore._saver import Saver
+from streamcore._stats import Counts, StopReason, StuckBatch, Summary, Totals, WorkerStats, stuck_batches
+from streamcore._streamcore import Engine
+from streamcore._watch import Watch
+from streamcore.errors import CheckpointError, ConfigError, ForkError, SourceError, UsageError
+from streamcore.sources._wall import WallClock as SystemClock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from streamcore._streamcore import ShardStats
+    from streamcore.mapping import EventSourceMapping
+    from streamcore.protocols import CheckpointStore, Clock, Destination, Function, Source
+
+__all__ = ["StopReason", "StuckBatch", "Summary", "SystemClock", "Totals", "Worker", "WorkerStats"]
+
+_log = logging.getLogger("streamcore.worker")
+
+_THREADS_MAX = 32
+_POLL_THREADS_MAX = 4
+_GLANCE_S = 0.02  # how often to look whether a run that ends by itself has come to its end
+_SAVE_FLOOR_S = 5.0  # the last save has this time for itself, whatever the functions used up
+
+
+class Worker:
+    """Runs one or many mappings until it is told to stop, or until its streams are done.
+
+    Functions are called from several threads at once: at most one for each shard and unit of ParallelizationFactor, and at most
+    `invocation_threads`. Sources, functions, destinations and the store stay the caller's: the worker does not close them.
+
+    Args:
+        checkpoints: keeps the positions.
+        clock: tells the time; the system's by default.
+        checkpoint_interval_ms: how often checkpoints are saved. With 0 a shard hands nothing out between a completion and its save, so that
+            a crash repeats only what was in flight.
+        invocation_threads: most threads that run functions; by default one for each shard and unit of ParallelizationFactor, at most 32.
+        poll_threads: most threads that read sources.
+        stop_timeout_s: how long stopping waits for functions to come to an end. The last save has 5 s more.
+        owner: names this worker in the store; by default host name, process and a random part.
+        seed: of request ids and of the jitter of retries; random by default.
+        budget_bytes: memory for records, over all shards.
+
+    Raises:
+        ConfigError: an option is out of range.
+
+    Example:
+        >>> from streamcore import EventSourceMapping, LocalFunction, MemoryCheckpointStore, MemoryStream, Worker
+        >>> stream = MemoryStream("orders")
+        >>> for number in range(250):
+        ...     _ = stream.put(f"customer-{number % 7}", b"{}")
+        >>> sizes = []
+        >>> def handler(event, context):
+        ...     sizes.append(len(event["Records"]))
+        >>> worker = Worker(checkpoints=MemoryCheckpointStore())
+        >>> worker.add(EventSourceMapping(starting_position="TRIM_HORIZON"), stream, LocalFunction(handler))
+        >>> worker.run(until_idle=True).records
+        250
+        >>> sizes
+        [100, 100, 50]
+    """
+
+    def __init__(
+        self,
+        *,
+        checkpoints: CheckpointStore,
+        clock: Clock | None = None,
+        checkpoint_interval_ms: int = 1000,
+        invocation_threads: int | None = None,
+        poll_threads: int = _POLL_THREADS_MAX,
+        stop_timeout_s: float = 30,
+        owner: str | None = None,
+        seed: int | None = None,
+        budget_bytes: int = 256 * 1024 * 1024,
+    ) -> None:
+        _check("checkpoint_interval_ms", checkpoint_interval_ms, 0, 3_600_000)
+        _check("invocation_threads", invocation_threads if invocation_threads is not None else 1, 1, 1000)
+        _check("poll_threads", poll_threads, 1, 1000)
+        _check("stop_timeout_s", stop_timeout_s, 0, 86_400)
+        _check("budget_bytes", budget_bytes, 1, 2**62)
+        self.seed = secrets.randbits(63) if seed is None else seed
+        self.owner = owner or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._pid = os.getpid()
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        self._stop_timeout_s = stop_timeout_s
+        self._invocation_threads = invocation_threads
+        self._poll_threads = poll_threads
+        self._engine = Engine(budget_bytes=budget_bytes, seed=self.seed)
+        self._jobs: list[Job] = []
+        self._inbox: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._state: Literal["new", "open", "stopping", "stopped"] = "new"
+        self._reason: StopReason | None = None
+        self._error: BaseException | None = None
+        self._abort = False
+        self._stepping = False
+        self._lanes = 0
+        self._gone = Counts()
+        self._lock = threading.Lock()
+        self._started_at = self._ended_at = 0.0
+        self._thread: threading.Thread | None = None
+        self._summary: Summary | None = None
+        sync = checkpoint_interval_ms == 0
+        self._saver = Saver(
+            self._engine,
+            checkpoints,
+            self._clock,
+            interval_ms=checkpoint_interval_ms,
+            on_end=self._shard_ended,
+            on_lost=self._shard_lost,
+        )
+        self._save_at_once = self._save_now if sync else None
+        self._delivery = Delivery(self._engine, self._clock, self._job_of, self._save_at_once or _nothing)
+        self._invoker = Invoker(
+            self._engine,
+            self._clock,
+            on_discard=self._delivery.add,
+            on_finish=self._save_at_once,
+            on_interrupt=lambda: self._request("interrupted"),
+            on_failed=self._crashed,
+            on_busy=lambda: self._inbox.put("busy"),
+        )
+        self._poller = Poller(
+            self._engine,
+            checkpoints,
+            self._clock,
+            self._saver,
+            owner=self.owner,
+            sync_checkpoints=sync,
+            on_add=self._shard_added,
+            on_failed=self._source_failed,
+        )
+
+    def add(
+        self,
+        mapping: EventSourceMapping,
+        source: Source,
+        function: Function,
+        destination: Destination | None = None,
+        *,
+        running_max: int | None = None,
+        on_undeliverable: Literal["continue", "block"] = "continue",
+        discard_tries: int = 5,
+        discard_budget_s: float = 30,
+        clock: Literal["wall", "replay"] | None = None,
+    ) -> None:
+        """Have the worker run a mapping. Before the start only.
+
+        Args:
+            mapping: the mapping; its UUID must differ from those of the others.
+            source: where its records come from.
+            function: what is invoked.
+            destination: where its discards go; without one they are logged and dropped, as Lambda does.
+            running_max: at most so many batches of this mapping run at once, over all shards. By default there is no limit for one
+                mapping alone; of several each leaves a thread for each of the others.
+            on_undeliverable: what to do with a discard that cannot be delivered: "continue" gives it up after `discard_tries` tries within
+                `discard_budget_s` seconds, as Lambda does; "block" tries for ever, and the checkpoint does not pass its records.
+            discard_tries: see `on_undeliverable`.
+            discard_budget_s: see `on_undeliverable`.
+            clock: which time windows, record age and iterator age go by: "wall", or "replay" for the largest arrival time handed out. By
+                default what the source says, which for recorded data is "replay".
+
+        Raises:
+            ConfigError: the mapping is there already, asks for what this version cannot do, or an option is out of range.
+            UsageError: the worker has been started.
+        """
+        self._check_process()
+        if self._state != "new":
+            raise UsageError("a mapping can be added only before the worker is started")
+        mapping.require_supported()
+        if any(job.mapping.uuid == mapping.uuid for job in self._jobs):
+            raise ConfigError(
+                f"there is a mapping {mapping.uuid} already; two of one source and function need a uuid each", parameter="uuid"
+            )
+        _check("running_max", running_max if running_max is not None else 1, 1, 1_000_000)
+        _check("discard_tries", discard_tries, 1, 20)
+        _check("discard_budget_s", discard_budget_s, 0, 86_400)
+        if on_undeliverable not in ("continue", "block"):
+            raise ConfigError(f"on_undeliverable must be 'continue' or 'block', not {on_undeliverable!r}", parameter="on_undeliverable")
+        if clock not in (None, "wall", "replay"):
+            raise ConfigError(f"clock must be 'wall' or 'replay', not {clock!r}", parameter="clock")
+        self._jobs.append(
+            Job(
+                mapping,
+                source,
+                function,
+                destination,
+                running_max=running_max,
+                blocks=on_undeliverable == "block",
+                discard_tries=discard_tries,
+                discard_budget_ms=int(discard_budget_s * 1000),
+                clock=clock,
+            )
+        )
+
+    # Running in threads.
+
+    def run(self, *, until_idle: bool = False, max_records: int | None = None, timeout_s: float | None = None) -> Summary:
+        """Run the mappings on this worker's threads and return when they are done.
+
+        A run ends by itself when all its sources are recorded data and read to their ends. On the main thread the first Ctrl-C stops it
+        as `stop` does, a second one at once.
+
+        Args:
+            until_idle: end too when every shard has been read to its tip and all that was taken in is done, confirmed and saved.
+            max_records: end when so many records have been taken in and are done.
+            timeout_s: end after so many seconds.
+
+        Raises:
+            SourceError: a source cannot be read. What was taken in before is done and saved first.
+            ClaimError: another live worker holds a mapping.
+            CheckpointError: the store cannot be read, or the last checkpoint could not be saved.
+            UsageError: the worker has no mapping or was started before.
+        """
+        self._open(max_records)
+        with interrupts(self._interrupted):
+            self._start_threads()
+            return self._supervise(until_idle=until_idle, timeout_s=timeout_s)
+
+    def start(self) -> None:
+        """Run the mappings in the background until `stop`. First contact with sources and store is made before this returns.
+
+        Raises:
+            SourceError, ClaimError, CheckpointError, UsageError: see `run`.
+        """
+        self._open(None)
+        self._start_threads()
+
+        def supervise() -> None:
+            # The error is kept, and raised by `join`.
+            with contextlib.suppress(BaseException):
+                self._supervise(until_idle=False, timeout_s=None)
+
+        self._thread = threading.Thread(target=supervise, name="streamcore-worker", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the worker to stop; `join` waits for it. May be called from any thread, from handlers too, and more than once."""
+        self._check_process()
+        self._request("stopped")
+        if self._stepping and self._state == "open":
+            self._shutdown()
+
+    def join(self) -> Summary:
+        """Wait until a worker that was started in the background has stopped.
+
+        Raises:
+            SourceError, CheckpointError: what ended it, or what went wrong as it stopped.
+        """
+        self._check_process()
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self.summary()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._state == "open":
+            self.stop()
+            if exc[0] is None:
+                self.join()
+            elif self._thread is not None:
+                self._thread.join()
+
+    def stats(self) -> WorkerStats:
+        """Return the totals and how the worker stands now. May be called from any thread."""
+        self._check_process()
+        sums, live = self._counted()
+        stuck: list[StuckBatch] = []
+        in_flight = held = 0
+        for shard in live:
+            in_flight += shard.in_flight
+            held += shard.held_records
+            stuck += stuck_batches(shard)
+        return WorkerStats(
+            **self._totals(sums),
+            in_flight=in_flight,
+            held_records=held,
+            held_bytes=self._engine.held_bytes,
+            iterator_age_ms=self._invoker.age_ms(replay=any(job.description.clock == "replay" for job in self._jobs)),
+            shards=len(live),
+            stuck=tuple(stuck),
+            threads=self._invoker.threads,
+        )
+
+    def summary(self) -> Summary:
+        """Return what the run did. While it runs, `reason` is "stopped"."""
+        self._check_process()
+        return self._summary or self._summarize("stopped", 0)
+
+    # Running step by step: the same machines on the calling thread. `streamcore.testing.run_until_idle` drives these.
+
+    def step(self, now: int) -> int | None:
+        """Do all that can be done at the instant `now` on the calling thread, where the worker has no threads.
+
+        The first call opens the worker. Records put since the last call are found.
+
+        Returns:
+            The next instant at which there may be something to do; None if there is none. With `idle` it tells whether to go on.
+
+        Raises:
+            UsageError: the worker runs in threads or was stopped.
+            SourceError, ClaimError, CheckpointError: see `run`.
+        """
+        self._check_process()
+        if self._state == "new":
+            self._open(None)
+            self._stepping = True
+        if self._state != "open" or not self._stepping:
+            raise UsageError("only a worker that does not run in threads and was not stopped can be driven step by step")
+        self._poller.refresh(now)
+        worked = True
+        while worked and self._reason is None:
+            worked = self._poller.step(now)
+            ask = self._invoker.step(now)
+            worked |= ask == 0
+            worked |= self._delivery.step(now)
+            worked |= self._saver.step(now)
+        if self._reason is not None or (self._error is not None and self.idle(now)):
+            self._shutdown()
+            if self._error is None:
+                raise KeyboardInterrupt
+            raise self._error
+        due = [self._poller.next_due(), ask, self._delivery.next_due()]
+        if not self.idle(now):
+            due.append(self._saver.next_due())
+        return min((instant for instant in due if instant is not None), default=None)
+
+    def idle(self, now: int) -> bool:
+        """Return whether all that can be read has been read, and all of it is done, confirmed and saved."""
+        return self._poller.quiet and self._settled(now)
+
+    # Below: one worker's life.
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise ForkError("the process was forked after the worker was made; make a new one in the child")
+
+    def _open(self, max_records: int | None) -> None:
+        self._check_process()
+        _check("max_records", max_records if max_records is not None else 1, 1, 2**62)
+        if self._state != "new":
+            raise UsageError("a worker can be started once")
+        if not self._jobs:
+            raise UsageError("the worker has no mapping; add one before the start")
+        self._state = "open"
+        self._started_at = time.monotonic()
+        jobs = [job for job in self._jobs if job.mapping.enabled]
+        if len(jobs) > 1:
+            spare = (self._invocation_threads or _THREADS_MAX) - (len(jobs) - 1)
+            for job in jobs:
+                job.running_max = job.running_max or max(spare, 1)
+        try:
+            self._poller.open(jobs, self._clock.now_ms(), max_records)
+        except BaseException as error:
+            self._reason = "failed"
+            self._abort = True
+            with contextlib.suppress(Exception):
+                self._shutdown()
+            self._error = error
+            raise
+
+    def _start_threads(self) -> None:
+        self._saver.start()
+        self._delivery.start()
+        self._invoker.start(self._threads_wanted())
+        self._poller.start(self._poll_threads)
+
+    def _threads_wanted(self) -> int:
+        return self._invocation_threads or max(1, min(_THREADS_MAX, self._lanes))
+
+    def _shard_added(self, reading: Reading) -> None:
+        self._invoker.add(reading.handle, reading.job.function.invoke)
+        self._lanes += reading.job.mapping.parallelization_factor
+        if self._invoker.threads:
+            self._invoker.limit(self._threads_wanted())
+
+    def _shard_ended(self, handle: int) -> None:
+        self._leave(handle)
+        self._poller.end_saved(handle)
+
+    def _shard_lost(self, handle: int) -> None:
+        reading = self._poller.readings[handle]
+        reading.state = "gone"
+        uuid = reading.job.mapping.uuid
+        _log.error("mapping %s: another worker has taken over shard %s; it is processed here no more", uuid, reading.shard_id)
+        self._leave(handle)
+
+    def _leave(self, handle: int) -> None:
+        """Take a shard out of the engine and keep its counts."""
+        with self._lock:
+            self._gone.add(self._engine.stats(handle))
+            self._poller.readings[handle].state = "gone"
+            self._engine.remove(handle)
+        self._lanes -= self._poller.readings[handle].job.mapping.parallelization_factor
+
+    def _job_of(self, handle: int) -> Job:
+        return self._poller.readings[handle].job
+
+    def _save_now(self) -> None:
+        self._saver.save(self._clock.now_ms())
+
+    def _source_failed(self, error: BaseException) -> None:
+        if not isinstance(error, SourceError):
+            self._crashed(error)
+            return
+        self._error = self._error or error
+        self._inbox.put("failed")
+
+    def _crashed(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._request("failed")
+
+    def _request(self, reason: StopReason) -> None:
+        self._reason = self._reason or reason
+        self._inbox.put("stop")
+
+    def _interrupted(self) -> None:
+        """Ctrl-C: the first one asks for a stop, one after that for a stop at once."""
+        if self._reason is not None:
+            self._abort = True
+        self._request("interrupted")
+
+    def _supervise(self, *, until_idle: bool, timeout_s: float | None) -> Summary:
+        """Watch over the threads until there is a reason to stop, then stop them."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        watching = until_idle or any(job.recorded for job in self._jobs) or self._poller.limited
+        watch = Watch(
+            self._poller,
+            self._clock,
+            until_idle=until_idle,
+            failed=lambda: self._error is not None,
+            settled=lambda: self._settled(self._clock.now_ms()),
+            stuck=lambda: self.stats().stuck,
+        )
+        try:
+            while self._reason is None:
+                pause = _GLANCE_S if watching or self._error is not None else None
+                if deadline is not None:
+                    left = max(deadline - time.monotonic(), 0)
+                    pause = left if pause is None else min(pause, left)
+                try:
+                    message = self._inbox.get(timeout=pause)
+                except queue.Empty:
+                    message = "look"
+                if message == "busy":
+                    if self._invoker.grow():
+                        self._inbox.put("busy")
+                elif deadline is not None and time.monotonic() >= deadline:
+                    self._request("timeout")
+                elif message != "stop" and (reason := watch.reason()) is not None:
+                    self._request(reason)
+        except KeyboardInterrupt:
+            self._request("interrupted")
+        self._shutdown()
+        if self._error is not None:
+            raise self._error
+        return self.summary()
+
+    def _settled(self, now: int) -> bool:
+        """Return whether all that was taken in is done, confirmed and saved; saves what is not."""
+        _, live = self._counted()
+        if len(self._delivery) or any(shard.held_records or shard.in_flight or shard.unconfirmed_discards for shard in live):
+            return False
+        if self._saver.error is not None and now < self._saver.next_due():
+            return False
+        # The save may have been the end of a shard, which makes its children startable.
+        return self._saver.save(now) and self._poller.quiet
+
+    # Stopping: each step is guarded on its own, so that one that fails does not keep the next from being done.
+
+    def _shutdown(self) -> None:
+        self._state = "stopping"
+        interrupted = self._reason == "interrupted"
+        deadline = time.monotonic() + self._stop_timeout_s
+        errors: list[BaseException] = []
+        _, live = self._counted()
+        in_flight = sum(shard.in_flight for shard in live)
+        _log.log(logging.WARNING if interrupted else logging.INFO, "stopping: %d batches in flight", in_flight)
+        self._guard(self._poller.halt, errors)
+        self._guard(self._invoker.halt, errors)
+        self._guard(lambda: self._await_functions(deadline), errors)
+        abandoned = self._invoker.running()
+        left = 0.0 if self._abort else max(deadline - time.monotonic(), 1.0)
+        self._guard(lambda: self._delivery.stop(left), errors)
+        self._guard(self._saver.stop, errors)
+        self._guard(self._save_last, errors)
+        self._guard(lambda: self._poller.close(1.0), errors)
+        self._guard(self._invoker.close, errors)
+        self._guard(self._saver.release, errors)
+        if errors and self._error is None:
+            self._error = errors[0]
+        if self._error is not None:
+            self._reason = "failed"
+            for error in errors:
+                if error is not self._error:
+                    self._error.add_note(f"while stopping: {type(error).__name__}: {error}")
+        self._ended_at = time.monotonic()
+        self._summary = self._summarize(self._reason or "stopped", abandoned)
+        # Functions that never came to an end find their tickets stale.
+        with self._lock:
+            self._state = "stopped"
+            self._guard(self._engine.reset, errors)
+
+    def _guard(self, step: Callable[[], None], errors: list[BaseException]) -> None:
+        try:
+            step()
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the next step must be done
+            _log.error("a step of stopping failed: %s: %s", type(error).__name__, error)
+            errors.append(error)
+
+    def _await_functions(self, deadline: float) -> None:
+        while (running := self._invoker.running()) and not self._abort:
+            if time.monotonic() >= deadline:
+                text = "%d functions had not ended after %g s; their batches come again at the next start"
+                _log.warning(text, running, self._stop_timeout_s)
+                return
+            self._engine.wake()
+            with contextlib.suppress(queue.Empty):
+                self._inbox.get(timeout=_GLANCE_S / 4)
+
+    def _save_last(self) -> None:
+        """Save what is left, as often as it takes, for five seconds."""
+        if not self._poller.readings:
+            return
+        deadline = time.monotonic() + _SAVE_FLOOR_S
+        while not self._saver.save(self._clock.now_ms()):
+            if self._abort or time.monotonic() >= deadline:
+                error = self._saver.error
+                message = f"the last checkpoint could not be saved: {error}"
+                raise CheckpointError(message) from error
+            time.sleep(0.1)
+
+    # Counting.
+
+    def _counted(self) -> tuple[Counts, list[ShardStats]]:
+        """Return the sums over all shards, and the stats of those in the engine."""
+        sums = Counts()
+        with self._lock:
+            sums.add(self._gone)
+            if self._state == "stopped":
+                return sums, []
+            live = [self._engine.stats(reading.handle) for reading in list(self._poller.readings.values()) if reading.state != "gone"]
+        for shard in live:
+            sums.add(shard)
+        return sums, live
+
+    def _totals(self, sums: Counts) -> dict[str, Any]:
+        delivery, saver, poller = self._delivery, self._saver, self._poller
+        end = self._ended_at or time.monotonic()
+        return {
+            "records": sums.succeeded + sums.discarded + sums.expired,
+            "succeeded": sums.succeeded,
+            "expired": sums.expired,
+            "duplicates": sums.duplicates,
+            "invocations": sums.invocations,
+            "failed_invocations": sums.failed_invocations,
+            "retries": sums.retries,
+            "throttles": sums.throttles,
+            "discards": delivery.discards,
+            "discarded_records": delivery.discarded_records,
+            "discarded_by_condition": dict(delivery.by_condition),
+            "delivered": delivery.delivered,
+            "undelivered": delivery.undelivered,
+            "checkpoints": saver.checkpoints,
+            "failed_saves": saver.failed_saves,
+            "lost_claims": saver.lost,
+            "other_identities": poller.other_identities,
+            "source_errors": poller.source_errors,
+            "elapsed_seconds": end - self._started_at if self._started_at else 0.0,
+        }
+
+    def _summarize(self, reason: StopReason, abandoned: int) -> Summary:
+        sums, _ = self._counted()
+        return Summary(**self._totals(sums), reason=reason, abandoned=abandoned)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _check(name: str, value: float, smallest: int, largest: int) -> None:
+    """Refuse an option that is no number or out of range."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not smallest <= value <= largest:
+        raise ConfigError(f"{name} must be a number from {smallest} to {largest}, not {value!r}", parameter=name)
