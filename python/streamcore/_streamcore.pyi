@@ -353,7 +353,7 @@ class Engine:
     def wait(self, timeout: float | None = None) -> bool:
         """Sleep until a batch or discard may be ready. True if woken, False after `timeout` seconds."""
     def wake(self) -> None:
-        """Wake every waiter."""
+        """Wake every waiter, and every thread that was told to wait by `take` and has not begun to."""
     def set_wakeup(self, callback: Callable[[], None] | None) -> None:
         """Have `callback` called, by whichever thread caused it, at most once per change from idle to ready."""
     def stats(self, shard: int) -> ShardStats: ...

@@ -3,6 +3,7 @@
 //! Calls first try the lock with the interpreter held and let go of it only to wait: a thread that lets go beside busy Python threads
 //! comes back milliseconds later. No Python code runs, and no Python object is dropped, while the lock is held.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
@@ -27,6 +28,11 @@ static FORKS: AtomicU64 = AtomicU64::new(0);
 #[pyfunction]
 pub(crate) fn _forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+thread_local! {
+    /// The engine that last told this thread to wait, and its count of `wake` calls then: one that comes before the thread waits is seen.
+    static TOLD_TO_WAIT: Cell<(*const Engine, u64)> = const { Cell::new((std::ptr::null(), 0)) };
 }
 
 /// A waiter looks at signals at least this often.
@@ -199,6 +205,7 @@ impl Engine {
             Taken::Task(Task::Deliver(_)) => None,
             Taken::Wait(_) => {
                 state.idle = true;
+                TOLD_TO_WAIT.set((std::ptr::from_ref(self), state.wakes));
                 None
             }
         };
@@ -285,7 +292,8 @@ impl Engine {
             Some(seconds) if seconds.is_nan() => return Err(config("timeout is not a number, and must be seconds or None")),
             Some(seconds) => Some(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)),
         };
-        let mut wakes = None;
+        let told = Some(TOLD_TO_WAIT.take()).filter(|(engine, _)| std::ptr::eq(*engine, self));
+        let mut wakes = told.map(|(_, wakes)| wakes);
         loop {
             let pause = left.map_or(SIGNAL_PAUSE, |left| left.min(SIGNAL_PAUSE));
             if self.forks != FORKS.load(Ordering::Relaxed) {
