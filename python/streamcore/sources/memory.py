@@ -44,10 +44,10 @@ class MemoryStream:
     >>> stream = MemoryStream("orders", shards=2)
     >>> shard_id, sequence_number = stream.put("customer-1", b"first")
     >>> shard_id, len(sequence_number)
-    ('shardId-000000000000', 56)
+    ('shardId-000000000001', 56)
     >>> left, right = stream.split(shard_id)
-    >>> [(shard.shard_id, shard.parents, shard.closed) for shard in stream.list_shards()][0]
-    ('shardId-000000000000', (), True)
+    >>> stream.list_shards()[-1]
+    ShardDescription(shard_id='shardId-000000000003', parents=('shardId-000000000001',), closed=False)
     """
 
     def __init__(
