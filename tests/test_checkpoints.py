@@ -368,7 +368,7 @@ def test_a_position_that_was_moved_by_hand_makes_the_token_void(path: Path) -> N
 
 def test_stores_of_one_file_share_one_descriptor_of_the_lock_file(path: Path) -> None:
     def opened() -> int:
-        links = (Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd"))
+        links = Path("/proc/self/fd").iterdir()
         return sum(str(link.readlink()) == f"{path}.lock" for link in links if link.is_symlink())
 
     stores = [SqliteCheckpointStore(path) for _ in range(3)]
@@ -686,28 +686,17 @@ def test_a_read_only_disk(small_disk: Path) -> None:
         assert [row.blob for row in store.rows()] == [b"x"]
 
 
-def _save_beyond_the_limit(path: Path, answers: Any) -> None:
+def test_a_file_that_may_not_grow_keeps_what_it_had(path: Path) -> None:
     store = SqliteCheckpointStore(path)
     token = store.claim(KEY, "me").token
     store.save([(token, b"before")])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, limits[1]))
     try:
-        store.save([(token, b"x" * 100_000)])
-    except CheckpointError as error:
-        answers.put(str(error))
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    answers.put([row.blob for row in store.rows()])
-    answers.put(store.save([(token, b"after")]))
+        with pytest.raises(CheckpointError, match=f"{path}: cannot save"):
+            store.save([(token, b"x" * 100_000)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [row.blob for row in store.rows()] == [b"before"]
+    assert store.save([(token, b"after")]) == [True]
     store.close()
-
-
-def test_a_file_that_may_not_grow_keeps_what_it_had(path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    answers = context.Queue()
-    child = context.Process(target=_save_beyond_the_limit, args=(path, answers))
-    child.start()
-    assert f"{path}: cannot save" in answers.get()
-    assert answers.get() == [b"before"]
-    assert answers.get() == [True]
-    child.join()

@@ -24,8 +24,8 @@ _FORMS = "package.module:function or path/to/file.py:function"
 def load_function(target: str) -> Callable[[Any, Any], Any]:
     """Return the function that `target` names, importing its module.
 
-    As with `python -m` and `python FILE`, the current folder, or the file's own, is put first on `sys.path`, so that a handler finds the
-    modules beside it.
+    The current folder, and before it the file's own, are put first on `sys.path`, as `python -m` and `python FILE` do, so that a handler
+    finds the modules beside it.
 
     Args:
         target: `package.module:function` or `path/to/file.py:function`. After the colon a dotted name reaches into an object.
@@ -40,6 +40,7 @@ def load_function(target: str) -> Callable[[Any, Any], Any]:
     where, colon, name = target.rpartition(":")
     if not colon or not where or not name:
         raise _error(f"function {target!r} is not of the form {_FORMS}")
+    _put_on_path(Path.cwd())
     module = _module_of_file(where) if where.endswith(".py") else _module(where)
     found: Any = module
     for part in name.split("."):
@@ -47,7 +48,7 @@ def load_function(target: str) -> Callable[[Any, Any], Any]:
             found = getattr(found, part)
         except AttributeError:
             names = [other for other, value in vars(found).items() if callable(value)] if hasattr(found, "__dict__") else []
-            raise _error(f"{where} has no {name!r}.{_near(name, names)}") from None
+            raise _error(f"{where} has no {name!r}.{_near(part, names)}") from None
     if not callable(found):
         raise _error(f"{name!r} of {where} is {type(found).__name__}, which cannot be called; name a function (event, context)")
     function: Callable[[Any, Any], Any] = found
@@ -55,7 +56,6 @@ def load_function(target: str) -> Callable[[Any, Any], Any]:
 
 
 def _module(name: str) -> ModuleType:
-    _put_on_path(str(Path.cwd()))
     if not all(part.isidentifier() for part in name.split(".")):
         raise _error(f"{name!r} is not the name of a module; a function is named by {_FORMS}")
     try:
@@ -79,7 +79,7 @@ def _module_of_file(where: str) -> ModuleType:
     if not path.is_file():
         names = (other.name for other in path.parent.glob("*.py")) if path.parent.is_dir() else ()
         raise _error(f"there is no file {where!r}.{_near(path.name, names)}")
-    _put_on_path(str(path.parent))
+    _put_on_path(path.parent)
     # Under its own name, so that the modules beside it can import it; under another one where that would hide a module.
     name = path.stem
     loaded = sys.modules.get(name)
@@ -102,9 +102,9 @@ def _module_of_file(where: str) -> ModuleType:
     return module
 
 
-def _put_on_path(folder: str) -> None:
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+def _put_on_path(folder: Path) -> None:
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 def _import_error(where: str, error: BaseException) -> ConfigError:
