@@ -93,7 +93,7 @@ class Delivery:
         discard, job = parcel.discard, parcel.job
         if job.destination is None:
             _log.warning("%s; the mapping has no destination, the records are dropped", _described(discard))
-            self._confirm(discard, "given_up", now)
+            self._confirm(discard, "given_up")
             return
         try:
             job.destination.send(discard)
@@ -104,7 +104,7 @@ class Delivery:
                 _log.exception("the destination failed in an unexpected way")
             if not job.blocks and parcel.tries >= job.discard_tries:
                 _log.error("%s; given up after %d tries to deliver it: %s", _described(discard), parcel.tries, error)
-                self._confirm(discard, "given_up", now)
+                self._confirm(discard, "given_up")
                 return
             if job.blocks:
                 pause = backoff_ms(parcel.tries, 60_000)
@@ -115,9 +115,9 @@ class Delivery:
             with self._wake:
                 self._push(now + pause, parcel)
             return
-        self._confirm(discard, "delivered", now)
+        self._confirm(discard, "delivered")
 
-    def _confirm(self, discard: Discard, how: Literal["delivered", "given_up"], now: int) -> None:
+    def _confirm(self, discard: Discard, how: Literal["delivered", "given_up"]) -> None:
         if how == "delivered":
             self.delivered += 1
         else:

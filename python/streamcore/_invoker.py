@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-from inspect import isawaitable
 from typing import TYPE_CHECKING
 
 from streamcore._interpret import interpret
@@ -97,13 +96,12 @@ class Invoker:
     def _invoke(self, batch: Batch, tally: _Tally) -> None:
         try:
             answer = self._functions[batch.shard](batch)
-            if answer.__class__ is Answer or isinstance(answer, Answer):
+            if isinstance(answer, Answer):
                 outcome = interpret(batch, answer)
-            elif isawaitable(answer):
+            else:
+                # What is no awaitable fails there, as every other mistake of a function does.
                 self._await(batch, answer, tally)
                 return
-            else:
-                outcome = self._not_an_answer(batch, answer)
         except KeyboardInterrupt:
             self._interrupted(batch)
             return
@@ -132,10 +130,6 @@ class Invoker:
         _log.error("invoking batch %s of shard %s raised: the batch counts as failed", batch.request_id, batch.shard_id, exc_info=error)
         return Outcome.failure(function_error="Unhandled")
 
-    def _not_an_answer(self, batch: Batch, answer: object) -> Outcome:
-        error = TypeError(f"Function.invoke must return an Answer or an awaitable of one, not {type(answer).__name__}")
-        return self._broken(batch, error)
-
     def _interrupted(self, batch: Batch) -> None:
         """KeyboardInterrupt in a handler stops the run; the batch did not run to its end and spends nothing."""
         self._on_interrupt()
@@ -161,7 +155,7 @@ class Invoker:
     async def _complete(self, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
         try:
             answer = await awaitable
-            outcome = interpret(batch, answer) if isinstance(answer, Answer) else self._not_an_answer(batch, answer)
+            outcome = interpret(batch, answer)
         except KeyboardInterrupt:
             self._interrupted(batch)
             return
@@ -226,11 +220,11 @@ class Invoker:
             while not self._stopping:
                 now = now_ms()
                 work = take(now)
-                if work.__class__ is Batch:
+                if isinstance(work, Batch):
                     if not self._idle and not self._asked and len(self._threads) < self._threads_max:
                         self._asked = True
                         self._on_busy()
-                    invoke(work, tally)  # type: ignore[arg-type] # the class was tested above, exactly, since that is faster
+                    invoke(work, tally)
                 elif isinstance(work, Wait):
                     with self._idle_lock:
                         self._idle += 1
@@ -240,7 +234,7 @@ class Invoker:
                         self._idle -= 1
                 elif isinstance(work, Discard):
                     self._on_discard(work)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - a thread must not die in silence
             _log.exception("invoking stopped")
             self._on_failed(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import heapq
 import itertools
 import logging
@@ -110,7 +111,7 @@ class Poller:
             self._start_shards(job, now)
             job.checked = True
             self._schedule(job, now + _LISTING_INTERVAL_MS)
-            job.source.set_wakeup(lambda job=job: self._woken(job))
+            job.source.set_wakeup(functools.partial(self._woken, job))
 
     def _claim_new(self, job: Job) -> None:
         """List the shards and claim the checkpoints of those that are new; the ends of earlier runs count."""
@@ -406,7 +407,7 @@ class Poller:
         if reader is not None:
             try:
                 reader.close()
-            except Exception:
+            except Exception:  # noqa: BLE001 - there is nothing left to lose
                 _log.exception("the reader of shard %s could not be closed", reading.shard_id)
 
     def _fetch_later(self, reading: Reading, now: int, error: BaseException) -> int:
@@ -521,15 +522,19 @@ class Poller:
             try:
                 if self.step(now):
                     continue
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001 - a thread must not die in silence
                 _log.exception("polling stopped")
                 self._on_failed(error)
                 return
             with self._wake:
                 self._drop_stale()
                 pause = self._tasks[0][0] - now if self._tasks else None
-                if not self._stopping and (pause is None or pause > 0):
+                if not self._halted() and (pause is None or pause > 0):
                     self._wake.wait(None if pause is None else pause / 1000)
+
+    def _halted(self) -> bool:
+        # A call, since a type checker takes an attribute that was just seen for unchanged.
+        return self._stopping
 
     def halt(self) -> None:
         """Read nothing more."""

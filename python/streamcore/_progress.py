@@ -126,5 +126,5 @@ class ProgressHandler(logging.Handler):
             else:
                 self._stream.write(text + "\n")
                 self._stream.flush()
-        except Exception:
+        except Exception:  # noqa: BLE001 - as every handler of logging does
             self.handleError(record)

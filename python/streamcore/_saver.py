@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("streamcore.worker")
 
-# While a shard is about to end its children wait for the save, so it comes sooner than the interval says.
-_ENDING_INTERVAL_MS = 20
+# How often to look whether a closed shard is complete: its children wait for the save, so it comes sooner than the interval says.
+_GLANCE_MS = 20
 
 
 class Saver:
@@ -48,7 +48,7 @@ class Saver:
         self._tokens: dict[int, str] = {}
         self._due = 0
         self._kick = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failures = 0
         self.error: BaseException | None = None
@@ -68,8 +68,7 @@ class Saver:
             return self._save(now)
 
     def _save(self, now: int) -> bool:
-        interval = _ENDING_INTERVAL_MS if self.ending else self._interval_ms
-        self._due = now + (min(interval, self._interval_ms) or _ENDING_INTERVAL_MS)
+        self._due = now + (self._interval_ms or _GLANCE_MS)
         tokens = self._tokens
         snapshots = [snapshot for snapshot in self._engine.checkpoints() if snapshot.shard in tokens]
         if not snapshots:
@@ -118,9 +117,16 @@ class Saver:
         if token is not None:
             self._store.release(token)
 
+    def ready(self, now: int) -> bool:
+        """Return whether a save is due: the interval is over, or a closed shard is complete."""
+        if now >= self._due:
+            return True
+        engine = self._engine
+        return not self._failures and any(engine.stats(handle).state == "ended" for handle in tuple(self.ending))
+
     def step(self, now: int) -> bool:
-        """Save if it is time. Returns whether anything was saved."""
-        if now < self._due:
+        """Save if a save is due. Returns whether anything was saved."""
+        if not self.ready(now):
             return False
         before = self.commits
         self.save(now)
@@ -136,27 +142,25 @@ class Saver:
 
     def start(self) -> None:
         """Save in a thread until `stop`."""
-        self._thread = threading.Thread(target=self._run, name="streamcore-save", daemon=True)
-        self._thread.start()
+        thread = self._thread = threading.Thread(target=self._run, name="streamcore-save", daemon=True)
+        thread.start()
 
     def _run(self) -> None:
         clock = self._clock
-        while not self._stopping:
-            pause = max(self._due - clock.now_ms(), 1) / 1000
-            kicked = self._kick.wait(min(pause, _ENDING_INTERVAL_MS / 1000) if self.ending and not self._failures else pause)
+        while not self._stopping.is_set():
+            pause = max(self._due - clock.now_ms(), 1)
+            kicked = self._kick.wait((min(pause, _GLANCE_MS) if self.ending else pause) / 1000)
             self._kick.clear()
-            if self._stopping:
-                return
-            if not kicked and self._failures and clock.now_ms() < self._due:
-                continue
-            self.save(clock.now_ms())
+            now = clock.now_ms()
+            if not self._stopping.is_set() and (kicked or self.ready(now)):
+                self.save(now)
 
     def stop(self) -> None:
         """End the thread. What has not been saved yet is left to `save`."""
-        self._stopping = True
+        self._stopping.set()
         self._kick.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(5)
 
     def release(self) -> None:
         """Give every claim up."""

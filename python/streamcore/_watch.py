@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("streamcore.worker")
 
 _STUCK_FIRST_S, _STUCK_MAX_S = 5.0, 300.0
+_STUCK_ATTEMPTS = 3  # a batch with fewer is on its way
 
 
 class Watch:
@@ -81,6 +82,8 @@ class Watch:
         self._pause_s = min(self._pause_s * 2, _STUCK_MAX_S)
         clock_now = self._clock.now_ms()
         for batch in self._stuck():
+            if batch.attempts < _STUCK_ATTEMPTS:
+                continue
             pause = "" if batch.next_try_ms is None else f", next in {max(batch.next_try_ms - clock_now, 0) / 1000:.1f} s"
             _log.warning(
                 "waiting for a batch that keeps failing: mapping %s, shard %s, lane %d, first sequence number %s, tried %d times%s",

@@ -340,7 +340,7 @@ class Worker:
         if self._state != "open" or not self._stepping:
             raise UsageError("only a worker that does not run in threads and was not stopped can be driven step by step")
         self._poller.refresh(now)
-        worked = True
+        worked, ask = True, None
         while worked and self._reason is None:
             worked = self._poller.step(now)
             ask = self._invoker.step(now)
@@ -610,7 +610,7 @@ def _nothing() -> None:
     pass
 
 
-def _check(name: str, value: float, smallest: int, largest: int) -> None:
+def _check(name: str, value: object, smallest: int, largest: int) -> None:
     """Refuse an option that is no number or out of range."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not smallest <= value <= largest:
         raise ConfigError(f"{name} must be a number from {smallest} to {largest}, not {value!r}", parameter=name)
