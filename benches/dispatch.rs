@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use streamcore::{
-    CheckpointKey, Engine, MappingConfig, MappingIdentity, Outcome, Page, PageBuilder, ShardConfig, Taken, Task,
+    CheckpointKey, Engine, MappingConfig, MappingIdentity, Outcome, Page, PageBuilder, ShardConfig,
+    Taken, Task,
 };
 
 const SEED: u64 = 0x5eed;
@@ -82,7 +83,9 @@ fn engine(lanes: u8, shards: u32) -> (Engine, Vec<u32>) {
 /// Offers every page, to the shards in turn, then runs everything and takes the checkpoints.
 fn run(engine: &mut Engine, shards: &[u32], pages: &[Arc<Page>]) {
     for (page, shard) in pages.iter().zip(shards.iter().cycle()) {
-        let offered = engine.offer(*shard, Arc::clone(page), None, 0).expect("an offer");
+        let offered = engine
+            .offer(*shard, Arc::clone(page), None, 0)
+            .expect("an offer");
         assert!(offered.accepted && offered.duplicates == 0);
     }
     while let Taken::Task(task) = engine.take(0) {
@@ -106,7 +109,9 @@ fn dispatch(criterion: &mut Criterion) {
             let pages = pages(buffered, keys);
             for lanes in [1, 3, 10] {
                 group.throughput(Throughput::Elements(buffered));
-                let id = BenchmarkId::from_parameter(format!("buffered={buffered}/keys={keys}/lanes={lanes}"));
+                let id = BenchmarkId::from_parameter(format!(
+                    "buffered={buffered}/keys={keys}/lanes={lanes}"
+                ));
                 group.bench_function(id, |bencher| {
                     bencher.iter_batched_ref(
                         || engine(lanes, 1),
@@ -120,7 +125,9 @@ fn dispatch(criterion: &mut Criterion) {
     let pages = pages(1_000_000, 10_000);
     for shards in [10, 100, 1_000] {
         group.throughput(Throughput::Elements(1_000_000));
-        let id = BenchmarkId::from_parameter(format!("buffered=1000000/keys=10000/lanes=10/shards={shards}"));
+        let id = BenchmarkId::from_parameter(format!(
+            "buffered=1000000/keys=10000/lanes=10/shards={shards}"
+        ));
         group.bench_function(id, |bencher| {
             bencher.iter_batched_ref(
                 || engine(10, shards),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from records import bodies
-from streamcore import EventSourceMapping, LocalFunction, MemoryCheckpointStore, MemoryStream, Worker
+from streamcore import EventSourceMapping, LocalFunction, MemoryCheckpointStore, MemoryStream, Summary, Worker
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
@@ -33,9 +33,7 @@ def handler(_event: dict[str, Any], _context: object) -> None:
 def test_worker(benchmark: BenchmarkFixture, pages: list[bytes], batch_size: int, parallelization_factor: int) -> None:
     """Run a worker from its start to the end of a closed shard."""
     mine = pages if batch_size > 1 else pages[:2]
-    mapping = EventSourceMapping(
-        starting_position="TRIM_HORIZON", batch_size=batch_size, parallelization_factor=parallelization_factor
-    )
+    mapping = EventSourceMapping(starting_position="TRIM_HORIZON", batch_size=batch_size, parallelization_factor=parallelization_factor)
 
     def worker() -> tuple[tuple[Worker], dict[str, Any]]:
         stream = MemoryStream("bench")
@@ -46,6 +44,9 @@ def test_worker(benchmark: BenchmarkFixture, pages: list[bytes], batch_size: int
         made.add(mapping, stream, LocalFunction(handler))
         return (made,), {}
 
-    summary = benchmark.pedantic(lambda made: made.run(until_idle=True), setup=worker, rounds=5)
+    summary: Summary = benchmark.pedantic(  # type: ignore[no-untyped-call] # pytest-benchmark leaves it untyped
+        lambda made: made.run(until_idle=True), setup=worker, rounds=5
+    )
     assert summary.records == len(mine) * RECORDS
+    assert benchmark.stats is not None
     benchmark.extra_info["records_per_second"] = round(summary.records / benchmark.stats.stats.min)

@@ -245,7 +245,13 @@ class Checkpoint:
             CheckpointError: the blob is not ours, damaged or newer.
         """
     @staticmethod
-    def rewound(blob: bytes, start: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP", "AFTER_SEQUENCE_NUMBER"], *, timestamp_ms: int | None = None, sequence_number: str | None = None) -> bytes:
+    def rewound(
+        blob: bytes,
+        start: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP", "AFTER_SEQUENCE_NUMBER"],
+        *,
+        timestamp_ms: int | None = None,
+        sequence_number: str | None = None,
+    ) -> bytes:
         """Return a blob of the same shard that begins elsewhere and has nothing complete beyond that."""
 
 @final

@@ -9,7 +9,7 @@ __all__ = [
     "CheckpointError",
     "ClaimError",
     "ConfigError",
-    "EngineBroken",
+    "EngineBrokenError",
     "ForkError",
     "PageError",
     "SourceError",
@@ -69,5 +69,5 @@ class ForkError(StreamcoreError, RuntimeError):
     """The process was forked after the object was made; make a new one in the child."""
 
 
-class EngineBroken(StreamcoreError, RuntimeError):
+class EngineBrokenError(StreamcoreError, RuntimeError):
     """An earlier call failed inside the engine, which is a bug. Its state is not to be trusted; go on from the last checkpoint."""

@@ -72,7 +72,11 @@ impl LaneQueue {
             let mut joined = 0;
             for index in waiting {
                 let bytes = limits.record_bytes + leaf.page.event_bytes(to_usize(*index));
-                let (before, comma) = if open.records == 0 { (ENVELOPE_BYTES, 0) } else { (open.bytes, 1) };
+                let (before, comma) = if open.records == 0 {
+                    (ENVELOPE_BYTES, 0)
+                } else {
+                    (open.bytes, 1)
+                };
                 let after = before.saturating_add(bytes).saturating_add(comma);
                 if after > limits.payload_bytes_max {
                     open.full = true;
@@ -105,11 +109,17 @@ impl LaneQueue {
         if open.part > 0 {
             let rest = &mut self.runs[0];
             let middle = rest.start + open.part;
-            runs.push(Run { end: middle, ..*rest });
+            runs.push(Run {
+                end: middle,
+                ..*rest
+            });
             rest.start = middle;
         }
         assert!(!runs.is_empty(), "a batch holds a record");
-        Cut { runs, oversized: open.oversized }
+        Cut {
+            runs,
+            oversized: open.oversized,
+        }
     }
 
     /// The run of a slot, if the queue has one. Runs stand in the order of their pages, at most one a page.

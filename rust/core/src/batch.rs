@@ -125,17 +125,24 @@ impl Records {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = Record<'_>> {
-        self.indices().map(|(leaf, index)| leaf.page.record(to_usize(index)))
+        self.indices()
+            .map(|(leaf, index)| leaf.page.record(to_usize(index)))
     }
 
     pub(crate) fn first(&self) -> Record<'_> {
         let slice = self.slices.first().expect("a batch holds a record");
-        slice.leaf.page.record(to_usize(slice.leaf.order[to_usize(slice.start)]))
+        slice
+            .leaf
+            .page
+            .record(to_usize(slice.leaf.order[to_usize(slice.start)]))
     }
 
     pub(crate) fn last(&self) -> Record<'_> {
         let slice = self.slices.last().expect("a batch holds a record");
-        slice.leaf.page.record(to_usize(slice.leaf.order[to_usize(slice.end - 1)]))
+        slice
+            .leaf
+            .page
+            .record(to_usize(slice.leaf.order[to_usize(slice.end - 1)]))
     }
 
     fn event_bytes(&self, template: &EventTemplate) -> usize {
@@ -149,7 +156,10 @@ impl Records {
 
     pub(crate) fn write_event(&self, template: &EventTemplate, out: &mut Vec<u8>) {
         out.reserve(self.event_bytes(template));
-        template.write(out, self.indices().map(|(leaf, index)| (&*leaf.page, index)));
+        template.write(
+            out,
+            self.indices().map(|(leaf, index)| (&*leaf.page, index)),
+        );
     }
 }
 
@@ -212,7 +222,11 @@ impl Batch {
     pub fn numbered(&self) -> impl Iterator<Item = (u64, u64, Record<'_>)> {
         self.records.indices().map(|(leaf, index)| {
             let at = to_usize(index);
-            (leaf.ordinal(index), leaf.page.key_hash(at), leaf.page.record(at))
+            (
+                leaf.ordinal(index),
+                leaf.page.key_hash(at),
+                leaf.page.record(at),
+            )
         })
     }
 
@@ -233,7 +247,8 @@ impl Batch {
     /// Of records with equal numbers (inside an aggregate) it is the first.
     #[must_use]
     pub fn index_of(&self, sequence_number: &str) -> Option<usize> {
-        self.records().position(|record| record.sequence() == sequence_number)
+        self.records()
+            .position(|record| record.sequence() == sequence_number)
     }
 
     /// How many bytes [`Self::write_json`] writes.

@@ -120,7 +120,9 @@ impl Buffer {
     }
 
     pub(crate) fn slot(&self, id: SlotId) -> &Slot {
-        self.slots[to_usize(id)].as_ref().expect("a run points to a held page")
+        self.slots[to_usize(id)]
+            .as_ref()
+            .expect("a run points to a held page")
     }
 
     /// Takes a page in. `lane_of` gives each record's lane, or None for one that is complete already. Returns a run for each lane
@@ -161,7 +163,16 @@ impl Buffer {
             self.slots.push(Some(slot));
             to_u32(self.slots.len() - 1)
         };
-        Some(bounds.windows(2).map(|b| Run { slot: id, start: b[0], end: b[1] }).collect())
+        Some(
+            bounds
+                .windows(2)
+                .map(|b| Run {
+                    slot: id,
+                    start: b[0],
+                    end: b[1],
+                })
+                .collect(),
+        )
     }
 
     /// Says that the records of a run are complete; frees the page with its last one.
@@ -187,7 +198,11 @@ impl Buffer {
     pub(crate) fn take_sparse(&mut self) -> Vec<SlotId> {
         let mut sparse = std::mem::take(&mut self.sparse);
         // A freed and reused slot is listed anew when it becomes sparse itself.
-        sparse.retain(|id| self.slots[to_usize(*id)].as_ref().is_some_and(|slot| slot.sparse));
+        sparse.retain(|id| {
+            self.slots[to_usize(*id)]
+                .as_ref()
+                .is_some_and(|slot| slot.sparse)
+        });
         sparse.sort_unstable();
         sparse.dedup();
         sparse
@@ -211,7 +226,11 @@ impl Buffer {
         let mut start = 0;
         live.iter()
             .map(|run| {
-                let moved = Run { slot: id, start, end: start + run.len() };
+                let moved = Run {
+                    slot: id,
+                    start,
+                    end: start + run.len(),
+                };
                 start = moved.end;
                 moved
             })
@@ -220,13 +239,20 @@ impl Buffer {
 
     /// Gives a slot a fresh page with all of its live records, and `by_lane` as their order.
     fn repack(&mut self, id: SlotId, by_lane: &[u32]) {
-        let slot = self.slots[to_usize(id)].as_mut().expect("only a held page is repacked");
-        assert_eq!(by_lane.len(), to_usize(slot.live), "I10: live records of a page are those of its runs");
+        let slot = self.slots[to_usize(id)]
+            .as_mut()
+            .expect("only a held page is repacked");
+        assert_eq!(
+            by_lane.len(),
+            to_usize(slot.live),
+            "I10: live records of a page are those of its runs"
+        );
         let old = &slot.leaf;
         let mut indices = by_lane.to_vec();
         indices.sort_unstable();
         let gap = |index: &u32| {
-            u32::try_from(old.ordinal(*index) - old.first_ordinal).expect("a page has less than 2^32 records")
+            u32::try_from(old.ordinal(*index) - old.first_ordinal)
+                .expect("a page has less than 2^32 records")
         };
         let leaf = Leaf {
             page: Arc::new(old.page.compact(&indices)),
@@ -281,9 +307,19 @@ impl Buffer {
                     .map(|index| Some(lane(page.key_hash(to_usize(*index)), lane_count)))
                     .collect();
                 let (grouped, bounds) = group(&lanes, lane_count);
-                let by_lane: Vec<u32> = grouped.into_iter().map(|at| indices[to_usize(at)]).collect();
+                let by_lane: Vec<u32> = grouped
+                    .into_iter()
+                    .map(|at| indices[to_usize(at)])
+                    .collect();
                 self.repack(id, &by_lane);
-                bounds.windows(2).map(|b| Run { slot: id, start: b[0], end: b[1] }).collect()
+                bounds
+                    .windows(2)
+                    .map(|b| Run {
+                        slot: id,
+                        start: b[0],
+                        end: b[1],
+                    })
+                    .collect()
             })
             .collect()
     }
@@ -292,7 +328,10 @@ impl Buffer {
     pub(crate) fn check(&self, live: &[Run]) {
         let held: Vec<_> = self.slots.iter().flatten().collect();
         let bytes: usize = held.iter().map(|slot| slot.leaf.held_bytes()).sum();
-        assert_eq!(bytes, self.bytes, "I10: bytes held are those of the pages held");
+        assert_eq!(
+            bytes, self.bytes,
+            "I10: bytes held are those of the pages held"
+        );
         let mut counts = vec![0; self.slots.len()];
         for run in live {
             assert!(run.start <= run.end, "I10: a run is a range");
@@ -300,8 +339,14 @@ impl Buffer {
         }
         for (id, slot) in self.slots.iter().enumerate() {
             let live = slot.as_ref().map_or(0, |slot| slot.live);
-            assert_eq!(counts[id], live, "I10: live records of a page are those of its runs");
-            assert!(slot.is_none() || live > 0, "I10: a page without live records is freed");
+            assert_eq!(
+                counts[id], live,
+                "I10: live records of a page are those of its runs"
+            );
+            assert!(
+                slot.is_none() || live > 0,
+                "I10: a page without live records is freed"
+            );
         }
         let live: u64 = counts.iter().copied().map(u64::from).sum();
         assert_eq!(live, self.live, "I10: live records are those of the pages");

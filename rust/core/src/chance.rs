@@ -72,9 +72,19 @@ mod tests {
     #[test]
     fn backoff_doubles_from_a_fifth_of_a_second_to_a_minute() {
         let chance = Chance::new(1, "shard");
-        for (failures, base) in [(1, 200), (2, 400), (3, 800), (9, 51_200), (10, 60_000), (9_999, 60_000)] {
+        for (failures, base) in [
+            (1, 200),
+            (2, 400),
+            (3, 800),
+            (9, 51_200),
+            (10, 60_000),
+            (9_999, 60_000),
+        ] {
             let got = chance.backoff_ms(3, failures);
-            assert!((base * 9 / 10..=base * 11 / 10).contains(&got), "{failures}: {got}");
+            assert!(
+                (base * 9 / 10..=base * 11 / 10).contains(&got),
+                "{failures}: {got}"
+            );
         }
     }
 }

@@ -93,7 +93,9 @@ pub enum CheckpointError {
     #[error("not a streamcore checkpoint")]
     NotOurs,
     /// A newer streamcore wrote it.
-    #[error("the checkpoint has format {found}, and this version reads formats up to {CHECKPOINT_FORMAT}")]
+    #[error(
+        "the checkpoint has format {found}, and this version reads formats up to {CHECKPOINT_FORMAT}"
+    )]
     Newer {
         /// The format of the bytes.
         found: u16,
@@ -105,7 +107,9 @@ pub enum CheckpointError {
         what: &'static str,
     },
     /// It is the checkpoint of something else.
-    #[error("the checkpoint is of shard {found_shard:?} of stream {found_stream:?}, not of shard {shard:?} of stream {stream:?}")]
+    #[error(
+        "the checkpoint is of shard {found_shard:?} of stream {found_stream:?}, not of shard {shard:?} of stream {stream:?}"
+    )]
     OtherShard {
         /// The shard that the checkpoint names.
         found_shard: String,
@@ -192,14 +196,18 @@ impl Checkpoint {
             return Err(CheckpointError::Newer { found });
         }
         let Some((content, checksum)) = blob.split_last_chunk::<8>() else {
-            return Err(CheckpointError::Damaged { what: "it is cut short" });
+            return Err(CheckpointError::Damaged {
+                what: "it is cut short",
+            });
         };
         if content.len() < 10 || xxh3_64(content) != u64::from_le_bytes(*checksum) {
             return Err(CheckpointError::Damaged {
                 what: "the checksum does not match",
             });
         }
-        let mut from = Reader { rest: &content[10..] };
+        let mut from = Reader {
+            rest: &content[10..],
+        };
         let checkpoint = from.checkpoint()?;
         if !from.rest.is_empty() {
             return Err(CheckpointError::Damaged {
@@ -218,7 +226,8 @@ impl Checkpoint {
         if self.key == *key {
             return Ok(());
         }
-        let name = |key: &CheckpointKey| format!("{} (mapping {})", key.stream_identity, key.mapping_uuid);
+        let name =
+            |key: &CheckpointKey| format!("{} (mapping {})", key.stream_identity, key.mapping_uuid);
         Err(CheckpointError::OtherShard {
             found_shard: self.key.shard_id.clone(),
             found_stream: name(&self.key),
@@ -264,14 +273,23 @@ impl<'a> Reader<'a> {
             0 => Start::TrimHorizon,
             1 => Start::Latest(at),
             2 => Start::AtTimestamp(at),
-            _ => return Err(CheckpointError::Damaged { what: "unknown start" }),
+            _ => {
+                return Err(CheckpointError::Damaged {
+                    what: "unknown start",
+                });
+            }
         };
         let watermark = self.position()?;
         let mut lanes = Vec::new();
         for _ in 0..self.len()? {
             let lane_function = u16::from_le_bytes(self.array()?);
-            let marks = (0..self.len()?).map(|_| self.position()).collect::<Result<_, _>>()?;
-            lanes.push(LaneTag { lane_function, marks });
+            let marks = (0..self.len()?)
+                .map(|_| self.position())
+                .collect::<Result<_, _>>()?;
+            lanes.push(LaneTag {
+                lane_function,
+                marks,
+            });
         }
         let window = if self.flag()? {
             Some(WindowState {
@@ -296,29 +314,35 @@ impl<'a> Reader<'a> {
         let (head, rest) = self
             .rest
             .split_at_checked(len)
-            .ok_or(CheckpointError::Damaged { what: "it is cut short" })?;
+            .ok_or(CheckpointError::Damaged {
+                what: "it is cut short",
+            })?;
         self.rest = rest;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], CheckpointError> {
         let bytes = self.take(N)?;
-        bytes
-            .try_into()
-            .map_err(|_| CheckpointError::Damaged { what: "it is cut short" })
+        bytes.try_into().map_err(|_| CheckpointError::Damaged {
+            what: "it is cut short",
+        })
     }
 
     fn flag(&mut self) -> Result<bool, CheckpointError> {
         match self.array::<1>()?[0] {
             0 => Ok(false),
             1 => Ok(true),
-            _ => Err(CheckpointError::Damaged { what: "unknown flag" }),
+            _ => Err(CheckpointError::Damaged {
+                what: "unknown flag",
+            }),
         }
     }
 
     fn len(&mut self) -> Result<usize, CheckpointError> {
         let len = u32::from_le_bytes(self.array()?);
-        usize::try_from(len).map_err(|_| CheckpointError::Damaged { what: "a length is too large" })
+        usize::try_from(len).map_err(|_| CheckpointError::Damaged {
+            what: "a length is too large",
+        })
     }
 
     fn bytes(&mut self) -> Result<&'a [u8], CheckpointError> {
@@ -328,16 +352,19 @@ impl<'a> Reader<'a> {
 
     fn text(&mut self) -> Result<String, CheckpointError> {
         let bytes = self.bytes()?;
-        String::from_utf8(bytes.to_vec()).map_err(|_| CheckpointError::Damaged { what: "a text is not UTF-8" })
+        String::from_utf8(bytes.to_vec()).map_err(|_| CheckpointError::Damaged {
+            what: "a text is not UTF-8",
+        })
     }
 
     fn position(&mut self) -> Result<Option<Position>, CheckpointError> {
         if !self.flag()? {
             return Ok(None);
         }
-        let sequence = SequenceNumber::parse(&self.text()?).map_err(|_| CheckpointError::Damaged {
-            what: "a sequence number is not a number",
-        })?;
+        let sequence =
+            SequenceNumber::parse(&self.text()?).map_err(|_| CheckpointError::Damaged {
+                what: "a sequence number is not a number",
+            })?;
         let sub = u32::from_le_bytes(self.array()?);
         Ok(Some(Position { sequence, sub }))
     }

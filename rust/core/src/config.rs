@@ -88,7 +88,12 @@ impl MappingConfig {
             }
         };
         let (size, factor) = (self.batch_size, self.parallelization_factor);
-        check("batch_size", size.into(), (1..=10_000).contains(&size), "1 to 10000")?;
+        check(
+            "batch_size",
+            size.into(),
+            (1..=10_000).contains(&size),
+            "1 to 10000",
+        )?;
         check(
             "parallelization_factor",
             factor.into(),

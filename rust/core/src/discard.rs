@@ -153,7 +153,11 @@ impl Discard {
         out.push_str("{\"requestContext\":{");
         text(&mut out, "requestId", &self.request_id);
         out.push(',');
-        text(&mut out, "functionArn", &self.config().identity.function_arn);
+        text(
+            &mut out,
+            "functionArn",
+            &self.config().identity.function_arn,
+        );
         let _ = write!(
             out,
             ",\"condition\":\"{}\",\"approximateInvokeCount\":{}}}",
@@ -161,7 +165,11 @@ impl Discard {
             self.invoke_count
         );
         if let Some(response) = &self.response {
-            let _ = write!(out, ",\"responseContext\":{{\"statusCode\":{}", response.status_code);
+            let _ = write!(
+                out,
+                ",\"responseContext\":{{\"statusCode\":{}",
+                response.status_code
+            );
             for (key, value) in [
                 ("executedVersion", &response.executed_version),
                 ("functionError", &response.function_error),
@@ -177,7 +185,11 @@ impl Discard {
             out.push('}');
         }
         let (first, last) = (self.first(), self.last());
-        let _ = write!(out, ",\"version\":\"1.0\",\"timestamp\":\"{}\"", iso_ms(self.at_ms));
+        let _ = write!(
+            out,
+            ",\"version\":\"1.0\",\"timestamp\":\"{}\"",
+            iso_ms(self.at_ms)
+        );
         out.push_str(",\"KinesisBatchInfo\":{");
         text(&mut out, "shardId", &self.config().key.shard_id);
         let _ = write!(
@@ -193,7 +205,11 @@ impl Discard {
             iso_ms(last.arrival_ms()),
             self.records.len
         );
-        text(&mut out, "streamArn", &self.config().identity.event_source_arn);
+        text(
+            &mut out,
+            "streamArn",
+            &self.config().identity.event_source_arn,
+        );
         out.push_str("}}");
         out
     }

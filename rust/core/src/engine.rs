@@ -108,13 +108,20 @@ impl Engine {
     /// # Errors
     ///
     /// The mapping has a shard of this name, a parameter is outside its range, or the checkpoint is of another shard.
-    pub fn add_shard(&mut self, config: ShardConfig, checkpoint: Option<Checkpoint>) -> Result<u32, UsageError> {
+    pub fn add_shard(
+        &mut self,
+        config: ShardConfig,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<u32, UsageError> {
         let name = (config.key.mapping_uuid.clone(), config.key.shard_id.clone());
         if self.names.contains_key(&name) {
             return Err(UsageError::ShardExists { shard_id: name.1 });
         }
         let handle = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
-        assert!(handle <= HANDLE_MAX, "an engine has at most 2^24 shards in its life");
+        assert!(
+            handle <= HANDLE_MAX,
+            "an engine has at most 2^24 shards in its life"
+        );
         let mut shard = Shard::new(handle, config, checkpoint)?;
         if self.trace.is_some() {
             shard.enable_trace();
@@ -139,7 +146,8 @@ impl Engine {
             return *mapping;
         }
         self.mappings.push(Mapping::default());
-        self.mapping_names.insert(uuid.to_owned(), self.mappings.len() - 1);
+        self.mapping_names
+            .insert(uuid.to_owned(), self.mappings.len() - 1);
         self.mappings.len() - 1
     }
 
@@ -152,7 +160,9 @@ impl Engine {
 
     fn place(&mut self, shard: u32) -> Result<&mut Place, UsageError> {
         let place = self.places.get_mut(index(shard)).and_then(Option::as_mut);
-        place.map(|place| &mut **place).ok_or(UsageError::NoShard { shard })
+        place
+            .map(|place| &mut **place)
+            .ok_or(UsageError::NoShard { shard })
     }
 
     /// Runs one call of a shard, and brings bytes, ready queue, timers and trace up to date after it.
@@ -161,7 +171,10 @@ impl Engine {
         let before = place.shard.ready_count();
         let result = call(place);
         let held = place.shard.held_bytes();
-        let (counted, ready) = (std::mem::replace(&mut place.counted, held), place.shard.ready_count());
+        let (counted, ready) = (
+            std::mem::replace(&mut place.counted, held),
+            place.shard.ready_count(),
+        );
         let enqueue = ready > 0 && !place.queued;
         place.queued |= enqueue;
         let wake = place.shard.next_wake();
@@ -192,7 +205,9 @@ impl Engine {
         let used = self.bytes + self.reserved;
         let own = place.counted + place.reserved.unwrap_or(0);
         let free = self.budget_bytes.saturating_sub(used);
-        own == 0 || (expected <= free && own + expected <= free.max(self.budget_bytes / self.shards.max(1)))
+        own == 0
+            || (expected <= free
+                && own + expected <= free.max(self.budget_bytes / self.shards.max(1)))
     }
 
     /// Leave to fetch a page of a shard, or None: one is being fetched, the shard is not running, or there is no room.
@@ -245,7 +260,12 @@ impl Engine {
         let place = self.places[index(shard)].as_ref().expect("looked up above");
         if place.reserved.is_none() && !page.is_empty() && !self.has_room(place, bytes) {
             self.step(shard, |place| place.shard.starve(now))?;
-            return Ok(Offered { accepted: false, records: 0, duplicates: 0, complete: 0 });
+            return Ok(Offered {
+                accepted: false,
+                records: 0,
+                duplicates: 0,
+                complete: 0,
+            });
         }
         let empty = page.is_empty();
         let offered = self.step(shard, |place| {
@@ -275,7 +295,9 @@ impl Engine {
             }
         }
         while let Some(shard) = self.ready.pop_front() {
-            let Ok(place) = self.place(shard) else { continue };
+            let Ok(place) = self.place(shard) else {
+                continue;
+            };
             place.queued = false;
             let (mapping, discards) = (place.mapping, place.shard.has_discards());
             let group = &mut self.mappings[mapping];
@@ -311,10 +333,17 @@ impl Engine {
         let shard = ticket.shard();
         match self.places.get(index(shard)) {
             None => return Err(UsageError::NotInFlight),
-            Some(None) => return Ok(Finished { stale: true, discards: Vec::new() }),
+            Some(None) => {
+                return Ok(Finished {
+                    stale: true,
+                    discards: Vec::new(),
+                });
+            }
             Some(Some(_)) => {}
         }
-        let finished = self.step(shard, |place| place.shard.finish(ticket, outcome, window_state, now))??;
+        let finished = self.step(shard, |place| {
+            place.shard.finish(ticket, outcome, window_state, now)
+        })??;
         let mapping = self.place(shard)?.mapping;
         self.mappings[mapping].running -= 1;
         self.release_waiting(mapping);
@@ -324,7 +353,9 @@ impl Engine {
     /// Puts the shards that waited for their mapping's cap back into the ready queue, as many as may run.
     fn release_waiting(&mut self, mapping: usize) {
         let group = &mut self.mappings[mapping];
-        let free = group.running_max.map_or(usize::MAX, |max| max.saturating_sub(group.running));
+        let free = group
+            .running_max
+            .map_or(usize::MAX, |max| max.saturating_sub(group.running));
         let released = free.min(group.waiting.len());
         self.ready.extend(group.waiting.drain(..released));
         self.woken += released;
@@ -350,7 +381,8 @@ impl Engine {
     /// Snapshots of all shards that have changed, with their handles.
     pub fn checkpoints(&mut self) -> Vec<(u32, Snapshot)> {
         let places = self.places.iter_mut().zip(0..);
-        let changed = places.filter_map(|(place, handle)| Some((handle, place.as_mut()?.shard.checkpoint()?)));
+        let changed = places
+            .filter_map(|(place, handle)| Some((handle, place.as_mut()?.shard.checkpoint()?)));
         changed.collect()
     }
 
@@ -406,7 +438,12 @@ impl Engine {
     /// # Errors
     ///
     /// There is no such shard, or see there.
-    pub fn update(&mut self, shard: u32, mapping: MappingConfig, now: i64) -> Result<(), UsageError> {
+    pub fn update(
+        &mut self,
+        shard: u32,
+        mapping: MappingConfig,
+        now: i64,
+    ) -> Result<(), UsageError> {
         self.step(shard, |place| place.shard.update(mapping, now))?
     }
 
@@ -420,11 +457,14 @@ impl Engine {
         let mut place = self.places[index(shard)].take().expect("looked up above");
         let in_flight = place.shard.stats().in_flight;
         let key = &place.shard.config().key;
-        self.names.remove(&(key.mapping_uuid.clone(), key.shard_id.clone()));
+        self.names
+            .remove(&(key.mapping_uuid.clone(), key.shard_id.clone()));
         self.shards -= 1;
         self.bytes -= place.counted;
         self.reserved -= place.reserved.unwrap_or(0);
-        self.mappings[place.mapping].waiting.retain(|waiting| *waiting != shard);
+        self.mappings[place.mapping]
+            .waiting
+            .retain(|waiting| *waiting != shard);
         self.mappings[place.mapping].running -= in_flight;
         self.release_waiting(place.mapping);
         Ok(())
@@ -441,7 +481,9 @@ impl Engine {
     #[must_use]
     pub fn handles(&self) -> Vec<u32> {
         let places = self.places.iter().zip(0..);
-        places.filter_map(|(place, handle)| place.as_ref().map(|_| handle)).collect()
+        places
+            .filter_map(|(place, handle)| place.as_ref().map(|_| handle))
+            .collect()
     }
 
     /// A shard's state and counts.
@@ -511,16 +553,32 @@ impl Engine {
             shards += 1;
             running[place.mapping] += stats.in_flight;
             let queues = [&self.ready, &self.mappings[place.mapping].waiting];
-            let queued: usize = queues.iter().map(|queue| queue.iter().filter(|in_it| **in_it == handle).count()).sum();
-            assert_eq!(queued, usize::from(place.queued), "I11: a shard stands in one queue, or in none");
-            assert!(place.queued || !place.shard.is_ready(), "I11: a ready shard stands in a queue");
+            let queued: usize = queues
+                .iter()
+                .map(|queue| queue.iter().filter(|in_it| **in_it == handle).count())
+                .sum();
+            assert_eq!(
+                queued,
+                usize::from(place.queued),
+                "I11: a shard stands in one queue, or in none"
+            );
+            assert!(
+                place.queued || !place.shard.is_ready(),
+                "I11: a ready shard stands in a queue"
+            );
             if let Some(wake) = place.shard.next_wake() {
-                assert!(place.timer.is_some_and(|timer| timer <= wake), "I11: a waiting lane has a timer");
+                assert!(
+                    place.timer.is_some_and(|timer| timer <= wake),
+                    "I11: a waiting lane has a timer"
+                );
             }
         }
         assert_eq!(shards, self.shards, "I10: shards are counted");
         assert_eq!(held, self.bytes, "I10: bytes held are those of the shards");
-        assert_eq!(reserved, self.reserved, "I10: bytes reserved are those of the fetches");
+        assert_eq!(
+            reserved, self.reserved,
+            "I10: bytes reserved are those of the fetches"
+        );
         for (mapping, running) in self.mappings.iter().zip(running) {
             assert_eq!(mapping.running, running, "I4: running batches are counted");
             let over = mapping.running_max.is_some_and(|max| running > max);

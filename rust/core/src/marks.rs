@@ -48,7 +48,13 @@ impl LaneMarks {
     }
 
     /// Records up to `last`, the first of them `first_ordinal`, are discarded; ids grow.
-    pub(crate) fn discard(&mut self, id: u64, first_ordinal: u64, before: Option<Position>, last: Position) {
+    pub(crate) fn discard(
+        &mut self,
+        id: u64,
+        first_ordinal: u64,
+        before: Option<Position>,
+        last: Position,
+    ) {
         self.segments.push_back(Segment::Discard {
             id,
             confirmed: false,
@@ -62,14 +68,22 @@ impl LaneMarks {
     pub(crate) fn confirm(&mut self, wanted: u64) -> bool {
         // Segments are few (unconfirmed discards are bounded), and a confirmation is as rare as a discard.
         let Some(confirmed) = self.segments.iter_mut().find_map(|segment| match segment {
-            Segment::Discard { id, confirmed, .. } if *id == wanted && !*confirmed => Some(confirmed),
+            Segment::Discard { id, confirmed, .. } if *id == wanted && !*confirmed => {
+                Some(confirmed)
+            }
             _ => None,
         }) else {
             return false;
         };
         *confirmed = true;
-        while let Some(Segment::Done { last } | Segment::Discard { confirmed: true, last, .. }) =
-            self.segments.front_mut()
+        while let Some(
+            Segment::Done { last }
+            | Segment::Discard {
+                confirmed: true,
+                last,
+                ..
+            },
+        ) = self.segments.front_mut()
         {
             self.mark = Some(last.clone());
             self.segments.pop_front();
@@ -81,9 +95,13 @@ impl LaneMarks {
     pub(crate) fn held_back(&self) -> Option<(u64, Option<&Position>)> {
         match self.segments.front()? {
             Segment::Discard {
-                first_ordinal, before, ..
+                first_ordinal,
+                before,
+                ..
             } => Some((*first_ordinal, before.as_ref())),
-            Segment::Done { .. } => unreachable!("a completed segment stands only behind an unconfirmed discard"),
+            Segment::Done { .. } => {
+                unreachable!("a completed segment stands only behind an unconfirmed discard")
+            }
         }
     }
 
@@ -91,7 +109,15 @@ impl LaneMarks {
     pub(crate) fn unconfirmed(&self) -> usize {
         self.segments
             .iter()
-            .filter(|segment| matches!(segment, Segment::Discard { confirmed: false, .. }))
+            .filter(|segment| {
+                matches!(
+                    segment,
+                    Segment::Discard {
+                        confirmed: false,
+                        ..
+                    }
+                )
+            })
             .count()
     }
 }
@@ -112,7 +138,10 @@ impl FormerLanes {
     }
 
     pub(crate) fn push(&mut self, marks: Vec<Option<Position>>) {
-        self.merge([LaneTag { lane_function: LANE_FUNCTION_VERSION, marks }]);
+        self.merge([LaneTag {
+            lane_function: LANE_FUNCTION_VERSION,
+            marks,
+        }]);
     }
 
     fn merge(&mut self, tags: impl IntoIterator<Item = LaneTag>) {
@@ -149,20 +178,29 @@ impl FormerLanes {
 
     /// The highest position that any mark names.
     pub(crate) fn highest(&self) -> Option<&Position> {
-        self.tags.iter().flat_map(|tag| tag.marks.iter().flatten()).max()
+        self.tags
+            .iter()
+            .flat_map(|tag| tag.marks.iter().flatten())
+            .max()
     }
 
     /// Drops the tags that the watermark has passed.
     pub(crate) fn drop_passed(&mut self, watermark: Option<&Position>) {
-        self.tags
-            .retain(|tag| tag.marks.iter().flatten().any(|mark| Some(mark) > watermark));
+        self.tags.retain(|tag| {
+            tag.marks
+                .iter()
+                .flatten()
+                .any(|mark| Some(mark) > watermark)
+        });
     }
 }
 
 /// Adds a tag, or raises the marks of the tag that has the same lanes: there is at most one for each factor, however often a shard is
 /// restarted.
 fn merge_tag(tags: &mut Vec<LaneTag>, tag: LaneTag) {
-    let same = |old: &&mut LaneTag| old.lane_function == tag.lane_function && old.marks.len() == tag.marks.len();
+    let same = |old: &&mut LaneTag| {
+        old.lane_function == tag.lane_function && old.marks.len() == tag.marks.len()
+    };
     if let Some(old) = tags.iter_mut().find(same) {
         for (old, new) in old.marks.iter_mut().zip(tag.marks) {
             if new > *old {

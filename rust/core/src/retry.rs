@@ -71,7 +71,10 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn new(runs: Vec<Run>, serial: u64, fate: Fate) -> Self {
         let records = runs.iter().map(|run| run.len()).sum();
-        let frame = Frame { fate, ..Frame::new(0, records, serial) };
+        let frame = Frame {
+            fate,
+            ..Frame::new(0, records, serial)
+        };
         Self {
             runs: runs.into(),
             base: 0,
@@ -110,7 +113,10 @@ impl Work {
             }
             let take = run.len().min(left);
             left -= take;
-            runs.push(Run { end: run.start + take, ..*run });
+            runs.push(Run {
+                end: run.start + take,
+                ..*run
+            });
         }
         runs
     }
@@ -125,7 +131,8 @@ impl Work {
     /// The first `done` records of the top frame are complete, the rest is a new batch. Takes the runs of the former.
     pub(crate) fn advance(&mut self, done: u32, serial: u64) -> Vec<Run> {
         let frame = self.frames.pop().expect("a batch in work has a frame");
-        self.frames.push(Frame::new(frame.start + done, frame.end, serial));
+        self.frames
+            .push(Frame::new(frame.start + done, frame.end, serial));
         self.complete(done)
     }
 
@@ -133,14 +140,20 @@ impl Work {
     pub(crate) fn bisect(&mut self, left_serial: u64, right_serial: u64) {
         let frame = self.frames.pop().expect("a batch in work has a frame");
         let middle = frame.start + frame.len() / 2;
-        self.frames.push(Frame::new(middle, frame.end, right_serial));
-        self.frames.push(Frame::new(frame.start, middle, left_serial));
+        self.frames
+            .push(Frame::new(middle, frame.end, right_serial));
+        self.frames
+            .push(Frame::new(frame.start, middle, left_serial));
     }
 
     /// Cuts the top frame into maximal ranges of one fate each, the first on top. False where the whole frame keeps its fate.
     ///
     /// A range that goes keeps the count and the response of the frame; one that stays is a new batch.
-    pub(crate) fn split_by_fate(&mut self, fates: &[Fate], mut serial: impl FnMut() -> u64) -> bool {
+    pub(crate) fn split_by_fate(
+        &mut self,
+        fates: &[Fate],
+        mut serial: impl FnMut() -> u64,
+    ) -> bool {
         let frame = self.frames.last().expect("a batch in work has a frame");
         debug_assert_eq!(fates.len(), to_usize(frame.len()));
         if fates.iter().all(|fate| *fate == frame.fate) {
@@ -150,7 +163,8 @@ impl Work {
         let mut ranges: Vec<Frame> = Vec::new();
         let mut start = frame.start;
         for chunk in fates.chunk_by(|a, b| a == b) {
-            let end = start + u32::try_from(chunk.len()).expect("a batch has at most 10,000 records");
+            let end =
+                start + u32::try_from(chunk.len()).expect("a batch has at most 10,000 records");
             ranges.push(match chunk[0] {
                 Fate::Invoke => Frame::new(start, end, serial()),
                 fate => Frame {
@@ -173,7 +187,10 @@ impl Work {
             let run = self.runs.front_mut().expect("frames lie within the batch");
             let take = run.len().min(records);
             records -= take;
-            done.push(Run { end: run.start + take, ..*run });
+            done.push(Run {
+                end: run.start + take,
+                ..*run
+            });
             run.start += take;
             if run.len() == 0 {
                 self.runs.pop_front();
@@ -185,14 +202,24 @@ impl Work {
     pub(crate) fn check(&self, buffer: &Buffer) {
         let mut at = self.base;
         for frame in self.frames.iter().rev() {
-            assert_eq!(frame.start, at, "I6: frames follow each other from the first incomplete record");
+            assert_eq!(
+                frame.start, at,
+                "I6: frames follow each other from the first incomplete record"
+            );
             assert!(frame.end > frame.start, "I6: a frame holds a record");
             at = frame.end;
         }
         let records: u32 = self.runs.iter().map(|run| run.len()).sum();
-        assert_eq!(at - self.base, records, "I6: frames cover the incomplete records");
+        assert_eq!(
+            at - self.base,
+            records,
+            "I6: frames cover the incomplete records"
+        );
         for run in &self.runs {
-            assert!(to_usize(run.end) <= buffer.slot(run.slot).leaf.order.len(), "I10: a run lies within its page");
+            assert!(
+                to_usize(run.end) <= buffer.slot(run.slot).leaf.order.len(),
+                "I10: a run lies within its page"
+            );
         }
     }
 }

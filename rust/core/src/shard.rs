@@ -15,7 +15,8 @@ use crate::buffer::{Buffer, Leaf, Run, SlotId, to_usize};
 use crate::chance::Chance;
 use crate::checkpoint::{Checkpoint, CheckpointError, LaneTag};
 use crate::config::{
-    ConfigError, FETCH_RECORDS_MAX, MappingConfig, SPAN_MAX, ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX,
+    ConfigError, FETCH_RECORDS_MAX, MappingConfig, SPAN_MAX, ShardConfig, StreamClock,
+    UNCONFIRMED_DISCARDS_MAX,
 };
 use crate::discard::{Condition, Confirmation, Discard, DiscardId};
 use crate::event::{EventIdentity, EventTemplate};
@@ -48,7 +49,6 @@ pub struct Want {
     /// The most records to ask for.
     pub limit: u32,
 }
-
 
 /// What [`Shard::take`] gives: something to run, or something to deliver.
 #[derive(Debug, Clone)]
@@ -93,7 +93,9 @@ pub enum UsageError {
         shard_id: String,
     },
     /// The batch was finished before, or the ticket was never given out.
-    #[error("the batch of this ticket is not in flight: it was finished before, or never handed out")]
+    #[error(
+        "the batch of this ticket is not in flight: it was finished before, or never handed out"
+    )]
     NotInFlight,
     /// A partial outcome names a record that the batch does not have.
     #[error("record {index} of a batch of {records} records cannot have failed")]
@@ -116,7 +118,9 @@ pub enum UsageError {
         after: String,
     },
     /// Batches are in flight or discards unconfirmed.
-    #[error("{in_flight} batches are in flight and {unconfirmed} discards unconfirmed; pause or drain the shard first")]
+    #[error(
+        "{in_flight} batches are in flight and {unconfirmed} discards unconfirmed; pause or drain the shard first"
+    )]
     Busy {
         /// Batches in flight.
         in_flight: usize,
@@ -154,11 +158,17 @@ impl Lane {
 
     /// The run that begins with the first incomplete record.
     fn front(&self) -> Option<Run> {
-        self.work.as_ref().and_then(Work::front).or_else(|| self.queue.front())
+        self.work
+            .as_ref()
+            .and_then(Work::front)
+            .or_else(|| self.queue.front())
     }
 
     fn runs(&self) -> impl Iterator<Item = &Run> {
-        self.work.iter().flat_map(Work::runs).chain(self.queue.runs())
+        self.work
+            .iter()
+            .flat_map(Work::runs)
+            .chain(self.queue.runs())
     }
 }
 
@@ -210,7 +220,11 @@ impl Shard {
     /// # Errors
     ///
     /// A parameter is outside its range, or the checkpoint is of another shard.
-    pub fn new(handle: u32, mut config: ShardConfig, checkpoint: Option<Checkpoint>) -> Result<Self, UsageError> {
+    pub fn new(
+        handle: u32,
+        mut config: ShardConfig,
+        checkpoint: Option<Checkpoint>,
+    ) -> Result<Self, UsageError> {
         config.mapping.validate()?;
         let fresh = checkpoint.is_none();
         let restored = match checkpoint {
@@ -222,7 +236,10 @@ impl Shard {
         };
         config.start = restored.start;
         let factor = config.mapping.parallelization_factor;
-        let chance = Chance::new(config.seed, &format!("{}/{}", config.key.mapping_uuid, config.key.shard_id));
+        let chance = Chance::new(
+            config.seed,
+            &format!("{}/{}", config.key.mapping_uuid, config.key.shard_id),
+        );
         let info = Self::info(handle, config);
         Ok(Self {
             limits: Self::limits(&info),
@@ -259,7 +276,11 @@ impl Shard {
             invoke_identity_arn: config.identity.execution_role_arn.clone(),
             aws_region: config.identity.aws_region.clone(),
         });
-        Arc::new(ShardInfo { shard, config, template })
+        Arc::new(ShardInfo {
+            shard,
+            config,
+            template,
+        })
     }
 
     fn limits(info: &ShardInfo) -> Limits {
@@ -288,7 +309,9 @@ impl Shard {
             return None;
         }
         let span_left = SPAN_MAX.saturating_sub(self.span());
-        let limit = u32::try_from(span_left).unwrap_or(u32::MAX).min(FETCH_RECORDS_MAX);
+        let limit = u32::try_from(span_left)
+            .unwrap_or(u32::MAX)
+            .min(FETCH_RECORDS_MAX);
         if !room || limit == 0 {
             self.starve(now);
             return None;
@@ -311,16 +334,22 @@ impl Shard {
     /// # Errors
     ///
     /// The shard is closed, or no sequence number is left to assign.
-    pub fn offer(&mut self, mut page: Arc<Page>, millis_behind: Option<i64>, now: i64) -> Result<Offered, UsageError> {
+    pub fn offer(
+        &mut self,
+        mut page: Arc<Page>,
+        millis_behind: Option<i64>,
+        now: i64,
+    ) -> Result<Offered, UsageError> {
         if self.closed && !page.is_empty() {
             return Err(UsageError::Closed);
         }
         if page.has_unassigned() {
             let after = self.highest_known().cloned();
             Arc::make_mut(&mut page)
-                .assign_sequences(after.as_ref()).map_err(|_| UsageError::NoSuccessor {
-                after: after.map_or_else(String::new, |sequence| sequence.as_str().to_owned()),
-            })?;
+                .assign_sequences(after.as_ref())
+                .map_err(|_| UsageError::NoSuccessor {
+                    after: after.map_or_else(String::new, |sequence| sequence.as_str().to_owned()),
+                })?;
         }
         self.millis_behind = millis_behind;
         let (page, duplicates) = self.without_duplicates(page);
@@ -334,10 +363,19 @@ impl Shard {
             self.changed += u64::from(complete > 0);
         }
         if records > 0 || duplicates > 0 {
-            self.note(|| Event::Offered { records, duplicates, complete });
+            self.note(|| Event::Offered {
+                records,
+                duplicates,
+                complete,
+            });
         }
         self.after_step();
-        Ok(Offered { accepted: true, records, duplicates, complete })
+        Ok(Offered {
+            accepted: true,
+            records,
+            duplicates,
+            complete,
+        })
     }
 
     /// The largest sequence number that any record taken in, or any mark of an earlier run, has.
@@ -347,15 +385,15 @@ impl Shard {
     }
 
     fn without_duplicates(&self, page: Arc<Page>) -> (Arc<Page>, u32) {
-        let mut highest = self
-            .last_taken_in
-            .as_ref()
-            .map_or(("", 0), |position| (position.sequence.as_str(), position.sub));
+        let mut highest = self.last_taken_in.as_ref().map_or(("", 0), |position| {
+            (position.sequence.as_str(), position.sub)
+        });
         let mut fresh: Vec<u32> = Vec::new();
         let mut dropped: u32 = 0;
         for (index, at) in (0..page.len()).zip(0_u32..) {
             let (sequence, sub) = (page.sequence(index), page.sub(index));
-            let order = compare_sequences(sequence.as_bytes(), highest.0.as_bytes()).then(sub.cmp(&highest.1));
+            let order = compare_sequences(sequence.as_bytes(), highest.0.as_bytes())
+                .then(sub.cmp(&highest.1));
             if order.is_gt() || highest.0.is_empty() {
                 highest = (sequence, sub);
                 if dropped > 0 {
@@ -368,7 +406,11 @@ impl Shard {
                 dropped += 1;
             }
         }
-        if dropped == 0 { (page, 0) } else { (Arc::new(page.compact(&fresh)), dropped) }
+        if dropped == 0 {
+            (page, 0)
+        } else {
+            (Arc::new(page.compact(&fresh)), dropped)
+        }
     }
 
     /// Gives each record its lane. Returns how many were complete already.
@@ -378,7 +420,8 @@ impl Shard {
         lanes.clear();
         lanes.extend((0..page.len()).map(|index| {
             let hash = page.key_hash(index);
-            let complete = !self.former.is_empty() && self.former.has_completed(hash, &page.position(index));
+            let complete =
+                !self.former.is_empty() && self.former.has_completed(hash, &page.position(index));
             (!complete).then(|| lane(hash, factor))
         }));
         let complete = lanes.iter().filter(|lane| lane.is_none()).count();
@@ -386,7 +429,9 @@ impl Shard {
         let first_ordinal = self.next_ordinal;
         self.next_ordinal += u64::try_from(page.len()).expect("a page has less than 2^32 records");
         let before = self.last_taken_in.replace(last);
-        let runs = self.buffer.insert(page, &lanes, factor, first_ordinal, before, now);
+        let runs = self
+            .buffer
+            .insert(page, &lanes, factor, first_ordinal, before, now);
         self.scratch = lanes;
         for (index, run) in runs.into_iter().flatten().enumerate() {
             if run.len() > 0 {
@@ -424,7 +469,10 @@ impl Shard {
     #[must_use]
     pub fn ready_count(&self) -> usize {
         let lanes = if self.may_hand_out() {
-            self.lanes.iter().filter(|lane| lane.state == LaneState::Ready).count()
+            self.lanes
+                .iter()
+                .filter(|lane| lane.state == LaneState::Ready)
+                .count()
         } else {
             0
         };
@@ -477,7 +525,10 @@ impl Shard {
                 self.cut(lane);
             }
             self.settle(lane, now);
-            if self.outbox.is_empty() && self.lanes[lane].state == LaneState::Ready && self.lanes[lane].work.is_some() {
+            if self.outbox.is_empty()
+                && self.lanes[lane].state == LaneState::Ready
+                && self.lanes[lane].work.is_some()
+            {
                 let batch = self.hand_out(lane);
                 self.after_step();
                 return Some(Task::Run(batch));
@@ -488,9 +539,16 @@ impl Shard {
 
     /// Of the ready lanes the one with the oldest record, so that the watermark moves.
     fn oldest_ready(&self) -> Option<usize> {
-        let ready = self.lanes.iter().enumerate().filter(|(_, lane)| lane.state == LaneState::Ready);
+        let ready = self
+            .lanes
+            .iter()
+            .enumerate()
+            .filter(|(_, lane)| lane.state == LaneState::Ready);
         ready
-            .min_by_key(|(_, lane)| lane.front().map(|run| self.buffer.ordinal(run.slot, run.start)))
+            .min_by_key(|(_, lane)| {
+                lane.front()
+                    .map(|run| self.buffer.ordinal(run.slot, run.start))
+            })
             .map(|(index, _)| index)
     }
 
@@ -499,7 +557,11 @@ impl Shard {
         let lane = &mut self.lanes[index];
         lane.queue.fill(&self.buffer, self.limits);
         let cut = lane.queue.cut();
-        let fate = if cut.oversized { Fate::Oversized } else { Fate::Invoke };
+        let fate = if cut.oversized {
+            Fate::Oversized
+        } else {
+            Fate::Invoke
+        };
         lane.work = Some(Work::new(cut.runs, serial, fate));
     }
 
@@ -512,7 +574,10 @@ impl Shard {
         let number = lane_number(index);
         let ticket = Ticket::new(self.info.shard, number, self.serial());
         let lane = &mut self.lanes[index];
-        let work = lane.work.as_ref().expect("a lane that hands out has a batch in work");
+        let work = lane
+            .work
+            .as_ref()
+            .expect("a lane that hands out has a batch in work");
         let top = work.top().expect("a batch in work has a frame");
         let batch = Batch {
             ticket,
@@ -551,7 +616,11 @@ impl Shard {
         if lane.state != LaneState::InFlight(ticket.serial()) {
             return Err(UsageError::NotInFlight);
         }
-        let records = lane.work.as_ref().and_then(Work::top).map_or(0, |top| top.len());
+        let records = lane
+            .work
+            .as_ref()
+            .and_then(Work::top)
+            .map_or(0, |top| top.len());
         if let Outcome::Partial { index, .. } = outcome
             && index >= records
         {
@@ -569,22 +638,37 @@ impl Shard {
         }
         match outcome {
             Outcome::Success => self.succeed(index, records, now),
-            Outcome::Partial { index: 0, response } | Outcome::Failure(response) => self.fail(index, response, now),
+            Outcome::Partial { index: 0, response } | Outcome::Failure(response) => {
+                self.fail(index, response, now)
+            }
             Outcome::Partial { index: done, .. } => {
-                self.note(|| Event::Split { lane: lane_number(index), at: done, records });
+                self.note(|| Event::Split {
+                    lane: lane_number(index),
+                    at: done,
+                    records,
+                });
                 let serial = self.serial();
                 let runs = self.work(index).advance(done, serial);
                 self.complete(index, &runs);
                 self.counters.succeeded += u64::from(done);
-                self.note(|| Event::Succeeded { lane: lane_number(index), records: done });
+                self.note(|| Event::Succeeded {
+                    lane: lane_number(index),
+                    records: done,
+                });
                 self.settle(index, now);
             }
             Outcome::Throttled => {
                 self.counters.throttles += 1;
-                let top = self.work(index).top_mut().expect("a batch in work has a frame");
+                let top = self
+                    .work(index)
+                    .top_mut()
+                    .expect("a batch in work has a frame");
                 top.throttles += 1;
                 let (throttles, serial) = (top.throttles, top.serial);
-                self.note(|| Event::Throttled { lane: lane_number(index), throttles });
+                self.note(|| Event::Throttled {
+                    lane: lane_number(index),
+                    throttles,
+                });
                 self.park(index, self.chance.backoff_ms(serial, throttles), now);
             }
         }
@@ -596,37 +680,55 @@ impl Shard {
     }
 
     fn work(&mut self, index: usize) -> &mut Work {
-        self.lanes[index].work.as_mut().expect("a lane with a batch in flight has it in work")
+        self.lanes[index]
+            .work
+            .as_mut()
+            .expect("a lane with a batch in flight has it in work")
     }
 
     fn top(&self, index: usize) -> &crate::retry::Frame {
         let work = self.lanes[index].work.as_ref();
-        work.and_then(Work::top).expect("a batch in work has a frame")
+        work.and_then(Work::top)
+            .expect("a batch in work has a frame")
     }
 
     fn succeed(&mut self, index: usize, records: u32, now: i64) {
         let (_, runs) = self.work(index).pop();
         self.counters.succeeded += u64::from(records);
-        self.note(|| Event::Succeeded { lane: lane_number(index), records });
+        self.note(|| Event::Succeeded {
+            lane: lane_number(index),
+            records,
+        });
         self.complete(index, &runs);
         self.settle(index, now);
     }
 
     fn fail(&mut self, index: usize, response: Response, now: i64) {
         let bisect = self.mapping().bisect_batch_on_function_error;
-        let top = self.work(index).top_mut().expect("a batch in work has a frame");
+        let top = self
+            .work(index)
+            .top_mut()
+            .expect("a batch in work has a frame");
         top.attempts += 1;
         top.throttles = 0;
         top.response = Some(response);
         let (records, attempts) = (top.len(), top.attempts);
-        self.note(|| Event::Failed { lane: lane_number(index), records, attempts });
+        self.note(|| Event::Failed {
+            lane: lane_number(index),
+            records,
+            attempts,
+        });
         // Age comes before retries.
         if self.split_by_age(index, now) {
             self.settle(index, now);
         } else if bisect && records > 1 {
             let (left, right) = (self.serial(), self.serial());
             self.work(index).bisect(left, right);
-            self.note(|| Event::Split { lane: lane_number(index), at: records / 2, records });
+            self.note(|| Event::Split {
+                lane: lane_number(index),
+                at: records / 2,
+                records,
+            });
         } else {
             self.retry_or_discard(index, now);
         }
@@ -635,7 +737,11 @@ impl Shard {
     /// An attempt of the top frame failed: the next one after a pause, or none.
     fn retry_or_discard(&mut self, index: usize, now: i64) {
         let (attempts, serial) = (self.top(index).attempts, self.top(index).serial);
-        if self.mapping().retry_attempts_max.is_some_and(|max| attempts > max) {
+        if self
+            .mapping()
+            .retry_attempts_max
+            .is_some_and(|max| attempts > max)
+        {
             self.discard(index, Condition::RetryAttemptsExhausted, now);
             self.settle(index, now);
         } else {
@@ -646,7 +752,12 @@ impl Shard {
     /// Brings a lane to where it can hand out, must wait, or has nothing.
     fn settle(&mut self, index: usize, now: i64) {
         loop {
-            let Some(fate) = self.lanes[index].work.as_ref().and_then(Work::top).map(|top| top.fate) else {
+            let Some(fate) = self.lanes[index]
+                .work
+                .as_ref()
+                .and_then(Work::top)
+                .map(|top| top.fate)
+            else {
                 self.lanes[index].work = None;
                 self.lanes[index].last_completion = now;
                 self.refresh(index, now);
@@ -670,26 +781,48 @@ impl Shard {
 
     /// An attempt with a record that no invocation can hold: it fails before the function.
     fn try_oversized(&mut self, index: usize, now: i64) {
-        let top = self.work(index).top_mut().expect("a batch in work has a frame");
+        let top = self
+            .work(index)
+            .top_mut()
+            .expect("a batch in work has a frame");
         top.attempts += 1;
         let attempts = top.attempts;
-        let run = self.lanes[index].front().expect("a batch in work holds a record");
+        let run = self.lanes[index]
+            .front()
+            .expect("a batch in work holds a record");
         let slot = self.buffer.slot(run.slot);
-        let sequence = slot.leaf.page.sequence(to_usize(slot.index(run.start))).to_owned();
-        self.note(|| Event::Oversized { lane: lane_number(index), sequence, attempts });
+        let sequence = slot
+            .leaf
+            .page
+            .sequence(to_usize(slot.index(run.start)))
+            .to_owned();
+        self.note(|| Event::Oversized {
+            lane: lane_number(index),
+            sequence,
+            attempts,
+        });
         self.retry_or_discard(index, now);
     }
 
     fn park(&mut self, index: usize, pause_ms: i64, now: i64) {
         let mut until = now.saturating_add(pause_ms);
-        if let Some(limit) = self.age_limit().filter(|_| self.info.config.clock == StreamClock::Wall) {
-            let work = self.lanes[index].work.as_ref().expect("only a batch in work is parked");
+        if let Some(limit) = self
+            .age_limit()
+            .filter(|_| self.info.config.clock == StreamClock::Wall)
+        {
+            let work = self.lanes[index]
+                .work
+                .as_ref()
+                .expect("only a batch in work is parked");
             let records = records(&self.buffer, &work.top_runs());
             let oldest = records.iter().map(|record| record.arrival_ms()).min();
             until = until.min(oldest.map_or(until, |arrival| arrival.saturating_add(limit.0 + 1)));
         }
         self.lanes[index].state = LaneState::Parked(until);
-        self.note(|| Event::Parked { lane: lane_number(index), until });
+        self.note(|| Event::Parked {
+            lane: lane_number(index),
+            until,
+        });
         for slot in self.buffer.take_sparse() {
             if !self.compact(slot) {
                 self.buffer.keep_sparse(slot);
@@ -701,19 +834,28 @@ impl Shard {
     fn refresh(&mut self, index: usize, now: i64) {
         let window = self.mapping().batching_window_ms;
         let at_once = window == 0 || self.closed || self.draining || self.starved;
-        let limit = self.age_limit().filter(|_| self.info.config.clock == StreamClock::Wall);
+        let limit = self
+            .age_limit()
+            .filter(|_| self.info.config.clock == StreamClock::Wall);
         let lane = &mut self.lanes[index];
         lane.state = match lane.queue.front() {
             None => LaneState::Empty,
             Some(_) if at_once || lane.queue.fill(&self.buffer, self.limits) => LaneState::Ready,
             Some(front) => {
                 let slot = self.buffer.slot(front.slot);
-                let mut until = lane.last_completion.max(slot.offered_at).saturating_add(window);
+                let mut until = lane
+                    .last_completion
+                    .max(slot.offered_at)
+                    .saturating_add(window);
                 if let Some((limit, _)) = limit {
                     let arrival = slot.leaf.page.arrival_ms(to_usize(slot.index(front.start)));
                     until = until.min(arrival.saturating_add(limit + 1));
                 }
-                if until <= now { LaneState::Ready } else { LaneState::Waiting(until) }
+                if until <= now {
+                    LaneState::Ready
+                } else {
+                    LaneState::Waiting(until)
+                }
             }
         };
     }
@@ -748,7 +890,10 @@ impl Shard {
             StreamClock::Wall => now,
             StreamClock::Replay => self.replay_now,
         };
-        let work = self.lanes[index].work.as_ref().expect("only a batch in work has an age");
+        let work = self.lanes[index]
+            .work
+            .as_ref()
+            .expect("only a batch in work has an age");
         let top = work.top().expect("a batch in work has a frame");
         let own = top.fate;
         let records = records(&self.buffer, &work.top_runs());
@@ -759,8 +904,13 @@ impl Shard {
                 if stale { fate } else { own }
             })
             .collect();
-        let Self { lanes, next_serial, .. } = self;
-        let work = lanes[index].work.as_mut().expect("only a batch in work has an age");
+        let Self {
+            lanes, next_serial, ..
+        } = self;
+        let work = lanes[index]
+            .work
+            .as_mut()
+            .expect("only a batch in work has an age");
         let split = work.split_by_fate(&fates, || {
             *next_serial += 1;
             *next_serial
@@ -788,8 +938,12 @@ impl Shard {
         let before = self.buffer.predecessor(front.slot, front.start);
         let first_ordinal = self.buffer.ordinal(front.slot, front.start);
         let records = detached(&live);
-        let response = frame.response.filter(|_| condition == Condition::RetryAttemptsExhausted);
-        let own_id = response.as_ref().and_then(|response| response.request_id.clone());
+        let response = frame
+            .response
+            .filter(|_| condition == Condition::RetryAttemptsExhausted);
+        let own_id = response
+            .as_ref()
+            .and_then(|response| response.request_id.clone());
         let id = DiscardId(Ticket::new(self.info.shard, number, serial));
         let serial = id.0.serial();
         let discard = Discard {
@@ -813,9 +967,17 @@ impl Shard {
         self.counters.discarded += u64::from(frame.end - frame.start);
         self.counters.discards += 1;
         let last = self.last_of(&runs);
-        self.lanes[index].marks.discard(serial, first_ordinal, before, last);
+        self.lanes[index]
+            .marks
+            .discard(serial, first_ordinal, before, last);
         let bytes = discard.records.slices[0].leaf.held_bytes();
-        self.unconfirmed.insert(serial, Unconfirmed { lane: number, bytes });
+        self.unconfirmed.insert(
+            serial,
+            Unconfirmed {
+                lane: number,
+                bytes,
+            },
+        );
         self.unconfirmed_bytes += bytes;
         self.outbox.push_back(discard);
         self.free(&runs);
@@ -825,7 +987,10 @@ impl Shard {
     fn expire(&mut self, index: usize) {
         let (frame, runs) = self.work(index).pop();
         self.counters.expired += u64::from(frame.end - frame.start);
-        self.note(|| Event::Expired { lane: lane_number(index), records: frame.end - frame.start });
+        self.note(|| Event::Expired {
+            lane: lane_number(index),
+            records: frame.end - frame.start,
+        });
         self.complete(index, &runs);
     }
 
@@ -853,10 +1018,14 @@ impl Shard {
         let mut live: Vec<Run> = Vec::new();
         let (mut parked, mut in_flight) = (false, false);
         for lane in &mut self.lanes {
-            let work = lane.work.as_mut().and_then(|work| work.run_of(slot).copied());
+            let work = lane
+                .work
+                .as_mut()
+                .and_then(|work| work.run_of(slot).copied());
             let queued = lane.queue.run_of(&self.buffer, slot).copied();
             in_flight |= work.is_some() && matches!(lane.state, LaneState::InFlight(_));
-            parked |= (work.is_some() || queued.is_some()) && matches!(lane.state, LaneState::Parked(_));
+            parked |=
+                (work.is_some() || queued.is_some()) && matches!(lane.state, LaneState::Parked(_));
             live.extend(work);
             live.extend(queued);
         }
@@ -867,13 +1036,20 @@ impl Shard {
         let mut moved = self.buffer.compact(slot, &live).into_iter();
         for lane in &mut self.lanes {
             let work = lane.work.as_mut().and_then(|work| work.run_of(slot));
-            for run in work.into_iter().chain(lane.queue.run_of(&self.buffer, slot)) {
+            for run in work
+                .into_iter()
+                .chain(lane.queue.run_of(&self.buffer, slot))
+            {
                 *run = moved.next().expect("each live run has moved");
             }
         }
         let bytes_after = self.buffer.bytes();
         let records = live.iter().map(|run| run.len()).sum();
-        self.note(|| Event::Compacted { records, bytes_before, bytes_after });
+        self.note(|| Event::Compacted {
+            records,
+            bytes_before,
+            bytes_after,
+        });
         true
     }
 
@@ -883,10 +1059,15 @@ impl Shard {
             return false;
         };
         self.unconfirmed_bytes -= waiting.bytes;
-        let known = self.lanes[usize::from(waiting.lane)].marks.confirm(id.0.serial());
+        let known = self.lanes[usize::from(waiting.lane)]
+            .marks
+            .confirm(id.0.serial());
         assert!(known, "I2: an unconfirmed discard holds back a lane");
         self.changed += 1;
-        self.note(|| Event::Confirmed { lane: waiting.lane, how });
+        self.note(|| Event::Confirmed {
+            lane: waiting.lane,
+            how,
+        });
         self.note_if_ended();
         self.after_step();
         true
@@ -903,7 +1084,11 @@ impl Shard {
         self.former.drop_passed(watermark.as_ref());
         let mut lanes = vec![LaneTag {
             lane_function: LANE_FUNCTION_VERSION,
-            marks: self.lanes.iter().map(|lane| lane.marks.mark().cloned()).collect(),
+            marks: self
+                .lanes
+                .iter()
+                .map(|lane| lane.marks.mark().cloned())
+                .collect(),
         }];
         self.former.merge_into(&mut lanes);
         let checkpoint = Checkpoint {
@@ -914,7 +1099,10 @@ impl Shard {
             window: None,
             ended: self.is_ended(),
         };
-        Some(Snapshot { version: self.changed, checkpoint })
+        Some(Snapshot {
+            version: self.changed,
+            checkpoint,
+        })
     }
 
     /// The store has a snapshot of this version.
@@ -951,8 +1139,14 @@ impl Shard {
             let run = lane.front()?;
             Some(self.buffer.ordinal(run.slot, run.start))
         });
-        let held = self.lanes.iter().filter_map(|lane| lane.marks.held_back().map(|(ordinal, _)| ordinal));
-        fronts.chain(held).min().map_or(0, |lowest| self.next_ordinal - lowest)
+        let held = self
+            .lanes
+            .iter()
+            .filter_map(|lane| lane.marks.held_back().map(|(ordinal, _)| ordinal));
+        fronts
+            .chain(held)
+            .min()
+            .map_or(0, |lowest| self.next_ordinal - lowest)
     }
 
     // ---- life cycle ----
@@ -991,15 +1185,26 @@ impl Shard {
         let in_flight = self.in_flight();
         if in_flight > 0 || !self.unconfirmed.is_empty() {
             let unconfirmed = self.unconfirmed.len();
-            return Err(UsageError::Busy { in_flight, unconfirmed });
+            return Err(UsageError::Busy {
+                in_flight,
+                unconfirmed,
+            });
         }
         let factor = mapping.parallelization_factor;
         let live: Vec<Run> = self.lanes.iter().flat_map(Lane::runs).copied().collect();
         let last_completion = self.lanes.iter().map(|lane| lane.last_completion).max();
-        self.former.push(self.lanes.iter().map(|lane| lane.marks.mark().cloned()).collect());
+        self.former.push(
+            self.lanes
+                .iter()
+                .map(|lane| lane.marks.mark().cloned())
+                .collect(),
+        );
         self.info = Self::info(
             self.info.shard,
-            ShardConfig { mapping, ..self.info.config.clone() },
+            ShardConfig {
+                mapping,
+                ..self.info.config.clone()
+            },
         );
         self.limits = Self::limits(&self.info);
         self.lanes = (0..factor).map(|_| Lane::new()).collect();
@@ -1013,7 +1218,9 @@ impl Shard {
             self.refresh(index, now);
         }
         self.changed += 1;
-        self.note(|| Event::Updated { parallelization_factor: factor });
+        self.note(|| Event::Updated {
+            parallelization_factor: factor,
+        });
         self.after_step();
         Ok(())
     }
@@ -1043,10 +1250,17 @@ impl Shard {
         let lanes = self.lanes.iter().map(|lane| LaneStats {
             state: lane.state,
             records: lane.runs().map(|run| u64::from(run.len())).sum(),
-            attempts: lane.work.as_ref().and_then(Work::top).map_or(0, |top| top.attempts),
+            attempts: lane
+                .work
+                .as_ref()
+                .and_then(Work::top)
+                .map_or(0, |top| top.attempts),
             first_sequence_number: lane.front().map(|run| {
                 let slot = self.buffer.slot(run.slot);
-                slot.leaf.page.sequence(to_usize(slot.index(run.start))).to_owned()
+                slot.leaf
+                    .page
+                    .sequence(to_usize(slot.index(run.start)))
+                    .to_owned()
             }),
         });
         let state = match (self.is_ended(), self.draining, self.paused) {
@@ -1117,7 +1331,10 @@ impl Shard {
         let live: Vec<Run> = self.lanes.iter().flat_map(Lane::runs).copied().collect();
         self.buffer.check(&live);
         let mapping = self.mapping().clone();
-        assert!(self.in_flight() <= usize::from(mapping.parallelization_factor), "I4: one batch a lane");
+        assert!(
+            self.in_flight() <= usize::from(mapping.parallelization_factor),
+            "I4: one batch a lane"
+        );
         let mut unconfirmed = 0;
         for (index, lane) in self.lanes.iter().enumerate() {
             let number = lane_number(index);
@@ -1127,7 +1344,10 @@ impl Shard {
                 for at in run.start..run.end {
                     let record = slot.index(at);
                     let ordinal = slot.leaf.ordinal(record);
-                    assert!(previous < Some(ordinal), "I3: a lane is in the order of the log");
+                    assert!(
+                        previous < Some(ordinal),
+                        "I3: a lane is in the order of the log"
+                    );
                     previous = Some(ordinal);
                     let hash = slot.leaf.page.key_hash(to_usize(record));
                     let own = self::lane(hash, mapping.parallelization_factor);
@@ -1137,9 +1357,15 @@ impl Shard {
             if let Some(work) = &lane.work {
                 work.check(&self.buffer);
                 let top = work.top().expect("I6: a batch in work has a frame");
-                assert!(top.len() <= mapping.batch_size, "I4: at most BatchSize records");
+                assert!(
+                    top.len() <= mapping.batch_size,
+                    "I4: at most BatchSize records"
+                );
                 if let Some(max) = mapping.retry_attempts_max {
-                    assert!(top.attempts <= max, "I5: at most MaximumRetryAttempts + 1 attempts");
+                    assert!(
+                        top.attempts <= max,
+                        "I5: at most MaximumRetryAttempts + 1 attempts"
+                    );
                 }
                 if matches!(lane.state, LaneState::InFlight(_)) {
                     let records = records(&self.buffer, &work.top_runs());
@@ -1152,7 +1378,10 @@ impl Shard {
                 }
             }
             let busy = matches!(lane.state, LaneState::InFlight(_) | LaneState::Parked(_));
-            assert!(!busy || lane.work.is_some(), "I4: a lane that runs or is parked has a batch in work");
+            assert!(
+                !busy || lane.work.is_some(),
+                "I4: a lane that runs or is parked has a batch in work"
+            );
             assert_eq!(
                 lane.state == LaneState::Empty,
                 lane.front().is_none(),
@@ -1160,11 +1389,19 @@ impl Shard {
             );
             unconfirmed += lane.marks.unconfirmed();
         }
-        assert_eq!(unconfirmed, self.unconfirmed.len(), "I2: each unconfirmed discard holds back a lane");
+        assert_eq!(
+            unconfirmed,
+            self.unconfirmed.len(),
+            "I2: each unconfirmed discard holds back a lane"
+        );
         let bytes: usize = self.unconfirmed.values().map(|waiting| waiting.bytes).sum();
-        assert_eq!(bytes, self.unconfirmed_bytes, "I10: bytes of unconfirmed discards");
+        assert_eq!(
+            bytes, self.unconfirmed_bytes,
+            "I10: bytes of unconfirmed discards"
+        );
         let counters = self.counters;
-        let ended = counters.already_complete + counters.succeeded + counters.discarded + counters.expired;
+        let ended =
+            counters.already_complete + counters.succeeded + counters.discarded + counters.expired;
         assert_eq!(
             counters.records,
             ended + self.buffer.live(),
@@ -1174,16 +1411,25 @@ impl Shard {
         for run in live {
             let slot = self.buffer.slot(run.slot);
             let first = slot.leaf.page.position(to_usize(slot.index(run.start)));
-            assert!(watermark < Some(first), "I2: the watermark is below every incomplete record");
+            assert!(
+                watermark < Some(first),
+                "I2: the watermark is below every incomplete record"
+            );
         }
         for lane in &self.lanes {
             if let (Some(mark), Some(run)) = (lane.marks.mark(), lane.front()) {
                 let slot = self.buffer.slot(run.slot);
                 let first = slot.leaf.page.position(to_usize(slot.index(run.start)));
-                assert!(*mark < first, "I2: a mark is below what its lane has not completed");
+                assert!(
+                    *mark < first,
+                    "I2: a mark is below what its lane has not completed"
+                );
             }
         }
-        assert!(self.span() <= SPAN_MAX + u64::from(u32::MAX), "I10: the span is bounded");
+        assert!(
+            self.span() <= SPAN_MAX + u64::from(u32::MAX),
+            "I10: the span is bounded"
+        );
     }
 }
 
@@ -1210,7 +1456,11 @@ fn detached(records: &Records) -> Records {
     let page = Page::gather(records.indices().map(|(leaf, index)| (&*leaf.page, index)));
     let leaf = Arc::new(Leaf::detached(page));
     Records {
-        slices: vec![Slice { leaf, start: 0, end: records.len }],
+        slices: vec![Slice {
+            leaf,
+            start: 0,
+            end: records.len,
+        }],
         len: records.len,
     }
 }

@@ -8,7 +8,10 @@ use crate::discard::{Condition, Confirmation};
 ///
 /// `Display` gives one line, which the text tables of the tests compare.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "fields are named as what they hold everywhere else")]
+#[expect(
+    missing_docs,
+    reason = "fields are named as what they hold everywhere else"
+)]
 pub enum Event {
     /// A page was taken in.
     Offered {
@@ -28,11 +31,19 @@ pub enum Event {
     /// Records are complete: their function succeeded.
     Succeeded { lane: u8, records: u32 },
     /// An attempt failed as a whole.
-    Failed { lane: u8, records: u32, attempts: u32 },
+    Failed {
+        lane: u8,
+        records: u32,
+        attempts: u32,
+    },
     /// The function did not run.
     Throttled { lane: u8, throttles: u32 },
     /// A record too large for an invocation was tried; the function did not see it.
-    Oversized { lane: u8, sequence: String, attempts: u32 },
+    Oversized {
+        lane: u8,
+        sequence: String,
+        attempts: u32,
+    },
     /// What failed was cut: into halves, a done part and a suffix, or ranges by age.
     Split { lane: u8, at: u32, records: u32 },
     /// The lane waits for its next try.
@@ -53,7 +64,11 @@ pub enum Event {
     /// A snapshot was stored.
     Saved { version: u64 },
     /// Live records of a page moved into a fresh page.
-    Compacted { records: u32, bytes_before: usize, bytes_after: usize },
+    Compacted {
+        records: u32,
+        bytes_before: usize,
+        bytes_after: usize,
+    },
     /// The source says that no further record will come.
     Closed,
     /// The shard is closed and everything in it is complete.
@@ -75,7 +90,10 @@ impl fmt::Display for Event {
                 records,
                 duplicates,
                 complete,
-            } => write!(f, "offered records={records} duplicates={duplicates} complete={complete}"),
+            } => write!(
+                f,
+                "offered records={records} duplicates={duplicates} complete={complete}"
+            ),
             Self::HandedOut {
                 lane,
                 first,
@@ -87,19 +105,28 @@ impl fmt::Display for Event {
                 f,
                 "batch lane={lane} {first}..{last} records={records} attempt={attempt} request={request_id}"
             ),
-            Self::Succeeded { lane, records } => write!(f, "succeeded lane={lane} records={records}"),
+            Self::Succeeded { lane, records } => {
+                write!(f, "succeeded lane={lane} records={records}")
+            }
             Self::Failed {
                 lane,
                 records,
                 attempts,
-            } => write!(f, "failed lane={lane} records={records} attempts={attempts}"),
-            Self::Throttled { lane, throttles } => write!(f, "throttled lane={lane} throttles={throttles}"),
+            } => write!(
+                f,
+                "failed lane={lane} records={records} attempts={attempts}"
+            ),
+            Self::Throttled { lane, throttles } => {
+                write!(f, "throttled lane={lane} throttles={throttles}")
+            }
             Self::Oversized {
                 lane,
                 sequence,
                 attempts,
             } => write!(f, "oversized lane={lane} {sequence} attempts={attempts}"),
-            Self::Split { lane, at, records } => write!(f, "split lane={lane} at={at} records={records}"),
+            Self::Split { lane, at, records } => {
+                write!(f, "split lane={lane} at={at} records={records}")
+            }
             Self::Parked { lane, until } => write!(f, "parked lane={lane} until={until}"),
             Self::Discarded {
                 lane,
@@ -126,13 +153,18 @@ impl fmt::Display for Event {
                 records,
                 bytes_before,
                 bytes_after,
-            } => write!(f, "compacted records={records} bytes={bytes_before}->{bytes_after}"),
+            } => write!(
+                f,
+                "compacted records={records} bytes={bytes_before}->{bytes_after}"
+            ),
             Self::Closed => f.write_str("closed"),
             Self::Ended => f.write_str("ended"),
             Self::Paused => f.write_str("paused"),
             Self::Resumed => f.write_str("resumed"),
             Self::Draining => f.write_str("draining"),
-            Self::Updated { parallelization_factor } => {
+            Self::Updated {
+                parallelization_factor,
+            } => {
                 write!(f, "updated parallelization_factor={parallelization_factor}")
             }
         }

@@ -51,15 +51,25 @@ impl EventShape {
             record.set_item(intern!(py, "eventVersion"), intern!(py, "1.0"))?;
             record.set_item(intern!(py, "eventID"), py.None())?;
             record.set_item(intern!(py, "eventName"), intern!(py, "aws:kinesis:record"))?;
-            record.set_item(intern!(py, "invokeIdentityArn"), &self.identity.execution_role_arn)?;
+            record.set_item(
+                intern!(py, "invokeIdentityArn"),
+                &self.identity.execution_role_arn,
+            )?;
             record.set_item(intern!(py, "awsRegion"), &self.identity.aws_region)?;
-            record.set_item(intern!(py, "eventSourceARN"), &self.identity.event_source_arn)?;
+            record.set_item(
+                intern!(py, "eventSourceARN"),
+                &self.identity.event_source_arn,
+            )?;
             Ok::<_, PyErr>((record.unbind(), kinesis.unbind()))
         })?;
         Ok((record.bind(py), kinesis.bind(py)))
     }
 
-    fn event<'py>(&self, py: Python<'py>, batch: &streamcore::Batch) -> PyResult<Bound<'py, PyDict>> {
+    fn event<'py>(
+        &self,
+        py: Python<'py>,
+        batch: &streamcore::Batch,
+    ) -> PyResult<Bound<'py, PyDict>> {
         let (record_shape, kinesis_shape) = self.dicts(py)?;
         let mut event_id = format!("{}:", self.shard_id);
         let prefix = event_id.len();
@@ -69,7 +79,10 @@ impl EventShape {
             kinesis.set_item(intern!(py, "partitionKey"), &*record.key())?;
             kinesis.set_item(intern!(py, "sequenceNumber"), record.sequence())?;
             kinesis.set_item(intern!(py, "data"), record.data_base64())?;
-            kinesis.set_item(intern!(py, "approximateArrivalTimestamp"), seconds(py, &record))?;
+            kinesis.set_item(
+                intern!(py, "approximateArrivalTimestamp"),
+                seconds(py, &record),
+            )?;
             let whole = record_shape.copy()?;
             whole.set_item(intern!(py, "kinesis"), kinesis)?;
             event_id.truncate(prefix);
@@ -213,8 +226,16 @@ impl Batch {
     }
 }
 
-fn event_bytes(py: Python<'_>, bytes: usize, write: impl FnOnce() -> Vec<u8> + Send) -> Bound<'_, PyBytes> {
-    let event = if bytes < DETACH_BYTES { write() } else { py.detach(write) };
+fn event_bytes(
+    py: Python<'_>,
+    bytes: usize,
+    write: impl FnOnce() -> Vec<u8> + Send,
+) -> Bound<'_, PyBytes> {
+    let event = if bytes < DETACH_BYTES {
+        write()
+    } else {
+        py.detach(write)
+    };
     PyBytes::new(py, &event)
 }
 
@@ -299,14 +320,24 @@ impl Outcome {
         request_id: Option<String>,
     ) -> Self {
         Self {
-            outcome: streamcore::Outcome::Failure(response(function_error, status_code, executed_version, request_id)),
+            outcome: streamcore::Outcome::Failure(response(
+                function_error,
+                status_code,
+                executed_version,
+                request_id,
+            )),
         }
     }
 
     #[staticmethod]
     #[pyo3(signature = (index, *, status_code = 200, executed_version = latest(), request_id = None),
            text_signature = "(index, *, status_code=200, executed_version='$LATEST', request_id=None)")]
-    fn partial(index: u32, status_code: u16, executed_version: Option<String>, request_id: Option<String>) -> Self {
+    fn partial(
+        index: u32,
+        status_code: u16,
+        executed_version: Option<String>,
+        request_id: Option<String>,
+    ) -> Self {
         let response = response(None, status_code, executed_version, request_id);
         Self {
             outcome: streamcore::Outcome::Partial { index, response },
@@ -334,7 +365,9 @@ impl Outcome {
     fn index(&self) -> Option<u32> {
         match self.outcome {
             streamcore::Outcome::Partial { index, .. } => Some(index),
-            streamcore::Outcome::Success | streamcore::Outcome::Failure(_) | streamcore::Outcome::Throttled => None,
+            streamcore::Outcome::Success
+            | streamcore::Outcome::Failure(_)
+            | streamcore::Outcome::Throttled => None,
         }
     }
 

@@ -13,8 +13,9 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use pyo3::types::{PyDict, PyString};
 use streamcore::{
-    Checkpoint as CoreCheckpoint, CheckpointKey, Confirmation, DiscardId, LaneState, MappingConfig, MappingIdentity, Position,
-    SequenceNumber, ShardConfig, ShardState, Start, StreamClock, Taken, Task, Ticket,
+    Checkpoint as CoreCheckpoint, CheckpointKey, Confirmation, DiscardId, LaneState, MappingConfig,
+    MappingIdentity, Position, SequenceNumber, ShardConfig, ShardState, Start, StreamClock, Taken,
+    Task, Ticket,
 };
 
 use crate::batch::{Batch, Discard, EventShape, Finished, Outcome};
@@ -67,7 +68,11 @@ impl Engine {
     }
 
     /// Runs a call under the lock, then wakes those that have something to do because of it.
-    fn call<T>(&self, py: Python<'_>, call: impl FnOnce(&mut streamcore::Engine) -> T) -> PyResult<T> {
+    fn call<T>(
+        &self,
+        py: Python<'_>,
+        call: impl FnOnce(&mut streamcore::Engine) -> T,
+    ) -> PyResult<T> {
         let mut state = self.lock(py)?;
         let result = call(&mut state.core);
         let woken = state.core.take_woken();
@@ -85,7 +90,8 @@ impl Engine {
 
     fn call_back(&self, py: Python<'_>) {
         let callback = self.callback.lock_py_attached(py).ok();
-        let callback = callback.and_then(|callback| callback.as_ref().map(|callback| callback.clone_ref(py)));
+        let callback =
+            callback.and_then(|callback| callback.as_ref().map(|callback| callback.clone_ref(py)));
         if let Some(callback) = callback
             && let Err(error) = callback.call0(py)
         {
@@ -156,7 +162,11 @@ impl Engine {
             clock: match clock {
                 "wall" => StreamClock::Wall,
                 "replay" => StreamClock::Replay,
-                other => return Err(config(format!("clock is {other:?}, and must be 'wall' or 'replay'"))),
+                other => {
+                    return Err(config(format!(
+                        "clock is {other:?}, and must be 'wall' or 'replay'"
+                    )));
+                }
             },
             sync_checkpoints,
             seed: self.seed,
@@ -164,7 +174,10 @@ impl Engine {
         };
         let shape = Arc::new(EventShape::new(shard_id, names));
         let mut state = self.lock(py)?;
-        let handle = state.core.add_shard(shard, checkpoint).map_err(|error| usage_error(&error))?;
+        let handle = state
+            .core
+            .add_shard(shard, checkpoint)
+            .map_err(|error| usage_error(&error))?;
         if running_max.is_some() {
             state.core.cap(&uuid, running_max);
         }
@@ -174,7 +187,14 @@ impl Engine {
     }
 
     #[pyo3(signature = (shard, page, now, millis_behind = None))]
-    fn offer(&self, py: Python<'_>, shard: u32, page: &Page, now: i64, millis_behind: Option<i64>) -> PyResult<Offered> {
+    fn offer(
+        &self,
+        py: Python<'_>,
+        shard: u32,
+        page: &Page,
+        now: i64,
+        millis_behind: Option<i64>,
+    ) -> PyResult<Offered> {
         let page = Arc::clone(&page.page);
         let offered = self.call(py, |core| core.offer(shard, page, millis_behind, now))?;
         Ok(Offered {
@@ -184,15 +204,19 @@ impl Engine {
 
     fn wants(&self, py: Python<'_>, shard: u32, now: i64) -> PyResult<Option<Want>> {
         let want = self.call(py, |core| core.wants(shard, now))?;
-        Ok(want.map_err(|error| usage_error(&error))?.map(|want| Want { want }))
+        Ok(want
+            .map_err(|error| usage_error(&error))?
+            .map(|want| Want { want }))
     }
 
     fn fetch_failed(&self, py: Python<'_>, shard: u32) -> PyResult<()> {
-        self.call(py, |core| core.fetch_failed(shard))?.map_err(|error| usage_error(&error))
+        self.call(py, |core| core.fetch_failed(shard))?
+            .map_err(|error| usage_error(&error))
     }
 
     fn end(&self, py: Python<'_>, shard: u32, now: i64) -> PyResult<()> {
-        self.call(py, |core| core.close(shard, now))?.map_err(|error| usage_error(&error))
+        self.call(py, |core| core.close(shard, now))?
+            .map_err(|error| usage_error(&error))
     }
 
     fn take(&self, py: Python<'_>, now: i64) -> PyResult<Py<PyAny>> {
@@ -214,9 +238,13 @@ impl Engine {
             self.ready.notify_one();
         }
         match (taken, shape) {
-            (Taken::Task(Task::Run(batch)), Some(shape)) => Ok(Py::new(py, Batch { batch, shape })?.into_any()),
+            (Taken::Task(Task::Run(batch)), Some(shape)) => {
+                Ok(Py::new(py, Batch { batch, shape })?.into_any())
+            }
             (Taken::Task(Task::Run(_)), None) => Err(usage("the shard of a batch is gone")),
-            (Taken::Task(Task::Deliver(discard)), _) => Ok(Py::new(py, Discard { discard })?.into_any()),
+            (Taken::Task(Task::Deliver(discard)), _) => {
+                Ok(Py::new(py, Discard { discard })?.into_any())
+            }
             (Taken::Wait(at), _) => Ok(Py::new(py, Wait { at })?.into_any()),
         }
     }
@@ -231,53 +259,77 @@ impl Engine {
         window_state: Option<Vec<u8>>,
     ) -> PyResult<Finished> {
         let outcome = outcome.outcome.clone();
-        let finished = self.call(py, |core| core.finish(Ticket::from_u64(ticket), outcome, window_state, now))?;
-        finished.map(Finished::from).map_err(|error| usage_error(&error))
+        let finished = self.call(py, |core| {
+            core.finish(Ticket::from_u64(ticket), outcome, window_state, now)
+        })?;
+        finished
+            .map(Finished::from)
+            .map_err(|error| usage_error(&error))
     }
 
     fn confirm(&self, py: Python<'_>, discard: u64, how: &str) -> PyResult<bool> {
         let how = match how {
             "delivered" => Confirmation::Delivered,
             "given_up" => Confirmation::GivenUp,
-            other => return Err(config(format!("how is {other:?}, and must be 'delivered' or 'given_up'"))),
+            other => {
+                return Err(config(format!(
+                    "how is {other:?}, and must be 'delivered' or 'given_up'"
+                )));
+            }
         };
         self.call(py, |core| core.confirm(DiscardId::from_u64(discard), how))
     }
 
     fn checkpoint(&self, py: Python<'_>, shard: u32) -> PyResult<Option<Checkpoint>> {
-        let snapshot = self.call(py, |core| core.checkpoint(shard))?.map_err(|error| usage_error(&error))?;
+        let snapshot = self
+            .call(py, |core| core.checkpoint(shard))?
+            .map_err(|error| usage_error(&error))?;
         Ok(snapshot.map(|snapshot| Checkpoint { shard, snapshot }))
     }
 
     fn checkpoints(&self, py: Python<'_>) -> PyResult<Vec<Checkpoint>> {
         let snapshots = self.call(py, streamcore::Engine::checkpoints)?;
         let snapshots = snapshots.into_iter();
-        Ok(snapshots.map(|(shard, snapshot)| Checkpoint { shard, snapshot }).collect())
+        Ok(snapshots
+            .map(|(shard, snapshot)| Checkpoint { shard, snapshot })
+            .collect())
     }
 
     fn saved(&self, py: Python<'_>, shard: u32, version: u64) -> PyResult<()> {
-        self.call(py, |core| core.saved(shard, version))?.map_err(|error| usage_error(&error))
+        self.call(py, |core| core.saved(shard, version))?
+            .map_err(|error| usage_error(&error))
     }
 
     fn pause(&self, py: Python<'_>, shard: u32) -> PyResult<()> {
-        self.call(py, |core| core.pause(shard))?.map_err(|error| usage_error(&error))
+        self.call(py, |core| core.pause(shard))?
+            .map_err(|error| usage_error(&error))
     }
 
     fn resume(&self, py: Python<'_>, shard: u32, now: i64) -> PyResult<()> {
-        self.call(py, |core| core.resume(shard, now))?.map_err(|error| usage_error(&error))
+        self.call(py, |core| core.resume(shard, now))?
+            .map_err(|error| usage_error(&error))
     }
 
     fn drain(&self, py: Python<'_>, shard: u32, now: i64) -> PyResult<()> {
-        self.call(py, |core| core.drain(shard, now))?.map_err(|error| usage_error(&error))
+        self.call(py, |core| core.drain(shard, now))?
+            .map_err(|error| usage_error(&error))
     }
 
-    fn update(&self, py: Python<'_>, shard: u32, mapping: &Bound<'_, PyAny>, now: i64) -> PyResult<()> {
+    fn update(
+        &self,
+        py: Python<'_>,
+        shard: u32,
+        mapping: &Bound<'_, PyAny>,
+        now: i64,
+    ) -> PyResult<()> {
         let mapping = mapping_config(mapping)?;
-        self.call(py, |core| core.update(shard, mapping, now))?.map_err(|error| usage_error(&error))
+        self.call(py, |core| core.update(shard, mapping, now))?
+            .map_err(|error| usage_error(&error))
     }
 
     fn remove(&self, py: Python<'_>, shard: u32) -> PyResult<()> {
-        self.call(py, |core| core.remove(shard))?.map_err(|error| usage_error(&error))?;
+        self.call(py, |core| core.remove(shard))?
+            .map_err(|error| usage_error(&error))?;
         let mut state = self.lock(py)?;
         let shape = state.shapes[shard as usize].take();
         drop(state);
@@ -289,8 +341,14 @@ impl Engine {
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let mut left = match timeout {
             None => None,
-            Some(seconds) if seconds.is_nan() => return Err(config("timeout is not a number, and must be seconds or None")),
-            Some(seconds) => Some(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)),
+            Some(seconds) if seconds.is_nan() => {
+                return Err(config(
+                    "timeout is not a number, and must be seconds or None",
+                ));
+            }
+            Some(seconds) => {
+                Some(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
+            }
         };
         let told = Some(TOLD_TO_WAIT.take()).filter(|(engine, _)| std::ptr::eq(*engine, self));
         let mut wakes = told.map(|(_, wakes)| wakes);
@@ -346,11 +404,13 @@ impl Engine {
     }
 
     fn stats(&self, py: Python<'_>, shard: u32) -> PyResult<ShardStats> {
-        let (stats, key) = self.call(py, |core| {
-            let stats = core.stats(shard)?;
-            let key = core.config(shard)?.key.clone();
-            Ok((stats, key))
-        })?.map_err(|error| usage_error(&error))?;
+        let (stats, key) = self
+            .call(py, |core| {
+                let stats = core.stats(shard)?;
+                let key = core.config(shard)?.key.clone();
+                Ok((stats, key))
+            })?
+            .map_err(|error| usage_error(&error))?;
         Ok(ShardStats { stats, key })
     }
 
@@ -371,7 +431,10 @@ impl Engine {
 
     fn trace(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let events = self.call(py, streamcore::Engine::drain_trace)?;
-        Ok(events.iter().map(|(shard, event)| format!("shard={shard} {event}")).collect())
+        Ok(events
+            .iter()
+            .map(|(shard, event)| format!("shard={shard} {event}"))
+            .collect())
     }
 
     fn check_invariants(&self, py: Python<'_>) -> PyResult<()> {
@@ -386,16 +449,23 @@ fn text(mapping: &Bound<'_, PyAny>, name: &str) -> PyResult<String> {
 /// Reads Lambda's parameters off a mapping.
 fn mapping_config(mapping: &Bound<'_, PyAny>) -> PyResult<MappingConfig> {
     let number = |name: &str| -> PyResult<i64> { mapping.getattr(name)?.extract() };
-    let limit = |name: &str| -> PyResult<Option<i64>> { Ok(Some(number(name)?).filter(|value| *value >= 0)) };
+    let limit = |name: &str| -> PyResult<Option<i64>> {
+        Ok(Some(number(name)?).filter(|value| *value >= 0))
+    };
     mapping.call_method0("require_supported")?;
     let types: Vec<String> = mapping.getattr("function_response_types")?.extract()?;
     Ok(MappingConfig {
         batch_size: number("batch_size")?.try_into()?,
         batching_window_ms: number("maximum_batching_window_in_seconds")?.saturating_mul(1000),
         parallelization_factor: number("parallelization_factor")?.try_into()?,
-        retry_attempts_max: limit("maximum_retry_attempts")?.map(u32::try_from).transpose()?,
-        record_age_max_ms: limit("maximum_record_age_in_seconds")?.map(|seconds| seconds.saturating_mul(1000)),
-        bisect_batch_on_function_error: mapping.getattr("bisect_batch_on_function_error")?.extract()?,
+        retry_attempts_max: limit("maximum_retry_attempts")?
+            .map(u32::try_from)
+            .transpose()?,
+        record_age_max_ms: limit("maximum_record_age_in_seconds")?
+            .map(|seconds| seconds.saturating_mul(1000)),
+        bisect_batch_on_function_error: mapping
+            .getattr("bisect_batch_on_function_error")?
+            .extract()?,
         report_batch_item_failures: types.iter().any(|name| name == "ReportBatchItemFailures"),
         ..MappingConfig::default()
     })
@@ -406,7 +476,9 @@ fn starting(start: &str, timestamp_ms: Option<i64>, now: i64) -> PyResult<Start>
         ("TRIM_HORIZON", _) => Ok(Start::TrimHorizon),
         ("LATEST", at) => Ok(Start::Latest(at.unwrap_or(now))),
         ("AT_TIMESTAMP", Some(at)) => Ok(Start::AtTimestamp(at)),
-        ("AT_TIMESTAMP", None) => Err(config("start is AT_TIMESTAMP, and start_timestamp_ms is missing")),
+        ("AT_TIMESTAMP", None) => Err(config(
+            "start is AT_TIMESTAMP, and start_timestamp_ms is missing",
+        )),
         (other, _) => Err(config(format!(
             "start is {other:?}, and must be 'TRIM_HORIZON', 'LATEST' or 'AT_TIMESTAMP'"
         ))),
@@ -452,7 +524,10 @@ pub(crate) struct Want {
 impl Want {
     #[getter]
     fn after(&self) -> Option<&str> {
-        self.want.after.as_ref().map(|position| position.sequence.as_str())
+        self.want
+            .after
+            .as_ref()
+            .map(|position| position.sequence.as_str())
     }
 
     #[getter]
@@ -510,7 +585,11 @@ impl Checkpoint {
             Start::Latest(at) => ("LATEST", Some(at)),
             Start::AtTimestamp(at) => ("AT_TIMESTAMP", Some(at)),
         };
-        let sequence = |position: &Option<Position>| position.as_ref().map(|position| position.sequence.as_str().to_owned());
+        let sequence = |position: &Option<Position>| {
+            position
+                .as_ref()
+                .map(|position| position.sequence.as_str().to_owned())
+        };
         let dict = PyDict::new(py);
         dict.set_item("mapping_uuid", &checkpoint.key.mapping_uuid)?;
         dict.set_item("stream_identity", &checkpoint.key.stream_identity)?;
@@ -531,17 +610,36 @@ impl Checkpoint {
 
     #[staticmethod]
     #[pyo3(signature = (blob, start, *, timestamp_ms = None, sequence_number = None))]
-    fn rewound(blob: &[u8], start: &str, timestamp_ms: Option<i64>, sequence_number: Option<&str>) -> PyResult<Vec<u8>> {
-        let mut checkpoint = CoreCheckpoint::decode(blob).map_err(|error| checkpoint_error(&error))?;
+    fn rewound(
+        blob: &[u8],
+        start: &str,
+        timestamp_ms: Option<i64>,
+        sequence_number: Option<&str>,
+    ) -> PyResult<Vec<u8>> {
+        let mut checkpoint =
+            CoreCheckpoint::decode(blob).map_err(|error| checkpoint_error(&error))?;
         match (start, timestamp_ms, sequence_number) {
             ("AFTER_SEQUENCE_NUMBER", _, Some(number)) => {
-                let sequence = SequenceNumber::parse(number).map_err(|error| config(error.to_string()))?;
-                checkpoint.rewind(checkpoint.start, Some(Position { sequence, sub: u32::MAX }));
+                let sequence =
+                    SequenceNumber::parse(number).map_err(|error| config(error.to_string()))?;
+                checkpoint.rewind(
+                    checkpoint.start,
+                    Some(Position {
+                        sequence,
+                        sub: u32::MAX,
+                    }),
+                );
             }
             ("AFTER_SEQUENCE_NUMBER", _, None) => {
-                return Err(config("start is AFTER_SEQUENCE_NUMBER, and sequence_number is missing"));
+                return Err(config(
+                    "start is AFTER_SEQUENCE_NUMBER, and sequence_number is missing",
+                ));
             }
-            ("LATEST", None, _) => return Err(config("start is LATEST, and timestamp_ms, the instant it stands for, is missing")),
+            ("LATEST", None, _) => {
+                return Err(config(
+                    "start is LATEST, and timestamp_ms, the instant it stands for, is missing",
+                ));
+            }
             _ => checkpoint.rewind(starting(start, timestamp_ms, 0)?, None),
         }
         Ok(checkpoint.encode())
@@ -605,12 +703,18 @@ impl ShardStats {
 
     #[getter]
     fn watermark(&self) -> Option<&str> {
-        self.stats.watermark.as_ref().map(|position| position.sequence.as_str())
+        self.stats
+            .watermark
+            .as_ref()
+            .map(|position| position.sequence.as_str())
     }
 
     #[getter]
     fn last_taken_in(&self) -> Option<&str> {
-        self.stats.last_taken_in.as_ref().map(|position| position.sequence.as_str())
+        self.stats
+            .last_taken_in
+            .as_ref()
+            .map(|position| position.sequence.as_str())
     }
 
     #[getter]
@@ -688,7 +792,10 @@ impl ShardStats {
             dict.set_item(intern!(py, "records"), lane.records)?;
             dict.set_item(intern!(py, "attempts"), lane.attempts)?;
             dict.set_item(intern!(py, "until"), until)?;
-            dict.set_item(intern!(py, "first_sequence_number"), lane.first_sequence_number.as_deref())?;
+            dict.set_item(
+                intern!(py, "first_sequence_number"),
+                lane.first_sequence_number.as_deref(),
+            )?;
             Ok(dict)
         });
         lanes.collect()

@@ -7,7 +7,7 @@ use streamcore::{CheckpointError, ConfigError, PageError, UsageError};
 mod classes {
     pyo3::import_exception!(streamcore.errors, CheckpointError);
     pyo3::import_exception!(streamcore.errors, ConfigError);
-    pyo3::import_exception!(streamcore.errors, EngineBroken);
+    pyo3::import_exception!(streamcore.errors, EngineBrokenError);
     pyo3::import_exception!(streamcore.errors, ForkError);
     pyo3::import_exception!(streamcore.errors, PageError);
     pyo3::import_exception!(streamcore.errors, UsageError);
@@ -49,9 +49,13 @@ pub(crate) fn config(message: impl Into<String>) -> PyErr {
 }
 
 pub(crate) fn broken(_py: Python<'_>) -> PyErr {
-    classes::EngineBroken::new_err("an earlier call failed inside the engine; make a new one and go on from the last checkpoint")
+    classes::EngineBrokenError::new_err(
+        "an earlier call failed inside the engine; make a new one and go on from the last checkpoint",
+    )
 }
 
 pub(crate) fn forked() -> PyErr {
-    classes::ForkError::new_err("the process was forked after this engine was made; make a new one in the child")
+    classes::ForkError::new_err(
+        "the process was forked after this engine was made; make a new one in the child",
+    )
 }

@@ -26,8 +26,12 @@ mod _streamcore {
         let py = module.py();
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
         let hook = PyDict::new(py);
-        hook.set_item("after_in_child", pyo3::wrap_pyfunction!(crate::engine::_forked, module)?)?;
-        py.import("os")?.call_method("register_at_fork", (), Some(&hook))?;
+        hook.set_item(
+            "after_in_child",
+            pyo3::wrap_pyfunction!(crate::engine::_forked, module)?,
+        )?;
+        py.import("os")?
+            .call_method("register_at_fork", (), Some(&hook))?;
         Ok(())
     }
 }

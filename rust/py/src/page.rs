@@ -24,7 +24,10 @@ pub(crate) struct ChildShard {
 #[pymethods]
 impl ChildShard {
     fn __repr__(&self) -> String {
-        format!("ChildShard({:?}, parent_shards={:?})", self.shard_id, self.parent_shards)
+        format!(
+            "ChildShard({:?}, parent_shards={:?})",
+            self.shard_id, self.parent_shards
+        )
     }
 }
 
@@ -41,7 +44,11 @@ impl Page {
     fn parse(py: Python<'_>, body: &Bound<'_, PyBytes>, format: &str) -> PyResult<Self> {
         let format = match format {
             "kinesis" => Format::Kinesis,
-            other => return Err(config(format!("format is {other:?}, and must be 'kinesis'"))),
+            other => {
+                return Err(config(format!(
+                    "format is {other:?}, and must be 'kinesis'"
+                )));
+            }
         };
         let bytes = body.as_bytes().to_vec();
         let page = if bytes.len() < DETACH_BYTES {
@@ -74,7 +81,11 @@ impl Page {
     }
 
     fn __repr__(&self) -> String {
-        format!("Page({} records, {} bytes)", self.page.len(), self.page.held_bytes())
+        format!(
+            "Page({} records, {} bytes)",
+            self.page.len(),
+            self.page.held_bytes()
+        )
     }
 
     #[getter]

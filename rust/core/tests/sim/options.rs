@@ -1,0 +1,117 @@
+//! What one seed is about: the mapping, the stream and how much of each fault, drawn anew for each seed.
+//!
+//! Each fault is left out in a part of the seeds (swarm testing: Groce et al. 2012), so that no fault hides what another would show.
+
+use streamcore::{MappingConfig, StreamClock};
+
+use super::rng::Rng;
+
+/// The first instant.
+pub(crate) const BEGIN_MS: i64 = 1_700_000_000_000;
+
+/// Rates are in per mille of opportunities.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) mapping: MappingConfig,
+    pub(crate) retention_ms: Option<i64>,
+    pub(crate) clock: StreamClock,
+    pub(crate) sync_checkpoints: bool,
+    pub(crate) budget_bytes: usize,
+
+    pub(crate) records: usize,
+    pub(crate) keys: u64,
+    /// Bytes of most payloads.
+    pub(crate) payload: i64,
+    /// Mean time between two records.
+    pub(crate) spacing_ms: i64,
+    pub(crate) page_max: usize,
+    /// Steps with faults, before the world becomes kind.
+    pub(crate) steps: u64,
+
+    pub(crate) poison_records: u32,
+    pub(crate) poison_key: Option<u64>,
+    pub(crate) oversized: u32,
+    pub(crate) raise: u32,
+    pub(crate) partial: u32,
+    pub(crate) throttle: u32,
+    pub(crate) misuse: u32,
+    pub(crate) crash: u32,
+    pub(crate) save_fails: u32,
+    pub(crate) save_unconfirmed: u32,
+    pub(crate) reread: u32,
+    pub(crate) short_read: u32,
+    pub(crate) empty_page: u32,
+    pub(crate) fetch_fails: u32,
+    pub(crate) unasked: u32,
+    pub(crate) slow_confirm: u32,
+    pub(crate) give_up: u32,
+    pub(crate) pause: u32,
+    pub(crate) jump: u32,
+    /// The weight of finishing a batch among the steps: low where functions are slow.
+    pub(crate) finish_weight: u64,
+}
+
+fn rate(rng: &mut Rng, max: i64) -> u32 {
+    if rng.chance(350) { 0 } else { u32::try_from(rng.small(1, max)).unwrap() }
+}
+
+pub(crate) fn mapping(rng: &mut Rng) -> MappingConfig {
+    let whole = |value: i64| u32::try_from(value).unwrap();
+    MappingConfig {
+        batch_size: whole(rng.small(1, 60)),
+        batching_window_ms: if rng.chance(700) { 0 } else { rng.range(1, 20) * 1_000 },
+        parallelization_factor: u8::try_from(rng.range(1, 10)).unwrap(),
+        retry_attempts_max: if rng.chance(300) { None } else { Some(whole(rng.small(0, 4))) },
+        record_age_max_ms: if rng.chance(700) { None } else { Some(rng.range(60, 200) * 1_000) },
+        bisect_batch_on_function_error: rng.chance(500),
+        report_batch_item_failures: rng.chance(500),
+        ..MappingConfig::default()
+    }
+}
+
+impl Options {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let mut mapping = mapping(rng);
+        // A few seeds hold much, so that pages are worth compacting; most hold little, so that they are fast.
+        let heavy = rng.chance(40);
+        let oversized = if rng.chance(700) { 0 } else { u32::try_from(rng.range(5, 60)).unwrap() };
+        if oversized > 0 || rng.chance(250) {
+            mapping.payload_bytes_max = u32::try_from(rng.range(1_400, 4_000)).unwrap();
+        }
+        let poison = rng.chance(600);
+        let keys = u64::try_from(rng.small(1, 40)).unwrap();
+        Self {
+            retention_ms: if rng.chance(750) { None } else { Some(rng.range(40, 250) * 1_000) },
+            clock: if rng.chance(800) { StreamClock::Wall } else { StreamClock::Replay },
+            sync_checkpoints: rng.chance(120),
+            budget_bytes: if rng.chance(750) { 1 << 28 } else { usize::try_from(rng.range(2_000, 16_000)).unwrap() },
+            records: usize::try_from(if heavy { rng.range(300, 500) } else { rng.small(50, 400) }).unwrap(),
+            keys,
+            payload: if heavy { 150 } else { rng.range(0, 40) },
+            spacing_ms: rng.pick(&[0, 1, 20, 300, 1_500]),
+            page_max: usize::try_from(if heavy { 200 } else { rng.small(1, 80) }).unwrap(),
+            steps: u64::try_from(rng.range(150, 500)).unwrap(),
+            poison_records: if poison { rate(rng, 80) } else { 0 },
+            poison_key: (poison && rng.chance(250)).then(|| rng.below(keys)),
+            oversized,
+            raise: rate(rng, 300),
+            partial: rate(rng, 200),
+            throttle: rate(rng, 200),
+            misuse: rate(rng, 60),
+            crash: rate(rng, 30),
+            save_fails: rate(rng, 250),
+            save_unconfirmed: rate(rng, 250),
+            reread: rate(rng, 250),
+            short_read: rate(rng, 300),
+            empty_page: rate(rng, 200),
+            fetch_fails: rate(rng, 200),
+            unasked: rate(rng, 100),
+            slow_confirm: rate(rng, 900),
+            give_up: rate(rng, 300),
+            pause: rate(rng, 30),
+            jump: rate(rng, 60),
+            finish_weight: u64::try_from(rng.range(4, 30)).unwrap(),
+            mapping,
+        }
+    }
+}
