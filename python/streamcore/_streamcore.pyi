@@ -179,7 +179,7 @@ class Outcome:
     def kind(self) -> Literal["success", "failure", "partial", "throttled"]: ...
     @property
     def index(self) -> int | None: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
 @final
@@ -282,22 +282,41 @@ class ShardStats:
     def records(self) -> int:
         """Records taken in since the shard was added."""
     @property
-    def duplicates(self) -> int: ...
+    def millis_behind(self) -> int | None:
+        """What the source last said of its distance to the tip."""
     @property
-    def succeeded(self) -> int: ...
+    def duplicates(self) -> int:
+        """Records dropped because their position had been taken in before."""
     @property
-    def discarded(self) -> int: ...
+    def already_complete(self) -> int:
+        """Records that the restored checkpoint knew as complete."""
     @property
-    def expired(self) -> int: ...
+    def succeeded(self) -> int:
+        """Records whose function succeeded."""
     @property
-    def invocations(self) -> int: ...
+    def discarded(self) -> int:
+        """Records given up."""
     @property
-    def failed_invocations(self) -> int: ...
+    def discards(self) -> int:
+        """Discards made of them."""
     @property
-    def throttles(self) -> int: ...
+    def expired(self) -> int:
+        """Records that the stream no longer kept."""
+    @property
+    def invocations(self) -> int:
+        """Results of invocations; throttles do not count."""
+    @property
+    def failed_invocations(self) -> int:
+        """Invocations that failed in part or as a whole."""
+    @property
+    def retries(self) -> int:
+        """Invocations that were the second or a later attempt of their batch."""
+    @property
+    def throttles(self) -> int:
+        """Throttles and errors of the service."""
     @property
     def lanes(self) -> list[dict[str, Any]]:
-        """For each lane: state, waiting records, attempt, parked_until, first_sequence_number."""
+        """For each lane: `state` ("empty", "waiting", "ready", "in_flight", "parked"), `records`, `attempts`, `until`, `first_sequence_number`."""
 
 @final
 class Engine:

@@ -117,7 +117,7 @@ pub(crate) struct Slice {
 }
 
 impl Records {
-    pub(crate) fn indices(&self) -> impl Iterator<Item = (&Leaf, u32)> + Clone {
+    pub(crate) fn indices(&self) -> impl Iterator<Item = (&Leaf, u32)> {
         self.slices.iter().flat_map(|slice| {
             let indices = &slice.leaf.order[to_usize(slice.start)..to_usize(slice.end)];
             indices.iter().map(|index| (&*slice.leaf, *index))

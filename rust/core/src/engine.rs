@@ -14,8 +14,9 @@ use crate::batch::{HANDLE_MAX, Outcome, Ticket};
 use crate::checkpoint::Checkpoint;
 use crate::config::{MappingConfig, ShardConfig};
 use crate::discard::{Confirmation, DiscardId};
+use crate::error::UsageError;
 use crate::page::Page;
-use crate::shard::{Finished, Offered, Shard, Snapshot, Task, UsageError, Want};
+use crate::shard::{Finished, Offered, Shard, Snapshot, Task, Want};
 use crate::stats::ShardStats;
 use crate::trace::Event;
 
@@ -553,12 +554,12 @@ impl Engine {
             shards += 1;
             running[place.mapping] += stats.in_flight;
             let queues = [&self.ready, &self.mappings[place.mapping].waiting];
-            let queued: usize = queues
+            let places: usize = queues
                 .iter()
                 .map(|queue| queue.iter().filter(|in_it| **in_it == handle).count())
                 .sum();
             assert_eq!(
-                queued,
+                places,
                 usize::from(place.queued),
                 "I11: a shard stands in one queue, or in none"
             );

@@ -2,6 +2,9 @@
 
 use thiserror::Error;
 
+use crate::checkpoint::CheckpointError;
+use crate::config::ConfigError;
+
 /// Why a text is not a sequence number.
 ///
 /// # Examples
@@ -209,4 +212,62 @@ impl PageError {
             | Self::BadBase64 { offset } => offset,
         }
     }
+}
+
+/// A call that the life cycle does not allow. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UsageError {
+    /// No shard has this handle any more, or ever had.
+    #[error("there is no shard {shard}")]
+    NoShard {
+        /// The handle.
+        shard: u32,
+    },
+    /// The mapping already has a shard of this name.
+    #[error("the mapping already has a shard {shard_id:?}")]
+    ShardExists {
+        /// The shard's name.
+        shard_id: String,
+    },
+    /// The batch was finished before, or the ticket was never given out.
+    #[error(
+        "the batch of this ticket is not in flight: it was finished before, or never handed out"
+    )]
+    NotInFlight,
+    /// A partial outcome names a record that the batch does not have.
+    #[error("record {index} of a batch of {records} records cannot have failed")]
+    NoSuchRecord {
+        /// The index of the outcome.
+        index: u32,
+        /// Records of the batch.
+        records: u32,
+    },
+    /// Window state was given for a mapping without tumbling windows.
+    #[error("window state was given, and the mapping has no tumbling window")]
+    NoWindow,
+    /// A page came after the end of the shard.
+    #[error("the shard is closed, and a page with records was offered")]
+    Closed,
+    /// Sequence numbers cannot grow further.
+    #[error("no sequence number follows {after}")]
+    NoSuccessor {
+        /// The largest number.
+        after: String,
+    },
+    /// Batches are in flight or discards unconfirmed.
+    #[error(
+        "{in_flight} batches are in flight and {unconfirmed} discards unconfirmed; pause or drain the shard first"
+    )]
+    Busy {
+        /// Batches in flight.
+        in_flight: usize,
+        /// Discards not confirmed.
+        unconfirmed: usize,
+    },
+    /// A parameter is outside its range.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A checkpoint cannot be restored.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
 }

@@ -177,7 +177,7 @@ pub use config::{
 };
 pub use discard::{Condition, Confirmation, Discard, DiscardId};
 pub use engine::{BUDGET_BYTES, Engine, Taken};
-pub use error::{PageError, PositionError};
+pub use error::{PageError, PositionError, UsageError};
 pub use event::{ENVELOPE_BYTES, EventIdentity, EventTemplate};
 pub use lanes::{
     KeyAttribute, KeyError, KeyType, LANE_FUNCTION_VERSION, dynamodb_key_bytes, key_hash, lane,
@@ -187,6 +187,6 @@ pub use page::{
     Trailer,
 };
 pub use position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber};
-pub use shard::{Finished, Offered, Shard, Snapshot, Task, UsageError, Want};
+pub use shard::{Finished, Offered, Shard, Snapshot, Task, Want};
 pub use stats::{Counters, LaneState, LaneStats, ShardState, ShardStats};
 pub use trace::Event;

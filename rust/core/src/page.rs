@@ -450,26 +450,21 @@ impl Page {
     }
 
     /// A fresh page with these records of any pages of one format, in this order.
-    pub(crate) fn gather<'a>(records: impl Iterator<Item = (&'a Self, u32)> + Clone) -> Self {
-        let format = records
-            .clone()
-            .next()
-            .map_or(Format::Kinesis, |(page, _)| page.format);
-        let records = || {
-            let entry = |(page, index): (&'a Self, u32)| (page, &page.entries[index as usize]);
-            records.clone().map(entry)
-        };
-        let bytes = |(_, entry): (_, &Entry)| {
+    pub(crate) fn gather<'a>(records: impl Iterator<Item = (&'a Self, u32)>) -> Self {
+        let moved: Vec<(&Self, &Entry)> = records
+            .map(|(page, index)| (page, &page.entries[index as usize]))
+            .collect();
+        let bytes = |entry: &Entry| {
             entry.key().bytes as usize + entry.sequence().bytes as usize + entry.data.bytes as usize
         };
-        let capacity = records().map(bytes).sum();
+        let capacity = moved.iter().map(|(_, entry)| bytes(entry)).sum();
         assert!(
             capacity <= PAGE_BYTES_MAX,
             "{capacity} bytes are more than a page holds"
         );
         let mut body = String::with_capacity(capacity);
-        let mut entries = Vec::with_capacity(records().count());
-        for (page, entry) in records() {
+        let mut entries = Vec::with_capacity(moved.len());
+        for (page, entry) in &moved {
             let mut append = |span: Span| {
                 let start = body.len();
                 body.push_str(span.text(&page.body));
@@ -489,7 +484,9 @@ impl Page {
             body,
             entries,
             trailer: Trailer::default(),
-            format,
+            format: moved
+                .first()
+                .map_or(Format::Kinesis, |(page, _)| page.format),
         }
     }
 }

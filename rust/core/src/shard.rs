@@ -4,27 +4,30 @@
 //! ([`assemble`](crate::assemble)) and a batch in work ([`retry`](crate::retry)), and [`marks`](crate::marks) says how far it is.
 //! Everything that is not determined by its input is an argument: the time, pages, outcomes, the seed.
 //!
+//! The calls of intake, checkpoint and life cycle stand here; `dispatch` hands out and finishes, `invariants` counts anew.
+//!
 //! Owns invariants I1 (every record ends as succeeded, discarded or expired), I3 and I4 (order and one batch a lane).
+
+mod dispatch;
+mod invariants;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::assemble::{LaneQueue, Limits};
-use crate::batch::{Batch, Outcome, Records, Response, ShardInfo, Slice, Ticket};
-use crate::buffer::{Buffer, Leaf, Run, SlotId, to_usize};
+use crate::batch::{Batch, ShardInfo};
+use crate::buffer::{Buffer, Run, to_usize};
 use crate::chance::Chance;
-use crate::checkpoint::{Checkpoint, CheckpointError, LaneTag};
-use crate::config::{
-    ConfigError, FETCH_RECORDS_MAX, MappingConfig, SPAN_MAX, ShardConfig, StreamClock,
-    UNCONFIRMED_DISCARDS_MAX,
-};
-use crate::discard::{Condition, Confirmation, Discard, DiscardId};
+use crate::checkpoint::{Checkpoint, LaneTag};
+use crate::config::{FETCH_RECORDS_MAX, MappingConfig, SPAN_MAX, ShardConfig};
+use crate::discard::Discard;
+use crate::error::UsageError;
 use crate::event::{EventIdentity, EventTemplate};
 use crate::lanes::{LANE_FUNCTION_VERSION, lane};
 use crate::marks::{FormerLanes, LaneMarks};
 use crate::page::Page;
 use crate::position::{Position, SequenceNumber, compare_sequences};
-use crate::retry::{Fate, Work};
+use crate::retry::Work;
 use crate::stats::{Counters, LaneState, LaneStats, ShardState, ShardStats};
 use crate::trace::Event;
 
@@ -77,62 +80,12 @@ pub struct Snapshot {
     pub checkpoint: Checkpoint,
 }
 
-/// A call that the life cycle does not allow. Nothing was changed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UsageError {
-    /// No shard has this handle any more, or ever had.
-    #[error("there is no shard {shard}")]
-    NoShard {
-        /// The handle.
-        shard: u32,
-    },
-    /// The mapping already has a shard of this name.
-    #[error("the mapping already has a shard {shard_id:?}")]
-    ShardExists {
-        /// The shard's name.
-        shard_id: String,
-    },
-    /// The batch was finished before, or the ticket was never given out.
-    #[error(
-        "the batch of this ticket is not in flight: it was finished before, or never handed out"
-    )]
-    NotInFlight,
-    /// A partial outcome names a record that the batch does not have.
-    #[error("record {index} of a batch of {records} records cannot have failed")]
-    NoSuchRecord {
-        /// The index of the outcome.
-        index: u32,
-        /// Records of the batch.
-        records: u32,
-    },
-    /// Window state was given for a mapping without tumbling windows.
-    #[error("window state was given, and the mapping has no tumbling window")]
-    NoWindow,
-    /// A page came after the end of the shard.
-    #[error("the shard is closed, and a page with records was offered")]
-    Closed,
-    /// Sequence numbers cannot grow further.
-    #[error("no sequence number follows {after}")]
-    NoSuccessor {
-        /// The largest number.
-        after: String,
-    },
-    /// Batches are in flight or discards unconfirmed.
-    #[error(
-        "{in_flight} batches are in flight and {unconfirmed} discards unconfirmed; pause or drain the shard first"
-    )]
-    Busy {
-        /// Batches in flight.
-        in_flight: usize,
-        /// Discards not confirmed.
-        unconfirmed: usize,
-    },
-    /// A parameter is outside its range.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A checkpoint cannot be restored.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
+/// What the caller wants of the shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Running,
+    Paused,
+    Draining,
 }
 
 #[derive(Debug)]
@@ -184,8 +137,7 @@ pub struct Shard {
     info: Arc<ShardInfo>,
     limits: Limits,
     chance: Chance,
-    paused: bool,
-    draining: bool,
+    mode: Mode,
     closed: bool,
     /// No room to fetch: what waits for a batching window is handed out.
     starved: bool,
@@ -245,8 +197,7 @@ impl Shard {
             limits: Self::limits(&info),
             info,
             chance,
-            paused: false,
-            draining: false,
+            mode: Mode::Running,
             closed: restored.ended,
             starved: false,
             lanes: (0..factor).map(|_| Lane::new()).collect(),
@@ -305,7 +256,7 @@ impl Shard {
 
     /// Leave to fetch, given `room`: whether the budget has room for another page. Refusing it closes open batches at once.
     pub fn wants(&mut self, room: bool, now: i64) -> Option<Want> {
-        if self.paused || self.draining || self.closed {
+        if self.mode != Mode::Running || self.closed {
             return None;
         }
         let span_left = SPAN_MAX.saturating_sub(self.span());
@@ -457,622 +408,6 @@ impl Shard {
         self.after_step();
     }
 
-    // ---- batches ----
-
-    /// Whether `take` would give something.
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        self.ready_count() > 0
-    }
-
-    /// How many things `take` could give now.
-    #[must_use]
-    pub fn ready_count(&self) -> usize {
-        let lanes = if self.may_hand_out() {
-            self.lanes
-                .iter()
-                .filter(|lane| lane.state == LaneState::Ready)
-                .count()
-        } else {
-            0
-        };
-        self.outbox.len() + lanes
-    }
-
-    /// Whether the next thing that `take` gives is a discard.
-    #[must_use]
-    pub fn has_discards(&self) -> bool {
-        !self.outbox.is_empty()
-    }
-
-    fn may_hand_out(&self) -> bool {
-        let unsaved = self.info.config.sync_checkpoints && self.saved < self.changed;
-        !self.paused && !unsaved && self.unconfirmed.len() < UNCONFIRMED_DISCARDS_MAX
-    }
-
-    /// The instant at which a lane becomes ready by itself.
-    #[must_use]
-    pub fn next_wake(&self) -> Option<i64> {
-        let times = self.lanes.iter().filter_map(|lane| match lane.state {
-            LaneState::Waiting(until) | LaneState::Parked(until) => Some(until),
-            _ => None,
-        });
-        times.min()
-    }
-
-    /// Lets time pass: lanes whose wait is over become ready.
-    pub fn tick(&mut self, now: i64) {
-        for lane in &mut self.lanes {
-            if let LaneState::Waiting(until) | LaneState::Parked(until) = lane.state
-                && until <= now
-            {
-                lane.state = LaneState::Ready;
-            }
-        }
-    }
-
-    /// The next thing to do, or None. Never waits. Call [`Self::tick`] first.
-    pub fn take(&mut self, now: i64) -> Option<Task> {
-        loop {
-            if let Some(discard) = self.outbox.pop_front() {
-                return Some(Task::Deliver(discard));
-            }
-            if !self.may_hand_out() {
-                return None;
-            }
-            let lane = self.oldest_ready()?;
-            if self.lanes[lane].work.is_none() {
-                self.cut(lane);
-            }
-            self.settle(lane, now);
-            if self.outbox.is_empty()
-                && self.lanes[lane].state == LaneState::Ready
-                && self.lanes[lane].work.is_some()
-            {
-                let batch = self.hand_out(lane);
-                self.after_step();
-                return Some(Task::Run(batch));
-            }
-            self.after_step();
-        }
-    }
-
-    /// Of the ready lanes the one with the oldest record, so that the watermark moves.
-    fn oldest_ready(&self) -> Option<usize> {
-        let ready = self
-            .lanes
-            .iter()
-            .enumerate()
-            .filter(|(_, lane)| lane.state == LaneState::Ready);
-        ready
-            .min_by_key(|(_, lane)| {
-                lane.front()
-                    .map(|run| self.buffer.ordinal(run.slot, run.start))
-            })
-            .map(|(index, _)| index)
-    }
-
-    fn cut(&mut self, index: usize) {
-        let serial = self.serial();
-        let lane = &mut self.lanes[index];
-        lane.queue.fill(&self.buffer, self.limits);
-        let cut = lane.queue.cut();
-        let fate = if cut.oversized {
-            Fate::Oversized
-        } else {
-            Fate::Invoke
-        };
-        lane.work = Some(Work::new(cut.runs, serial, fate));
-    }
-
-    fn serial(&mut self) -> u64 {
-        self.next_serial += 1;
-        self.next_serial
-    }
-
-    fn hand_out(&mut self, index: usize) -> Batch {
-        let number = lane_number(index);
-        let ticket = Ticket::new(self.info.shard, number, self.serial());
-        let lane = &mut self.lanes[index];
-        let work = lane
-            .work
-            .as_ref()
-            .expect("a lane that hands out has a batch in work");
-        let top = work.top().expect("a batch in work has a frame");
-        let batch = Batch {
-            ticket,
-            request_id: self.chance.request_id(top.serial),
-            attempt: top.attempts + 1,
-            info: Arc::clone(&self.info),
-            records: records(&self.buffer, &work.top_runs()),
-        };
-        lane.state = LaneState::InFlight(ticket.serial());
-        self.replay_now = self.replay_now.max(batch.last().arrival_ms());
-        self.note(|| Event::HandedOut {
-            lane: number,
-            first: batch.first().sequence().to_owned(),
-            last: batch.last().sequence().to_owned(),
-            records: batch.records.len,
-            attempt: batch.attempt,
-            request_id: batch.request_id.clone(),
-        });
-        batch
-    }
-
-    /// Says how a batch went.
-    ///
-    /// # Errors
-    ///
-    /// The batch is not in flight, the outcome names a record that it does not have, or window state was given without a window.
-    pub fn finish(
-        &mut self,
-        ticket: Ticket,
-        outcome: Outcome,
-        window_state: Option<Vec<u8>>,
-        now: i64,
-    ) -> Result<Finished, UsageError> {
-        let index = usize::from(ticket.lane());
-        let lane = self.lanes.get(index).ok_or(UsageError::NotInFlight)?;
-        if lane.state != LaneState::InFlight(ticket.serial()) {
-            return Err(UsageError::NotInFlight);
-        }
-        let records = lane
-            .work
-            .as_ref()
-            .and_then(Work::top)
-            .map_or(0, |top| top.len());
-        if let Outcome::Partial { index, .. } = outcome
-            && index >= records
-        {
-            return Err(UsageError::NoSuchRecord { index, records });
-        }
-        if window_state.is_some() {
-            return Err(UsageError::NoWindow);
-        }
-        self.lanes[index].state = LaneState::Ready;
-        if outcome != Outcome::Throttled {
-            self.counters.invocations += 1;
-            let attempts = self.top(index).attempts;
-            self.counters.retries += u64::from(attempts > 0);
-            self.counters.failed_invocations += u64::from(outcome != Outcome::Success);
-        }
-        match outcome {
-            Outcome::Success => self.succeed(index, records, now),
-            Outcome::Partial { index: 0, response } | Outcome::Failure(response) => {
-                self.fail(index, response, now)
-            }
-            Outcome::Partial { index: done, .. } => {
-                self.note(|| Event::Split {
-                    lane: lane_number(index),
-                    at: done,
-                    records,
-                });
-                let serial = self.serial();
-                let runs = self.work(index).advance(done, serial);
-                self.complete(index, &runs);
-                self.counters.succeeded += u64::from(done);
-                self.note(|| Event::Succeeded {
-                    lane: lane_number(index),
-                    records: done,
-                });
-                self.settle(index, now);
-            }
-            Outcome::Throttled => {
-                self.counters.throttles += 1;
-                let top = self
-                    .work(index)
-                    .top_mut()
-                    .expect("a batch in work has a frame");
-                top.throttles += 1;
-                let (throttles, serial) = (top.throttles, top.serial);
-                self.note(|| Event::Throttled {
-                    lane: lane_number(index),
-                    throttles,
-                });
-                self.park(index, self.chance.backoff_ms(serial, throttles), now);
-            }
-        }
-        self.after_step();
-        Ok(Finished {
-            stale: false,
-            discards: self.outbox.drain(..).collect(),
-        })
-    }
-
-    fn work(&mut self, index: usize) -> &mut Work {
-        self.lanes[index]
-            .work
-            .as_mut()
-            .expect("a lane with a batch in flight has it in work")
-    }
-
-    fn top(&self, index: usize) -> &crate::retry::Frame {
-        let work = self.lanes[index].work.as_ref();
-        work.and_then(Work::top)
-            .expect("a batch in work has a frame")
-    }
-
-    fn succeed(&mut self, index: usize, records: u32, now: i64) {
-        let (_, runs) = self.work(index).pop();
-        self.counters.succeeded += u64::from(records);
-        self.note(|| Event::Succeeded {
-            lane: lane_number(index),
-            records,
-        });
-        self.complete(index, &runs);
-        self.settle(index, now);
-    }
-
-    fn fail(&mut self, index: usize, response: Response, now: i64) {
-        let bisect = self.mapping().bisect_batch_on_function_error;
-        let top = self
-            .work(index)
-            .top_mut()
-            .expect("a batch in work has a frame");
-        top.attempts += 1;
-        top.throttles = 0;
-        top.response = Some(response);
-        let (records, attempts) = (top.len(), top.attempts);
-        self.note(|| Event::Failed {
-            lane: lane_number(index),
-            records,
-            attempts,
-        });
-        // Age comes before retries.
-        if self.split_by_age(index, now) {
-            self.settle(index, now);
-        } else if bisect && records > 1 {
-            let (left, right) = (self.serial(), self.serial());
-            self.work(index).bisect(left, right);
-            self.note(|| Event::Split {
-                lane: lane_number(index),
-                at: records / 2,
-                records,
-            });
-        } else {
-            self.retry_or_discard(index, now);
-        }
-    }
-
-    /// An attempt of the top frame failed: the next one after a pause, or none.
-    fn retry_or_discard(&mut self, index: usize, now: i64) {
-        let (attempts, serial) = (self.top(index).attempts, self.top(index).serial);
-        if self
-            .mapping()
-            .retry_attempts_max
-            .is_some_and(|max| attempts > max)
-        {
-            self.discard(index, Condition::RetryAttemptsExhausted, now);
-            self.settle(index, now);
-        } else {
-            self.park(index, self.chance.backoff_ms(serial, attempts), now);
-        }
-    }
-
-    /// Brings a lane to where it can hand out, must wait, or has nothing.
-    fn settle(&mut self, index: usize, now: i64) {
-        loop {
-            let Some(fate) = self.lanes[index]
-                .work
-                .as_ref()
-                .and_then(Work::top)
-                .map(|top| top.fate)
-            else {
-                self.lanes[index].work = None;
-                self.lanes[index].last_completion = now;
-                self.refresh(index, now);
-                return;
-            };
-            match fate {
-                Fate::Aged => self.discard(index, Condition::RecordAgeExceeded, now),
-                Fate::Expired => self.expire(index),
-                Fate::Invoke | Fate::Oversized => {
-                    if self.split_by_age(index, now) {
-                        continue;
-                    }
-                    if fate == Fate::Oversized && self.lanes[index].state == LaneState::Ready {
-                        self.try_oversized(index, now);
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    /// An attempt with a record that no invocation can hold: it fails before the function.
-    fn try_oversized(&mut self, index: usize, now: i64) {
-        let top = self
-            .work(index)
-            .top_mut()
-            .expect("a batch in work has a frame");
-        top.attempts += 1;
-        let attempts = top.attempts;
-        let run = self.lanes[index]
-            .front()
-            .expect("a batch in work holds a record");
-        let slot = self.buffer.slot(run.slot);
-        let sequence = slot
-            .leaf
-            .page
-            .sequence(to_usize(slot.index(run.start)))
-            .to_owned();
-        self.note(|| Event::Oversized {
-            lane: lane_number(index),
-            sequence,
-            attempts,
-        });
-        self.retry_or_discard(index, now);
-    }
-
-    fn park(&mut self, index: usize, pause_ms: i64, now: i64) {
-        let mut until = now.saturating_add(pause_ms);
-        if let Some(limit) = self
-            .age_limit()
-            .filter(|_| self.info.config.clock == StreamClock::Wall)
-        {
-            let work = self.lanes[index]
-                .work
-                .as_ref()
-                .expect("only a batch in work is parked");
-            let records = records(&self.buffer, &work.top_runs());
-            let oldest = records.iter().map(|record| record.arrival_ms()).min();
-            until = until.min(oldest.map_or(until, |arrival| arrival.saturating_add(limit.0 + 1)));
-        }
-        self.lanes[index].state = LaneState::Parked(until);
-        self.note(|| Event::Parked {
-            lane: lane_number(index),
-            until,
-        });
-        for slot in self.buffer.take_sparse() {
-            if !self.compact(slot) {
-                self.buffer.keep_sparse(slot);
-            }
-        }
-    }
-
-    /// A lane without a batch in work: empty, waiting for its batching window, or ready.
-    fn refresh(&mut self, index: usize, now: i64) {
-        let window = self.mapping().batching_window_ms;
-        let at_once = window == 0 || self.closed || self.draining || self.starved;
-        let limit = self
-            .age_limit()
-            .filter(|_| self.info.config.clock == StreamClock::Wall);
-        let lane = &mut self.lanes[index];
-        lane.state = match lane.queue.front() {
-            None => LaneState::Empty,
-            Some(_) if at_once || lane.queue.fill(&self.buffer, self.limits) => LaneState::Ready,
-            Some(front) => {
-                let slot = self.buffer.slot(front.slot);
-                let mut until = lane
-                    .last_completion
-                    .max(slot.offered_at)
-                    .saturating_add(window);
-                if let Some((limit, _)) = limit {
-                    let arrival = slot.leaf.page.arrival_ms(to_usize(slot.index(front.start)));
-                    until = until.min(arrival.saturating_add(limit + 1));
-                }
-                if until <= now {
-                    LaneState::Ready
-                } else {
-                    LaneState::Waiting(until)
-                }
-            }
-        };
-    }
-
-    fn refresh_waiting(&mut self, now: i64) {
-        for index in 0..self.lanes.len() {
-            if matches!(self.lanes[index].state, LaneState::Waiting(_)) {
-                self.refresh(index, now);
-            }
-        }
-    }
-
-    // ---- age ----
-
-    /// The smaller of the record age and the retention, and what exceeding it means.
-    fn age_limit(&self) -> Option<(i64, Fate)> {
-        let age = self.mapping().record_age_max_ms;
-        match (age, self.info.config.retention_ms) {
-            (Some(age), Some(retention)) if retention < age => Some((retention, Fate::Expired)),
-            (Some(age), _) => Some((age, Fate::Aged)),
-            (None, Some(retention)) => Some((retention, Fate::Expired)),
-            (None, None) => None,
-        }
-    }
-
-    /// Cuts the top frame where records are too old. False if none is.
-    fn split_by_age(&mut self, index: usize, now: i64) -> bool {
-        let Some((limit, fate)) = self.age_limit() else {
-            return false;
-        };
-        let now = match self.info.config.clock {
-            StreamClock::Wall => now,
-            StreamClock::Replay => self.replay_now,
-        };
-        let work = self.lanes[index]
-            .work
-            .as_ref()
-            .expect("only a batch in work has an age");
-        let top = work.top().expect("a batch in work has a frame");
-        let own = top.fate;
-        let records = records(&self.buffer, &work.top_runs());
-        let fates: Vec<Fate> = records
-            .iter()
-            .map(|record| {
-                let stale = now.saturating_sub(record.arrival_ms()) > limit;
-                if stale { fate } else { own }
-            })
-            .collect();
-        let Self {
-            lanes, next_serial, ..
-        } = self;
-        let work = lanes[index]
-            .work
-            .as_mut()
-            .expect("only a batch in work has an age");
-        let split = work.split_by_fate(&fates, || {
-            *next_serial += 1;
-            *next_serial
-        });
-        if split {
-            let at = fates.iter().take_while(|fate| **fate == fates[0]).count();
-            self.note(|| Event::Split {
-                lane: lane_number(index),
-                at: u32::try_from(at).unwrap_or(u32::MAX),
-                records: records.len,
-            });
-        }
-        split
-    }
-
-    // ---- completion ----
-
-    /// The runs of the top frame are given up. The frame goes; the records are complete for order, not for the checkpoint.
-    fn discard(&mut self, index: usize, condition: Condition, now: i64) {
-        let number = lane_number(index);
-        let serial = self.serial();
-        let (frame, runs) = self.work(index).pop();
-        let live = records(&self.buffer, &runs);
-        let front = runs.first().expect("a frame holds a record");
-        let before = self.buffer.predecessor(front.slot, front.start);
-        let first_ordinal = self.buffer.ordinal(front.slot, front.start);
-        let records = detached(&live);
-        let response = frame
-            .response
-            .filter(|_| condition == Condition::RetryAttemptsExhausted);
-        let own_id = response
-            .as_ref()
-            .and_then(|response| response.request_id.clone());
-        let id = DiscardId(Ticket::new(self.info.shard, number, serial));
-        let serial = id.0.serial();
-        let discard = Discard {
-            id,
-            condition,
-            invoke_count: frame.attempts.max(1),
-            request_id: own_id.unwrap_or_else(|| self.chance.request_id(frame.serial)),
-            response,
-            at_ms: now,
-            info: Arc::clone(&self.info),
-            records,
-        };
-        self.note(|| Event::Discarded {
-            lane: number,
-            condition,
-            first: discard.first().sequence().to_owned(),
-            last: discard.last().sequence().to_owned(),
-            records: frame.end - frame.start,
-            invoke_count: discard.invoke_count,
-        });
-        self.counters.discarded += u64::from(frame.end - frame.start);
-        self.counters.discards += 1;
-        let last = self.last_of(&runs);
-        self.lanes[index]
-            .marks
-            .discard(serial, first_ordinal, before, last);
-        let bytes = discard.records.slices[0].leaf.held_bytes();
-        self.unconfirmed.insert(
-            serial,
-            Unconfirmed {
-                lane: number,
-                bytes,
-            },
-        );
-        self.unconfirmed_bytes += bytes;
-        self.outbox.push_back(discard);
-        self.free(&runs);
-    }
-
-    /// The runs of the top frame are passed over: the stream no longer keeps them.
-    fn expire(&mut self, index: usize) {
-        let (frame, runs) = self.work(index).pop();
-        self.counters.expired += u64::from(frame.end - frame.start);
-        self.note(|| Event::Expired {
-            lane: lane_number(index),
-            records: frame.end - frame.start,
-        });
-        self.complete(index, &runs);
-    }
-
-    fn complete(&mut self, index: usize, runs: &[Run]) {
-        let last = self.last_of(runs);
-        self.lanes[index].marks.complete(last);
-        self.free(runs);
-    }
-
-    fn free(&mut self, runs: &[Run]) {
-        self.changed += 1;
-        for run in runs {
-            self.buffer.complete(*run);
-        }
-    }
-
-    fn last_of(&self, runs: &[Run]) -> Position {
-        let run = runs.last().expect("what completes holds a record");
-        let slot = self.buffer.slot(run.slot);
-        slot.leaf.page.position(to_usize(slot.index(run.end - 1)))
-    }
-
-    /// Moves the live records of a sparse page into a fresh one, if a parked lane is what keeps it and nothing of it is in flight.
-    fn compact(&mut self, slot: SlotId) -> bool {
-        let mut live: Vec<Run> = Vec::new();
-        let (mut parked, mut in_flight) = (false, false);
-        for lane in &mut self.lanes {
-            let work = lane
-                .work
-                .as_mut()
-                .and_then(|work| work.run_of(slot).copied());
-            let queued = lane.queue.run_of(&self.buffer, slot).copied();
-            in_flight |= work.is_some() && matches!(lane.state, LaneState::InFlight(_));
-            parked |=
-                (work.is_some() || queued.is_some()) && matches!(lane.state, LaneState::Parked(_));
-            live.extend(work);
-            live.extend(queued);
-        }
-        if in_flight || !parked {
-            return false;
-        }
-        let bytes_before = self.buffer.bytes();
-        let mut moved = self.buffer.compact(slot, &live).into_iter();
-        for lane in &mut self.lanes {
-            let work = lane.work.as_mut().and_then(|work| work.run_of(slot));
-            for run in work
-                .into_iter()
-                .chain(lane.queue.run_of(&self.buffer, slot))
-            {
-                *run = moved.next().expect("each live run has moved");
-            }
-        }
-        let bytes_after = self.buffer.bytes();
-        let records = live.iter().map(|run| run.len()).sum();
-        self.note(|| Event::Compacted {
-            records,
-            bytes_before,
-            bytes_after,
-        });
-        true
-    }
-
-    /// A discard has reached its destination, or is given up: the checkpoint may pass it. False if it was confirmed before.
-    pub fn confirm(&mut self, id: DiscardId, how: Confirmation) -> bool {
-        let Some(waiting) = self.unconfirmed.remove(&id.0.serial()) else {
-            return false;
-        };
-        self.unconfirmed_bytes -= waiting.bytes;
-        let known = self.lanes[usize::from(waiting.lane)]
-            .marks
-            .confirm(id.0.serial());
-        assert!(known, "I2: an unconfirmed discard holds back a lane");
-        self.changed += 1;
-        self.note(|| Event::Confirmed {
-            lane: waiting.lane,
-            how,
-        });
-        self.note_if_ended();
-        self.after_step();
-        true
-    }
-
     // ---- checkpoint ----
 
     /// A snapshot, if anything has changed since the last one that was saved.
@@ -1153,14 +488,13 @@ impl Shard {
 
     /// Hands out and fetches nothing more; batches in flight finish.
     pub fn pause(&mut self) {
-        self.paused = true;
+        self.mode = Mode::Paused;
         self.note(|| Event::Paused);
     }
 
     /// Goes on after a pause or a drain.
     pub fn resume(&mut self, now: i64) {
-        self.paused = false;
-        self.draining = false;
+        self.mode = Mode::Running;
         self.note(|| Event::Resumed);
         self.tick(now);
         self.after_step();
@@ -1168,8 +502,7 @@ impl Shard {
 
     /// Fetches nothing more, and hands out what is held without waiting for batching windows.
     pub fn drain(&mut self, now: i64) {
-        self.paused = false;
-        self.draining = true;
+        self.mode = Mode::Draining;
         self.note(|| Event::Draining);
         self.refresh_waiting(now);
         self.after_step();
@@ -1263,12 +596,12 @@ impl Shard {
                     .to_owned()
             }),
         });
-        let state = match (self.is_ended(), self.draining, self.paused) {
-            (true, ..) => ShardState::Ended,
-            (_, true, _) if self.is_idle() => ShardState::Drained,
-            (_, true, _) => ShardState::Draining,
-            (.., true) => ShardState::Paused,
-            _ => ShardState::Running,
+        let state = match self.mode {
+            _ if self.is_ended() => ShardState::Ended,
+            Mode::Running => ShardState::Running,
+            Mode::Paused => ShardState::Paused,
+            Mode::Draining if self.is_idle() => ShardState::Drained,
+            Mode::Draining => ShardState::Draining,
         };
         ShardStats {
             state,
@@ -1291,7 +624,7 @@ impl Shard {
         self.counters
     }
 
-    // ---- trace and invariants ----
+    // ---- trace ----
 
     /// Begins to keep a trace.
     pub fn enable_trace(&mut self) {
@@ -1320,147 +653,5 @@ impl Shard {
         if cfg!(debug_assertions) {
             self.check_invariants();
         }
-    }
-
-    /// Verifies the invariants that a shard can see, counting everything anew. O(records held).
-    ///
-    /// # Panics
-    ///
-    /// One of them is broken; the message begins with its number.
-    pub fn check_invariants(&mut self) {
-        let live: Vec<Run> = self.lanes.iter().flat_map(Lane::runs).copied().collect();
-        self.buffer.check(&live);
-        let mapping = self.mapping().clone();
-        assert!(
-            self.in_flight() <= usize::from(mapping.parallelization_factor),
-            "I4: one batch a lane"
-        );
-        let mut unconfirmed = 0;
-        for (index, lane) in self.lanes.iter().enumerate() {
-            let number = lane_number(index);
-            let mut previous = None;
-            for run in lane.runs() {
-                let slot = self.buffer.slot(run.slot);
-                for at in run.start..run.end {
-                    let record = slot.index(at);
-                    let ordinal = slot.leaf.ordinal(record);
-                    assert!(
-                        previous < Some(ordinal),
-                        "I3: a lane is in the order of the log"
-                    );
-                    previous = Some(ordinal);
-                    let hash = slot.leaf.page.key_hash(to_usize(record));
-                    let own = self::lane(hash, mapping.parallelization_factor);
-                    assert_eq!(own, number, "I4: a key is in one lane");
-                }
-            }
-            if let Some(work) = &lane.work {
-                work.check(&self.buffer);
-                let top = work.top().expect("I6: a batch in work has a frame");
-                assert!(
-                    top.len() <= mapping.batch_size,
-                    "I4: at most BatchSize records"
-                );
-                if let Some(max) = mapping.retry_attempts_max {
-                    assert!(
-                        top.attempts <= max,
-                        "I5: at most MaximumRetryAttempts + 1 attempts"
-                    );
-                }
-                if matches!(lane.state, LaneState::InFlight(_)) {
-                    let records = records(&self.buffer, &work.top_runs());
-                    let mut event = Vec::new();
-                    records.write_event(&self.info.template, &mut event);
-                    assert!(
-                        event.len() <= to_usize(mapping.payload_bytes_max),
-                        "I4: at most the payload limit"
-                    );
-                }
-            }
-            let busy = matches!(lane.state, LaneState::InFlight(_) | LaneState::Parked(_));
-            assert!(
-                !busy || lane.work.is_some(),
-                "I4: a lane that runs or is parked has a batch in work"
-            );
-            assert_eq!(
-                lane.state == LaneState::Empty,
-                lane.front().is_none(),
-                "I1: a lane is empty when it has no records"
-            );
-            unconfirmed += lane.marks.unconfirmed();
-        }
-        assert_eq!(
-            unconfirmed,
-            self.unconfirmed.len(),
-            "I2: each unconfirmed discard holds back a lane"
-        );
-        let bytes: usize = self.unconfirmed.values().map(|waiting| waiting.bytes).sum();
-        assert_eq!(
-            bytes, self.unconfirmed_bytes,
-            "I10: bytes of unconfirmed discards"
-        );
-        let counters = self.counters;
-        let ended =
-            counters.already_complete + counters.succeeded + counters.discarded + counters.expired;
-        assert_eq!(
-            counters.records,
-            ended + self.buffer.live(),
-            "I1: each record is live, succeeded, discarded, expired, or was complete before"
-        );
-        let watermark = self.move_watermark();
-        for run in live {
-            let slot = self.buffer.slot(run.slot);
-            let first = slot.leaf.page.position(to_usize(slot.index(run.start)));
-            assert!(
-                watermark < Some(first),
-                "I2: the watermark is below every incomplete record"
-            );
-        }
-        for lane in &self.lanes {
-            if let (Some(mark), Some(run)) = (lane.marks.mark(), lane.front()) {
-                let slot = self.buffer.slot(run.slot);
-                let first = slot.leaf.page.position(to_usize(slot.index(run.start)));
-                assert!(
-                    *mark < first,
-                    "I2: a mark is below what its lane has not completed"
-                );
-            }
-        }
-        assert!(
-            self.span() <= SPAN_MAX + u64::from(u32::MAX),
-            "I10: the span is bounded"
-        );
-    }
-}
-
-fn lane_number(index: usize) -> u8 {
-    u8::try_from(index).expect("a shard has at most 10 lanes")
-}
-
-fn records(buffer: &Buffer, runs: &[Run]) -> Records {
-    Records {
-        len: runs.iter().map(|run| run.len()).sum(),
-        slices: runs
-            .iter()
-            .map(|run| Slice {
-                leaf: Arc::clone(&buffer.slot(run.slot).leaf),
-                start: run.start,
-                end: run.end,
-            })
-            .collect(),
-    }
-}
-
-/// The same records in a page of their own.
-fn detached(records: &Records) -> Records {
-    let page = Page::gather(records.indices().map(|(leaf, index)| (&*leaf.page, index)));
-    let leaf = Arc::new(Leaf::detached(page));
-    Records {
-        slices: vec![Slice {
-            leaf,
-            start: 0,
-            end: records.len,
-        }],
-        len: records.len,
     }
 }

@@ -297,10 +297,6 @@ fn response(
     }
 }
 
-fn latest() -> Option<String> {
-    Some("$LATEST".to_owned())
-}
-
 #[pymethods]
 impl Outcome {
     #[staticmethod]
@@ -311,7 +307,7 @@ impl Outcome {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (*, function_error = None, status_code = 200, executed_version = latest(), request_id = None),
+    #[pyo3(signature = (*, function_error = None, status_code = 200, executed_version = Response::default().executed_version, request_id = None),
            text_signature = "(*, function_error=None, status_code=200, executed_version='$LATEST', request_id=None)")]
     fn failure(
         function_error: Option<String>,
@@ -330,7 +326,7 @@ impl Outcome {
     }
 
     #[staticmethod]
-    #[pyo3(signature = (index, *, status_code = 200, executed_version = latest(), request_id = None),
+    #[pyo3(signature = (index, *, status_code = 200, executed_version = Response::default().executed_version, request_id = None),
            text_signature = "(index, *, status_code=200, executed_version='$LATEST', request_id=None)")]
     fn partial(
         index: u32,

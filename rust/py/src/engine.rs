@@ -103,7 +103,8 @@ impl Engine {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (*, budget_bytes = streamcore::BUDGET_BYTES, seed = 0, trace = false))]
+    #[pyo3(signature = (*, budget_bytes = streamcore::BUDGET_BYTES, seed = 0, trace = false),
+           text_signature = "(*, budget_bytes=268435456, seed=0, trace=False)")]
     fn new(budget_bytes: usize, seed: u64, trace: bool) -> Self {
         let mut core = streamcore::Engine::new(budget_bytes);
         if trace {
@@ -371,7 +372,7 @@ impl Engine {
                 Some(true) => return Ok(true),
                 Some(false) => {}
             }
-            left = left.map(|left| left - pause);
+            left = left.map(|left| left.saturating_sub(pause));
             if left == Some(Duration::ZERO) {
                 return Ok(false);
             }

@@ -1,0 +1,128 @@
+//! The invariants that a shard can see, counted anew from its parts.
+
+use super::dispatch::{lane_number, records};
+use super::{Lane, Shard};
+use crate::buffer::{Run, to_usize};
+use crate::config::SPAN_MAX;
+use crate::lanes::lane as lane_of;
+use crate::stats::LaneState;
+
+impl Shard {
+    /// Verifies the invariants that a shard can see, counting everything anew. O(records held).
+    ///
+    /// # Panics
+    ///
+    /// One of them is broken; the message begins with its number.
+    pub fn check_invariants(&mut self) {
+        let live: Vec<Run> = self.lanes.iter().flat_map(Lane::runs).copied().collect();
+        self.buffer.check(&live);
+        let lanes = usize::from(self.mapping().parallelization_factor);
+        assert!(self.in_flight() <= lanes, "I4: one batch a lane");
+        for (index, lane) in self.lanes.iter().enumerate() {
+            self.check_order(index, lane);
+            self.check_work(lane);
+        }
+        self.check_completion(&live);
+        assert!(
+            self.span() <= SPAN_MAX + u64::from(u32::MAX),
+            "I10: the span is bounded"
+        );
+    }
+
+    fn check_order(&self, index: usize, lane: &Lane) {
+        let factor = self.mapping().parallelization_factor;
+        let mut previous = None;
+        for run in lane.runs() {
+            let slot = self.buffer.slot(run.slot);
+            for at in run.start..run.end {
+                let record = slot.index(at);
+                let ordinal = slot.leaf.ordinal(record);
+                assert!(
+                    previous < Some(ordinal),
+                    "I3: a lane is in the order of the log"
+                );
+                previous = Some(ordinal);
+                let own = lane_of(slot.leaf.page.key_hash(to_usize(record)), factor);
+                assert_eq!(own, lane_number(index), "I4: a key is in one lane");
+            }
+        }
+    }
+
+    fn check_work(&self, lane: &Lane) {
+        if let Some(work) = &lane.work {
+            work.check(&self.buffer);
+            let mapping = self.mapping();
+            let top = work.top().expect("I6: a batch in work has a frame");
+            assert!(
+                top.len() <= mapping.batch_size,
+                "I4: at most BatchSize records"
+            );
+            if let Some(max) = mapping.retry_attempts_max {
+                assert!(
+                    top.attempts <= max,
+                    "I5: at most MaximumRetryAttempts + 1 attempts"
+                );
+            }
+            if matches!(lane.state, LaneState::InFlight(_)) {
+                let mut event = Vec::new();
+                records(&self.buffer, &work.top_runs())
+                    .write_event(&self.info.template, &mut event);
+                assert!(
+                    event.len() <= to_usize(mapping.payload_bytes_max),
+                    "I4: at most the payload limit"
+                );
+            }
+        }
+        let busy = matches!(lane.state, LaneState::InFlight(_) | LaneState::Parked(_));
+        assert!(
+            !busy || lane.work.is_some(),
+            "I4: a lane that runs or is parked has a batch in work"
+        );
+        assert_eq!(
+            lane.state == LaneState::Empty,
+            lane.front().is_none(),
+            "I1: a lane is empty when it has no records"
+        );
+    }
+
+    fn check_completion(&mut self, live: &[Run]) {
+        let unconfirmed: usize = self.lanes.iter().map(|lane| lane.marks.unconfirmed()).sum();
+        assert_eq!(
+            unconfirmed,
+            self.unconfirmed.len(),
+            "I2: each unconfirmed discard holds back a lane"
+        );
+        let bytes: usize = self.unconfirmed.values().map(|waiting| waiting.bytes).sum();
+        assert_eq!(
+            bytes, self.unconfirmed_bytes,
+            "I10: bytes of unconfirmed discards"
+        );
+        let counters = self.counters;
+        let ended =
+            counters.already_complete + counters.succeeded + counters.discarded + counters.expired;
+        assert_eq!(
+            counters.records,
+            ended + self.buffer.live(),
+            "I1: each record is live, succeeded, discarded, expired, or was complete before"
+        );
+        let watermark = self.move_watermark();
+        for run in live {
+            let slot = self.buffer.slot(run.slot);
+            let first = slot.leaf.page.position(to_usize(slot.index(run.start)));
+            assert!(
+                watermark < Some(first),
+                "I2: the watermark is below every incomplete record"
+            );
+        }
+        for lane in &self.lanes {
+            if let (Some(mark), Some(run)) = (lane.marks.mark(), lane.front()) {
+                let slot = self.buffer.slot(run.slot);
+                let first = slot.leaf.page.position(to_usize(slot.index(run.start)));
+                assert!(
+                    *mark < first,
+                    "I2: a mark is below what its lane has not completed"
+                );
+            }
+        }
+    }
+}
