@@ -8,6 +8,23 @@ import numpy.typing as npt
 
 from streamcore.mapping import EventSourceMapping
 
+__all__ = [
+    "Batch",
+    "Columns",
+    "Discard",
+    "Finished",
+    "Outcome",
+    "Checkpoint",
+    "Engine",
+    "Offered",
+    "ShardStats",
+    "Wait",
+    "Want",
+    "ChildShard",
+    "Page",
+    "__version__",
+]
+
 __version__: str
 
 @final
