@@ -10,18 +10,18 @@ from streamcore.mapping import EventSourceMapping
 
 __all__ = [
     "Batch",
+    "Checkpoint",
+    "ChildShard",
     "Columns",
     "Discard",
-    "Finished",
-    "Outcome",
-    "Checkpoint",
     "Engine",
+    "Finished",
     "Offered",
+    "Outcome",
+    "Page",
     "ShardStats",
     "Wait",
     "Want",
-    "ChildShard",
-    "Page",
     "__version__",
 ]
 
