@@ -66,14 +66,17 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    parsed = argparse.Namespace()
     try:
-        parsed = _parser().parse_args(arguments)
+        _parser().parse_args(arguments, parsed)
         status: int = parsed.command(parsed)
     except _UsageError as error:
         _print_error(str(error))
         return 2
     except ConfigError as error:
-        _print_error(_with_notes(error))
+        known = error.parameter is not None and hasattr(parsed, error.parameter)
+        option = f"--{error.parameter.replace('_', '-')}: " if known and error.parameter else ""
+        _print_error(option + _with_notes(error))
         return 2
     except (StreamcoreError, OSError) as error:
         _print_error(_with_notes(error))
@@ -226,6 +229,8 @@ def _run(arguments: argparse.Namespace) -> int:
                     handler.progress = progress
                     try:
                         worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
+                    except ConfigError:
+                        raise
                     except (StreamcoreError, OSError) as raised:
                         error = raised
                     finally:

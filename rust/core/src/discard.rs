@@ -100,6 +100,12 @@ impl Discard {
         &self.request_id
     }
 
+    /// What the function's service said of the last attempt; None where no function answered, as `responseContext` is absent then.
+    #[must_use]
+    pub fn response(&self) -> Option<&Response> {
+        self.response.as_ref()
+    }
+
     /// The shard, its mapping and the names in its events.
     #[must_use]
     pub fn config(&self) -> &ShardConfig {

@@ -496,20 +496,22 @@ impl Shard {
         let before = self.buffer.predecessor(front.slot, front.start);
         let first_ordinal = self.buffer.ordinal(front.slot, front.start);
         let records = detached(&live);
-        let response = frame
+        let request_id = frame
             .response
-            .filter(|_| condition == Condition::RetryAttemptsExhausted);
-        let own_id = response
             .as_ref()
-            .and_then(|response| response.request_id.clone());
+            .and_then(|response| response.request_id.clone())
+            .unwrap_or_else(|| self.chance.request_id(frame.serial));
         let id = DiscardId(Ticket::new(self.info.shard, number, serial));
         let serial = id.0.serial();
         let discard = Discard {
             id,
             condition,
             invoke_count: frame.attempts.max(1),
-            request_id: own_id.unwrap_or_else(|| self.chance.request_id(frame.serial)),
-            response,
+            request_id,
+            // No function answers for records that are too old or too large.
+            response: frame
+                .response
+                .filter(|_| condition == Condition::RetryAttemptsExhausted),
             at_ms: now,
             info: Arc::clone(&self.info),
             records,
