@@ -91,6 +91,7 @@ impl Shard {
                 self.after_step();
                 return Some(Task::Run(batch));
             }
+            self.note_if_ended();
             self.after_step();
         }
     }
@@ -145,7 +146,10 @@ impl Shard {
             records: records(&self.buffer, &work.top_runs()),
         };
         lane.state = LaneState::InFlight(ticket.serial());
-        self.replay_now = self.replay_now.max(batch.last().arrival_ms());
+        if self.info.config.clock == StreamClock::Replay {
+            let latest = batch.records().map(|record| record.arrival_ms()).max();
+            self.replay_now = self.replay_now.max(latest.unwrap_or(i64::MIN));
+        }
         self.note(|| Event::HandedOut {
             lane: number,
             first: batch.first().sequence().to_owned(),
@@ -230,6 +234,7 @@ impl Shard {
                 self.park(index, self.chance.backoff_ms(serial, throttles), now);
             }
         }
+        self.note_if_ended();
         self.after_step();
         Ok(Finished {
             stale: false,
