@@ -496,6 +496,16 @@ class Poller:
         return all(reading.at_tip or reading.state != "polling" for reading in list(self.readings.values()))
 
     @property
+    def read_out(self) -> bool:
+        """Whether nothing is left to be read at all now: no shard waits for a parent either."""
+        return self.read_up and not any(job.lineage.waiting for job in self.jobs)
+
+    @property
+    def recorded(self) -> bool:
+        """Whether all sources are recorded data, which has an end."""
+        return all(job.recorded for job in self.jobs)
+
+    @property
     def all_ended(self) -> bool:
         """Whether every shard of every mapping has ended, or cannot be read, and its end is saved."""
         return self.quiet and all(reading.state in ("failed", "gone") for reading in list(self.readings.values()))

@@ -26,6 +26,7 @@ class Watch:
         until_idle: whether a stream that may go on counts as done when it is read to its tip.
         failed: whether a source is given up.
         settled: whether all that was taken in is done, confirmed and saved; saves what is not.
+        unsaved: whether all of it is done and confirmed, and only the store fails.
         stuck: the batches that wait for another try.
     """
 
@@ -37,6 +38,7 @@ class Watch:
         until_idle: bool,
         failed: Callable[[], bool],
         settled: Callable[[], bool],
+        unsaved: Callable[[], bool],
         stuck: Callable[[], tuple[StuckBatch, ...]],
     ) -> None:
         self._poller = poller
@@ -44,6 +46,7 @@ class Watch:
         self._until_idle = until_idle
         self._failed = failed
         self._settled = settled
+        self._unsaved = unsaved
         self._stuck = stuck
         self._since: float | None = None
         self._pause_s = _STUCK_FIRST_S
@@ -55,6 +58,9 @@ class Watch:
         if exhausted:
             poller.halt()
         if not poller.quiet or not self._settled():
+            if poller.read_out and self._unsaved():
+                # Nothing is left but to save, which stopping tries once more for a while and then fails with.
+                return "idle" if self._until_idle or poller.recorded else None
             # With everything read, only batches that keep failing can hold the run up for long.
             if poller.read_up or exhausted:
                 self._say_stuck()
@@ -66,7 +72,7 @@ class Watch:
         if self._failed():
             return "failed"
         if poller.all_ended:
-            return "ended" if self._until_idle or all(job.recorded for job in poller.jobs) else None
+            return "ended" if self._until_idle or poller.recorded else None
         return "idle" if self._until_idle else None
 
     def _say_stuck(self) -> None:

@@ -353,7 +353,7 @@ class Worker:
                 raise KeyboardInterrupt
             raise self._error
         due = [self._poller.next_due(), ask, self._delivery.next_due()]
-        if not self.idle(now):
+        if self._done() and not self.idle(now):
             due.append(self._saver.next_due())
         return min((instant for instant in due if instant is not None), default=None)
 
@@ -462,6 +462,7 @@ class Worker:
             until_idle=until_idle,
             failed=lambda: self._error is not None,
             settled=lambda: self._settled(self._clock.now_ms()),
+            unsaved=lambda: self._saver.error is not None and self._done(),
             stuck=lambda: self.stats().stuck,
         )
         try:
@@ -488,10 +489,14 @@ class Worker:
             raise self._error
         return self.summary()
 
+    def _done(self) -> bool:
+        """Return whether all that was taken in is done and confirmed."""
+        _, live = self._counted()
+        return not len(self._delivery) and not any(shard.held_records or shard.in_flight or shard.unconfirmed_discards for shard in live)
+
     def _settled(self, now: int) -> bool:
         """Return whether all that was taken in is done, confirmed and saved; saves what is not."""
-        _, live = self._counted()
-        if len(self._delivery) or any(shard.held_records or shard.in_flight or shard.unconfirmed_discards for shard in live):
+        if not self._done():
             return False
         if self._saver.error is not None and now < self._saver.next_due():
             return False
