@@ -3,8 +3,11 @@
 //! `STREAMCORE_SEEDS=n` runs n seeds instead of 20,000. `STREAMCORE_SEED=n` replays seed n and prints its trace.
 //! What is simulated, and which planted bugs it finds, is told in `sim/README.md`.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a failing seed is told to the person who runs it")]
-#![expect(clippy::disallowed_methods, reason = "two threads share the seeds; what they run has none")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a failing seed is told to the person who runs it"
+)]
 
 mod sim;
 
@@ -22,7 +25,10 @@ const TWICE_EVERY: u64 = 16;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{name} must be a whole number, not {text:?}")))
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} must be a whole number, not {text:?}")),
+    )
 }
 
 fn run_seed(seed: u64, hash: bool) -> Report {
@@ -34,11 +40,15 @@ fn run_share(first: u64, step: usize, seeds: u64) -> Result<(Reach, Vec<Report>)
     let mut reach = Reach::default();
     let mut reports = Vec::new();
     for seed in (first..seeds).step_by(step) {
-        let twice = seed % TWICE_EVERY == 0;
+        let twice = seed.is_multiple_of(TWICE_EVERY);
         let report = catch_unwind(AssertUnwindSafe(|| {
             let report = run_seed(seed, twice);
             if twice {
-                assert_eq!(report.hash, run_seed(seed, true).hash, "I13: the same seed gives the same trace");
+                assert_eq!(
+                    report.hash,
+                    run_seed(seed, true).hash,
+                    "I13: the same seed gives the same trace"
+                );
             }
             report
         }))
@@ -58,15 +68,25 @@ fn median(mut values: Vec<u64>) -> u64 {
 fn every_invariant_holds_under_faults() {
     if let Some(seed) = number("STREAMCORE_SEED") {
         let report = World::new(seed, true, true).run();
-        println!("seed {seed} holds: {} steps, {} faults, trace {:016x}", report.steps, report.faults, report.hash);
+        println!(
+            "seed {seed} holds: {} steps, {} faults, trace {:016x}",
+            report.steps, report.faults, report.hash
+        );
         return;
     }
     let seeds = number("STREAMCORE_SEEDS").unwrap_or(SEEDS);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(2);
+    let threads = std::thread::available_parallelism()
+        .map_or(1, usize::from)
+        .min(2);
     let shares: Vec<_> = std::thread::scope(|scope| {
         let firsts = 0..u64::try_from(threads).unwrap();
-        let running: Vec<_> = firsts.map(|first| scope.spawn(move || run_share(first, threads, seeds))).collect();
-        running.into_iter().map(|share| share.join().unwrap()).collect()
+        let running: Vec<_> = firsts
+            .map(|first| scope.spawn(move || run_share(first, threads, seeds)))
+            .collect();
+        running
+            .into_iter()
+            .map(|share| share.join().unwrap())
+            .collect()
     });
     let mut reach = Reach::default();
     let mut reports = Vec::new();
@@ -78,7 +98,9 @@ fn every_invariant_holds_under_faults() {
             }
             Err(seed) => {
                 eprintln!("\nseed {seed} fails. Replay it with its trace:");
-                eprintln!("  STREAMCORE_SEED={seed} cargo test -p streamcore --test simulation -- --nocapture");
+                eprintln!(
+                    "  STREAMCORE_SEED={seed} cargo test -p streamcore --test simulation -- --nocapture"
+                );
                 panic!("seed {seed} fails, see the message above");
             }
         }
@@ -88,11 +110,18 @@ fn every_invariant_holds_under_faults() {
         reports.len(),
         median(reports.iter().map(|report| report.steps).collect()),
         median(reports.iter().map(|report| report.faults).collect()),
-        reports.iter().map(|report| report.simulated_ms).sum::<i64>() / 3_600_000,
+        reports
+            .iter()
+            .map(|report| report.simulated_ms)
+            .sum::<i64>()
+            / 3_600_000,
     );
     println!("{reach}");
     if seeds >= SEEDS {
         let rare = reach.below(HITS_MIN);
-        assert!(rare.is_empty(), "these were hit less than {HITS_MIN} times: {rare:?}");
+        assert!(
+            rare.is_empty(),
+            "these were hit less than {HITS_MIN} times: {rare:?}"
+        );
     }
 }

@@ -83,7 +83,9 @@ impl Shard {
                 self.cut(lane);
             }
             self.settle(lane, now);
+            // What expired just now may have to be saved first.
             if self.outbox.is_empty()
+                && self.may_hand_out()
                 && self.lanes[lane].state == LaneState::Ready
                 && self.lanes[lane].work.is_some()
             {

@@ -60,7 +60,15 @@ impl Entry {
             stream = STREAM_ARN,
         );
         let key_hash = streamcore::key_hash(key.as_bytes());
-        Self { sequence, key, key_hash, arrival_ms, json, poison, payload_bytes }
+        Self {
+            sequence,
+            key,
+            key_hash,
+            arrival_ms,
+            json,
+            poison,
+            payload_bytes,
+        }
     }
 }
 
@@ -76,11 +84,21 @@ impl Log {
             arrival += rng.range(0, 2 * options.spacing_ms);
             // The product of two draws makes some keys hot.
             let key = rng.below(options.keys) * rng.below(options.keys + 1) / options.keys;
-            let payload = if rng.chance(options.oversized) { 4_000 } else { rng.range(0, 2 * options.payload) };
+            let payload = if rng.chance(options.oversized) {
+                4_000
+            } else {
+                rng.range(0, 2 * options.payload)
+            };
             let poison = options.poison_key == Some(key) || rng.chance(options.poison_records);
             // Records are not always in the order of their arrival times.
             let arrival_ms = (arrival - rng.range(0, options.spacing_ms)).max(BEGIN_MS);
-            entries.push(Entry::new(number, key, arrival_ms, usize::try_from(payload).unwrap(), poison));
+            entries.push(Entry::new(
+                number,
+                key,
+                arrival_ms,
+                usize::try_from(payload).unwrap(),
+                poison,
+            ));
             numbers.push(number);
         }
         Self { entries, numbers }
@@ -92,19 +110,31 @@ impl Log {
 
     pub(crate) fn find(&self, sequence: &str) -> usize {
         let number: u128 = sequence.parse().unwrap();
-        self.numbers.binary_search(&number).unwrap_or_else(|_| panic!("no record has the number {sequence}"))
+        self.numbers
+            .binary_search(&number)
+            .unwrap_or_else(|_| panic!("no record has the number {sequence}"))
     }
 
     /// How many records have arrived.
     pub(crate) fn arrived(&self, now: i64) -> usize {
-        self.entries.iter().take_while(|entry| entry.arrival_ms <= now).count()
+        self.entries
+            .iter()
+            .take_while(|entry| entry.arrival_ms <= now)
+            .count()
     }
 
     pub(crate) fn page(&self, range: std::ops::Range<usize>) -> Page {
         let mut builder = PageBuilder::new();
         for entry in &self.entries[range] {
             let payload = vec![0; entry.payload_bytes];
-            builder.push(&entry.key, &payload, entry.arrival_ms, Some(&entry.sequence)).unwrap();
+            builder
+                .push(
+                    &entry.key,
+                    &payload,
+                    entry.arrival_ms,
+                    Some(&entry.sequence),
+                )
+                .unwrap();
         }
         builder.finish()
     }

@@ -38,6 +38,7 @@ pub(crate) struct Options {
     pub(crate) crash: u32,
     pub(crate) save_fails: u32,
     pub(crate) save_unconfirmed: u32,
+    pub(crate) save_late: u32,
     pub(crate) reread: u32,
     pub(crate) short_read: u32,
     pub(crate) empty_page: u32,
@@ -52,17 +53,33 @@ pub(crate) struct Options {
 }
 
 fn rate(rng: &mut Rng, max: i64) -> u32 {
-    if rng.chance(350) { 0 } else { u32::try_from(rng.small(1, max)).unwrap() }
+    if rng.chance(350) {
+        0
+    } else {
+        u32::try_from(rng.small(1, max)).unwrap()
+    }
 }
 
-pub(crate) fn mapping(rng: &mut Rng) -> MappingConfig {
+fn mapping(rng: &mut Rng) -> MappingConfig {
     let whole = |value: i64| u32::try_from(value).unwrap();
     MappingConfig {
         batch_size: whole(rng.small(1, 60)),
-        batching_window_ms: if rng.chance(700) { 0 } else { rng.range(1, 20) * 1_000 },
+        batching_window_ms: if rng.chance(700) {
+            0
+        } else {
+            rng.range(1, 20) * 1_000
+        },
         parallelization_factor: u8::try_from(rng.range(1, 10)).unwrap(),
-        retry_attempts_max: if rng.chance(300) { None } else { Some(whole(rng.small(0, 4))) },
-        record_age_max_ms: if rng.chance(700) { None } else { Some(rng.range(60, 200) * 1_000) },
+        retry_attempts_max: if rng.chance(300) {
+            None
+        } else {
+            Some(whole(rng.small(0, 4)))
+        },
+        record_age_max_ms: if rng.chance(700) {
+            None
+        } else {
+            Some(rng.range(60, 200) * 1_000)
+        },
         bisect_batch_on_function_error: rng.chance(500),
         report_batch_item_failures: rng.chance(500),
         ..MappingConfig::default()
@@ -70,25 +87,62 @@ pub(crate) fn mapping(rng: &mut Rng) -> MappingConfig {
 }
 
 impl Options {
+    /// Another mapping for the same stream.
+    pub(crate) fn another_mapping(&self, rng: &mut Rng) -> MappingConfig {
+        let mut mapping = mapping(rng);
+        mapping.payload_bytes_max = self.mapping.payload_bytes_max;
+        self.let_end(&mut mapping);
+        mapping
+    }
+
+    /// A record too large for an invocation blocks its lane until attempts or age end it; one of them must.
+    fn let_end(&self, mapping: &mut MappingConfig) {
+        let aged = self.retention_ms.is_some() || mapping.record_age_max_ms.is_some();
+        if self.oversized > 0 && !(aged && self.clock == StreamClock::Wall) {
+            mapping.retry_attempts_max = mapping.retry_attempts_max.or(Some(2));
+        }
+    }
+
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let mut mapping = mapping(rng);
         // A few seeds hold much, so that pages are worth compacting; most hold little, so that they are fast.
         let heavy = rng.chance(40);
-        let oversized = if rng.chance(700) { 0 } else { u32::try_from(rng.range(5, 60)).unwrap() };
+        let oversized = if rng.chance(700) {
+            0
+        } else {
+            u32::try_from(rng.range(5, 60)).unwrap()
+        };
         if oversized > 0 || rng.chance(250) {
             mapping.payload_bytes_max = u32::try_from(rng.range(1_400, 4_000)).unwrap();
         }
         let poison = rng.chance(600);
         let keys = u64::try_from(rng.small(1, 40)).unwrap();
-        Self {
-            retention_ms: if rng.chance(750) { None } else { Some(rng.range(40, 250) * 1_000) },
-            clock: if rng.chance(800) { StreamClock::Wall } else { StreamClock::Replay },
+        let mut own = Self {
+            retention_ms: if rng.chance(750) {
+                None
+            } else {
+                Some(rng.range(40, 250) * 1_000)
+            },
+            clock: if rng.chance(800) {
+                StreamClock::Wall
+            } else {
+                StreamClock::Replay
+            },
             sync_checkpoints: rng.chance(120),
-            budget_bytes: if rng.chance(750) { 1 << 28 } else { usize::try_from(rng.range(2_000, 16_000)).unwrap() },
-            records: usize::try_from(if heavy { rng.range(300, 500) } else { rng.small(50, 400) }).unwrap(),
+            budget_bytes: if rng.chance(750) {
+                1 << 28
+            } else {
+                usize::try_from(rng.range(2_000, 16_000)).unwrap()
+            },
+            records: usize::try_from(if heavy {
+                rng.range(300, 500)
+            } else {
+                rng.small(50, 400)
+            })
+            .unwrap(),
             keys,
             payload: if heavy { 150 } else { rng.range(0, 40) },
-            spacing_ms: rng.pick(&[0, 1, 20, 300, 1_500]),
+            spacing_ms: rng.pick(&[0, 1, 20, 300, 1_500, 20_000]),
             page_max: usize::try_from(if heavy { 200 } else { rng.small(1, 80) }).unwrap(),
             steps: u64::try_from(rng.range(150, 500)).unwrap(),
             poison_records: if poison { rate(rng, 80) } else { 0 },
@@ -101,6 +155,7 @@ impl Options {
             crash: rate(rng, 30),
             save_fails: rate(rng, 250),
             save_unconfirmed: rate(rng, 250),
+            save_late: rate(rng, 250),
             reread: rate(rng, 250),
             short_read: rate(rng, 300),
             empty_page: rate(rng, 200),
@@ -111,7 +166,10 @@ impl Options {
             pause: rate(rng, 30),
             jump: rate(rng, 60),
             finish_weight: u64::try_from(rng.range(4, 30)).unwrap(),
-            mapping,
-        }
+            mapping: mapping.clone(),
+        };
+        own.let_end(&mut mapping);
+        own.mapping = mapping;
+        own
     }
 }

@@ -23,7 +23,7 @@ kinds! {
     Crash, CrashDuringSave, CrashWithBatchesInFlight, CrashAfterUnseenSuccess, RestartWithOtherFactor,
     RestartWithoutCheckpoint, DamagedCheckpointRefused, SaveFailed, SaveUnconfirmed, SaveLate, DiscardConfirmedLate,
     DiscardConfirmedOutOfOrder, DiscardGivenUp, ReRead, ShortRead, EmptyPage, FetchFailed, FetchLate, OfferedUnasked,
-    OfferRefused, NoRoomToFetch, Paused, Drained, UpdatedLive, UpdatedFactor, TimeJump, OversizedRecord,
+    OfferRefused, NoRoomToFetch, Paused, Drained, UpdatedLive, UpdatedFactor, TimeJump,
     BatchFullByBytes, SyncHeldBack,
 }
 
@@ -65,7 +65,10 @@ pub(crate) struct Reach {
 
 impl Default for Reach {
     fn default() -> Self {
-        Self { faults: vec![0; Fault::ALL.len()], events: vec![0; Kind::ALL.len()] }
+        Self {
+            faults: vec![0; Fault::ALL.len()],
+            events: vec![0; Kind::ALL.len()],
+        }
     }
 }
 
@@ -92,8 +95,14 @@ impl Reach {
     }
 
     fn rows(&self) -> impl Iterator<Item = (String, u64)> {
-        let faults = Fault::ALL.iter().zip(&self.faults).map(|(fault, hits)| (format!("fault {fault:?}"), *hits));
-        let events = Kind::ALL.iter().zip(&self.events).map(|(kind, hits)| (format!("event {kind:?}"), *hits));
+        let faults = Fault::ALL
+            .iter()
+            .zip(&self.faults)
+            .map(|(fault, hits)| (format!("fault {fault:?}"), *hits));
+        let events = Kind::ALL
+            .iter()
+            .zip(&self.events)
+            .map(|(kind, hits)| (format!("event {kind:?}"), *hits));
         faults.chain(events)
     }
 
@@ -105,6 +114,7 @@ impl Reach {
 
 impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.rows().try_for_each(|(name, hits)| writeln!(f, "{hits:>10}  {name}"))
+        self.rows()
+            .try_for_each(|(name, hits)| writeln!(f, "{hits:>10}  {name}"))
     }
 }
