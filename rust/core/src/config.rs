@@ -1,6 +1,7 @@
 //! What a mapping and a shard are told: Lambda's parameters in the core's units, and the names that events carry.
 
 use crate::checkpoint::{CheckpointKey, Start};
+use crate::page::Format;
 
 /// The largest payload of an invocation: Invoke answers that a request "must be smaller than 6291456 bytes".
 pub const PAYLOAD_BYTES_MAX: u32 = 6_291_455;
@@ -156,6 +157,8 @@ pub struct ShardConfig {
     pub identity: MappingIdentity,
     /// The mapping's parameters.
     pub mapping: MappingConfig,
+    /// Which API's records the shard has.
+    pub format: Format,
     /// Where a shard without a checkpoint begins.
     pub start: Start,
     /// How long the stream keeps a record; None for ever.
@@ -176,6 +179,7 @@ impl ShardConfig {
             key,
             identity,
             mapping,
+            format: Format::Kinesis,
             start: Start::TrimHorizon,
             retention_ms: None,
             clock: StreamClock::Wall,

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::batch::{Records, Response, ShardInfo, Ticket};
 use crate::config::ShardConfig;
 use crate::json::write_escaped;
-use crate::page::Record;
-use crate::time::iso_ms;
+use crate::page::{Format, Record};
+use crate::time::{iso_ms, iso_seconds};
 
 /// Why records were given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,7 +196,12 @@ impl Discard {
             ",\"version\":\"1.0\",\"timestamp\":\"{}\"",
             iso_ms(self.at_ms)
         );
-        out.push_str(",\"KinesisBatchInfo\":{");
+        // Kinesis stamps arrivals to the millisecond, DynamoDB Streams to the second.
+        let (info, iso): (_, fn(i64) -> String) = match self.config().format {
+            Format::Kinesis => ("KinesisBatchInfo", iso_ms),
+            Format::DynamoDb => ("DDBStreamBatchInfo", iso_seconds),
+        };
+        let _ = write!(out, ",\"{info}\":{{");
         text(&mut out, "shardId", &self.config().key.shard_id);
         let _ = write!(
             out,
@@ -207,8 +212,8 @@ impl Discard {
         let _ = write!(
             out,
             ",\"approximateArrivalOfFirstRecord\":\"{}\",\"approximateArrivalOfLastRecord\":\"{}\",\"batchSize\":{},",
-            iso_ms(first.arrival_ms()),
-            iso_ms(last.arrival_ms()),
+            iso(first.arrival_ms()),
+            iso(last.arrival_ms()),
             self.records.len
         );
         text(

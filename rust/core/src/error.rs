@@ -2,6 +2,9 @@
 
 use thiserror::Error;
 
+use crate::lanes::KeyError;
+use crate::page::Format;
+
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
 
@@ -60,6 +63,14 @@ pub enum PositionError {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PageError {
+    /// The key of an item is not one that a table can have.
+    #[error("at byte {offset}: the key of an item is one or two attributes of type S, N or B{}", .reason.as_ref().map_or(String::new(), |reason| format!(": {reason}")))]
+    BadKey {
+        /// Where it stands.
+        offset: usize,
+        /// What is wrong with a value.
+        reason: Option<KeyError>,
+    },
     /// The page would be larger than offsets can address.
     #[error("at {offset}: the page would hold {bytes} bytes, at most {max} are possible")]
     TooLarge {
@@ -209,7 +220,8 @@ impl PageError {
             | Self::BadSequenceNumber { offset, .. }
             | Self::OutOfRange { offset, .. }
             | Self::KeyTooLong { offset, .. }
-            | Self::BadBase64 { offset } => offset,
+            | Self::BadBase64 { offset }
+            | Self::BadKey { offset, .. } => offset,
         }
     }
 }
@@ -245,6 +257,14 @@ pub enum UsageError {
     /// Window state was given for a mapping without tumbling windows.
     #[error("window state was given, and the mapping has no tumbling window")]
     NoWindow,
+    /// The page is an answer of another API than the shard's.
+    #[error("a page of {found:?} was offered to a shard of {expected:?}")]
+    OtherFormat {
+        /// What the shard's events are made for.
+        expected: Format,
+        /// What the page is.
+        found: Format,
+    },
     /// A page came after the end of the shard.
     #[error("the shard is closed, and a page with records was offered")]
     Closed,

@@ -37,14 +37,14 @@ pub struct EventIdentity {
 /// # Examples
 ///
 /// ```
-/// use streamcore::{ENVELOPE_BYTES, EventIdentity, EventTemplate, PageBuilder};
+/// use streamcore::{ENVELOPE_BYTES, EventIdentity, EventTemplate, Format, PageBuilder};
 ///
 /// let template = EventTemplate::new(&EventIdentity {
 ///     shard_id: "shardId-000000000000".into(),
 ///     event_source_arn: "arn:aws:kinesis:us-east-2:123456789012:stream/lambda-stream".into(),
 ///     invoke_identity_arn: "arn:aws:iam::123456789012:role/lambda-role".into(),
 ///     aws_region: "us-east-2".into(),
-/// });
+/// }, Format::Kinesis);
 /// let mut builder = PageBuilder::new();
 /// builder.push("1", b"Hello", 1_545_084_650_987, Some("4959"))?;
 /// let page = builder.finish();
@@ -67,16 +67,20 @@ pub struct EventIdentity {
 /// ```
 #[derive(Debug, Clone)]
 pub struct EventTemplate {
+    format: Format,
     /// From the arrival time to the sequence number in `eventID`.
     middle: Box<str>,
     /// From there to the end of the record.
     end: Box<str>,
+    /// Of `DynamoDB`: the region, and from the `dynamodb` object to the end of the record.
+    region: Box<str>,
+    dynamodb_end: Box<str>,
 }
 
 impl EventTemplate {
     /// Make the constant parts. The strings are escaped as JSON wants it.
     #[must_use]
-    pub fn new(identity: &EventIdentity) -> Self {
+    pub fn new(identity: &EventIdentity, format: Format) -> Self {
         let mut middle =
             String::from(r#"},"eventSource":"aws:kinesis","eventVersion":"1.0","eventID":""#);
         write_escaped(&identity.shard_id, &mut middle);
@@ -94,9 +98,17 @@ impl EventTemplate {
             end.push('"');
         }
         end.push('}');
+        let mut region = String::new();
+        write_escaped(&identity.aws_region, &mut region);
+        let mut dynamodb_end = String::from(r#","eventSourceARN":""#);
+        write_escaped(&identity.event_source_arn, &mut dynamodb_end);
+        dynamodb_end.push_str(r#""}"#);
         Self {
+            format,
             middle: middle.into(),
             end: end.into(),
+            region: region.into(),
+            dynamodb_end: dynamodb_end.into(),
         }
     }
 
@@ -107,12 +119,17 @@ impl EventTemplate {
     /// If the identity has strings of more than 4 GiB.
     #[must_use]
     pub fn record_bytes(&self) -> u32 {
-        let bytes = KEY.len()
-            + SEQUENCE.len()
-            + DATA.len()
-            + ARRIVAL.len()
-            + self.middle.len()
-            + self.end.len();
+        let bytes = match self.format {
+            Format::Kinesis => {
+                KEY.len()
+                    + SEQUENCE.len()
+                    + DATA.len()
+                    + ARRIVAL.len()
+                    + self.middle.len()
+                    + self.end.len()
+            }
+            Format::DynamoDb => self.region.len() + self.dynamodb_end.len(),
+        };
         u32::try_from(bytes).expect("an identity of less than 4 GiB")
     }
 
@@ -127,8 +144,10 @@ impl EventTemplate {
             if nth > 0 {
                 out.push(b',');
             }
-            match page.format() {
+            debug_assert_eq!(page.format(), self.format);
+            match self.format {
                 Format::Kinesis => self.write_kinesis(out, page, index as usize),
+                Format::DynamoDb => self.write_dynamodb(out, page, index as usize),
             }
         }
         out.extend_from_slice(TAIL.as_bytes());
@@ -149,6 +168,15 @@ impl EventTemplate {
         out.extend_from_slice(self.middle.as_bytes());
         out.extend_from_slice(sequence);
         out.extend_from_slice(self.end.as_bytes());
+    }
+
+    #[inline]
+    fn write_dynamodb(&self, out: &mut Vec<u8>, page: &Page, index: usize) {
+        let record = page.record(index);
+        out.extend_from_slice(record.dynamodb_head().as_bytes());
+        out.extend_from_slice(self.region.as_bytes());
+        out.extend_from_slice(record.dynamodb_data().as_bytes());
+        out.extend_from_slice(self.dynamodb_end.as_bytes());
     }
 }
 

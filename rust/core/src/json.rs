@@ -70,6 +70,46 @@ impl<'a> Scanner<'a> {
         })
     }
 
+    /// Append a literal in canonical form, with its quotes.
+    pub(crate) fn write_string(&self, literal: Text, out: &mut String) -> Result<()> {
+        out.push('"');
+        if literal.escaped {
+            self.write_canonical(literal, out)?;
+        } else {
+            out.push_str(self.raw(literal));
+        }
+        out.push('"');
+        Ok(())
+    }
+
+    /// Append the value that began at `start` and has been read, with its strings in canonical form.
+    pub(crate) fn write_since(&self, start: usize, out: &mut String) -> Result<()> {
+        let value = &self.text[start..self.at];
+        if !value.contains('\\') {
+            out.push_str(value);
+            return Ok(());
+        }
+        let mut strings = Scanner {
+            text: self.text,
+            bytes: self.bytes,
+            at: start,
+        };
+        let mut plain = start;
+        while let Some(quote) = self.text[plain..self.at].find('"') {
+            out.push_str(&self.text[plain..plain + quote]);
+            strings.at = plain + quote;
+            let literal = strings.string("a string")?;
+            self.write_string(literal, out)?;
+            plain = strings.at;
+        }
+        out.push_str(&self.text[plain..self.at]);
+        Ok(())
+    }
+
+    fn raw(&self, literal: Text) -> &'a str {
+        &self.text[literal.start..literal.end]
+    }
+
     /// Call `part` with each stretch that has no backslash and the character that the escape after it means.
     fn unescape(&self, literal: Text, mut part: impl FnMut(&str, Option<char>)) -> Result<()> {
         let mut start = literal.start;

@@ -31,10 +31,13 @@ pub const KEY_BYTES_MAX: usize = 65_535;
 pub const ARRIVAL_MS_MAX: i64 = 8_640_000_000_000_000;
 
 /// Which API a body is an answer of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Format {
     /// `GetRecords` of Kinesis Data Streams.
+    #[default]
     Kinesis,
+    /// `GetRecords` of Amazon `DynamoDB` Streams.
+    DynamoDb,
 }
 
 /// What stands around the records of a page.
@@ -214,8 +217,12 @@ impl Page {
         })?;
         let mut decoded = match format {
             Format::Kinesis => decode::kinesis::decode(&body)?,
+            Format::DynamoDb => decode::dynamodb::decode(&body)?,
         };
-        if !decoded.canonical.is_empty() {
+        if format == Format::DynamoDb {
+            body = decoded.canonical;
+            body.shrink_to_fit();
+        } else if !decoded.canonical.is_empty() {
             body.reserve_exact(decoded.canonical.len());
             body.push_str(&decoded.canonical);
         }
@@ -535,6 +542,29 @@ impl<'a> Record<'a> {
         self.entry.arrival_ms
     }
 
+    /// The `dynamodb` object of a record of `DynamoDB` Streams as JSON; None for one of Kinesis.
+    #[must_use]
+    pub fn dynamodb_json(&self) -> Option<&'a str> {
+        match self.page.format {
+            Format::Kinesis => None,
+            Format::DynamoDb => self
+                .entry
+                .data
+                .text(&self.page.body)
+                .get(decode::dynamodb::DATA_PREFIX.len()..),
+        }
+    }
+
+    /// What stands before the region in the event of a record of `DynamoDB` Streams.
+    pub(crate) fn dynamodb_head(&self) -> &'a str {
+        self.entry.key().text(&self.page.body)
+    }
+
+    /// What stands behind it.
+    pub(crate) fn dynamodb_data(&self) -> &'a str {
+        self.entry.data.text(&self.page.body)
+    }
+
     /// The data in the canonical form of a JSON string, without the quotes. For data that is base64 this is the base64 text.
     #[must_use]
     pub fn data_base64(&self) -> &'a str {
@@ -558,6 +588,10 @@ impl<'a> Record<'a> {
     ///
     /// [`PageError::BadBase64`] as [`payload`](Self::payload); nothing is appended then.
     pub fn payload_into(&self, out: &mut Vec<u8>) -> Result<(), PageError> {
+        if let Some(object) = self.dynamodb_json() {
+            out.extend_from_slice(object.as_bytes());
+            return Ok(());
+        }
         let length = out.len();
         STANDARD
             .decode_vec(self.data_base64(), out)
@@ -579,6 +613,7 @@ impl<'a> Record<'a> {
                     + self.entry.data.bytes
                     + event::seconds_bytes(self.entry.arrival_ms)
             }
+            Format::DynamoDb => self.entry.key().bytes + self.entry.data.bytes,
         }
     }
 }

@@ -221,12 +221,15 @@ impl Shard {
     }
 
     fn info(shard: u32, config: ShardConfig) -> Arc<ShardInfo> {
-        let template = EventTemplate::new(&EventIdentity {
-            shard_id: config.key.shard_id.clone(),
-            event_source_arn: config.identity.event_source_arn.clone(),
-            invoke_identity_arn: config.identity.execution_role_arn.clone(),
-            aws_region: config.identity.aws_region.clone(),
-        });
+        let template = EventTemplate::new(
+            &EventIdentity {
+                shard_id: config.key.shard_id.clone(),
+                event_source_arn: config.identity.event_source_arn.clone(),
+                invoke_identity_arn: config.identity.execution_role_arn.clone(),
+                aws_region: config.identity.aws_region.clone(),
+            },
+            config.format,
+        );
         Arc::new(ShardInfo {
             shard,
             config,
@@ -293,6 +296,12 @@ impl Shard {
     ) -> Result<Offered, UsageError> {
         if self.closed && !page.is_empty() {
             return Err(UsageError::Closed);
+        }
+        if page.format() != self.info.config.format && !page.is_empty() {
+            return Err(UsageError::OtherFormat {
+                expected: self.info.config.format,
+                found: page.format(),
+            });
         }
         if page.has_unassigned() {
             let after = self.highest_known().cloned();

@@ -11,6 +11,14 @@ pub(crate) fn iso_ms(ms: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z")
 }
 
+/// Writes an instant without its milliseconds, as `2019-11-14T00:13:49Z`.
+pub(crate) fn iso_seconds(ms: i64) -> String {
+    let mut text = iso_ms(ms);
+    text.truncate(text.len() - ".717Z".len());
+    text.push('Z');
+    text
+}
+
 /// The proleptic Gregorian date of a day counted from 1970-01-01 (Howard Hinnant's `civil_from_days`).
 fn civil(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;
@@ -26,11 +34,12 @@ fn civil(days: i64) -> (i64, i64, i64) {
 
 #[cfg(test)]
 mod tests {
-    use super::iso_ms;
+    use super::{iso_ms, iso_seconds};
 
     #[test]
     fn instants_read_as_in_the_developer_guide() {
         assert_eq!(iso_ms(1_573_690_429_717), "2019-11-14T00:13:49.717Z");
+        assert_eq!(iso_seconds(1_573_690_429_717), "2019-11-14T00:13:49Z");
         assert_eq!(iso_ms(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(iso_ms(-1), "1969-12-31T23:59:59.999Z");
         assert_eq!(iso_ms(951_782_400_000), "2000-02-29T00:00:00.000Z");

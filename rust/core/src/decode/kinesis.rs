@@ -1,8 +1,8 @@
 //! The body of a `GetRecords` answer of Kinesis Data Streams (Kinesis API reference, `GetRecords`).
 
-use crate::decode::Decoded;
+use crate::decode::{Decoded, integer, literal, missing, string, typed};
 use crate::error::PageError;
-use crate::json::{self, Scanner, Text};
+use crate::json::{Scanner, Text};
 use crate::lanes::key_hash;
 use crate::page::{ChildShard, Entry, KEY_BYTES_MAX, Span, check_arrival, check_size};
 use crate::position::check_sequence;
@@ -140,63 +140,4 @@ fn child_shard(scanner: &mut Scanner<'_>) -> Result<ChildShard> {
         shard_id: shard_id.ok_or_else(|| missing(start, "ShardId"))?,
         parent_shards: parent_shards.ok_or_else(|| missing(start, "ParentShards"))?,
     })
-}
-
-fn literal(scanner: &mut Scanner<'_>, field: &'static str) -> Result<Text> {
-    typed(scanner, b'"', field, "a string")?;
-    scanner.string("a string")
-}
-
-fn string(scanner: &mut Scanner<'_>, field: &'static str) -> Result<String> {
-    let literal = literal(scanner, field)?;
-    Ok(scanner.value(literal)?.into_owned())
-}
-
-/// A number times ten to the power of `scale`.
-fn integer(scanner: &mut Scanner<'_>, field: &'static str, scale: i64) -> Result<i64> {
-    let (byte, offset) = scanner.peek("a number")?;
-    if byte != b'-' && !byte.is_ascii_digit() {
-        return Err(wrong_type(byte, offset, field, "a number"));
-    }
-    let number = scanner.number("a number")?;
-    number
-        .scaled(scale)
-        .map_err(|json::OutOfRange| PageError::OutOfRange { offset, field })
-}
-
-/// Check the type of the next value by its first byte.
-#[inline]
-fn typed(
-    scanner: &mut Scanner<'_>,
-    first: u8,
-    field: &'static str,
-    expected: &'static str,
-) -> Result<()> {
-    let (byte, offset) = scanner.peek(expected)?;
-    if byte == first {
-        return Ok(());
-    }
-    Err(wrong_type(byte, offset, field, expected))
-}
-
-#[cold]
-fn wrong_type(byte: u8, offset: usize, field: &'static str, expected: &'static str) -> PageError {
-    match json::kind(byte) {
-        Some(found) => PageError::WrongType {
-            offset,
-            field,
-            expected,
-            found,
-        },
-        None => PageError::Unexpected {
-            offset,
-            found: byte,
-            expected,
-        },
-    }
-}
-
-#[cold]
-fn missing(offset: usize, field: &'static str) -> PageError {
-    PageError::MissingField { offset, field }
 }
