@@ -212,7 +212,7 @@ def test_children_start_after_their_parents_ends_are_saved() -> None:
     function.invoke = saved_first  # type: ignore[method-assign]
     worker = world.worker(function)
     on_end = worker._poller.end_saved
-    worker._saver._on_end = lambda handle: (ends.append(worker._poller.readings[handle].shard_id), worker._shard_ended(handle))  # type: ignore[assignment,func-returns-value]
+    worker._saver._on_end = lambda handle: (ends.append(worker._shards.readings[handle].shard_id), worker._shard_ended(handle))  # type: ignore[assignment,func-returns-value]
     assert on_end is not None
     world.run(worker)
     assert seen[0] == "shardId-000000000000"

@@ -45,7 +45,6 @@ class Job(Task):
         "discard_tries",
         "ends",
         "failed",
-        "fresh",
         "function",
         "lineage",
         "mapping",
@@ -85,7 +84,6 @@ class Job(Task):
         self.lineage = Lineage()
         self.claims: dict[str, Claim] = {}
         self.pinned: dict[str, Reading] = {}
-        self.fresh = False
         self.checked = False
         self.failed = False
         self.ends: deque[str] = deque()

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import heapq
 import itertools
 import logging
 import threading
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from streamcore._job import Job, Reading, Task, backoff_ms
-from streamcore._streamcore import Checkpoint, Page
-from streamcore.errors import CheckpointError, ClaimError, PageError, SourceError, UsageError
-from streamcore.protocols import CheckpointKey, Start
+from streamcore._streamcore import Page
+from streamcore.errors import PageError, SourceError, UsageError
+from streamcore.protocols import Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamcore._saver import Saver
+    from streamcore._shards import Shards
     from streamcore._streamcore import Engine
-    from streamcore.protocols import CheckpointStore, Clock, Fetched, ShardReader
+    from streamcore.protocols import Clock, Fetched, ShardReader
 
     _Kind = Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP"]
 
@@ -34,13 +34,6 @@ _EMPTY_PAUSE_MS = 200
 _LISTING_INTERVAL_MS = 30_000
 
 
-def _readable(start: Start) -> Start:
-    """Return where a reader begins: a tip of the past is an instant."""
-    if start.kind == "LATEST" and start.timestamp_ms is not None:
-        return Start("AT_TIMESTAMP", timestamp_ms=start.timestamp_ms)
-    return start
-
-
 class Poller:
     """Feeds the engine from the sources of all mappings.
 
@@ -48,25 +41,11 @@ class Poller:
     reader is used by one thread at a time. A source that wakes its readers moves those at its tip to the front.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        store: CheckpointStore,
-        clock: Clock,
-        saver: Saver,
-        *,
-        owner: str,
-        sync_checkpoints: bool,
-        on_add: Callable[[Reading], None],
-        on_failed: Callable[[BaseException], None],
-    ) -> None:
+    def __init__(self, engine: Engine, clock: Clock, saver: Saver, shards: Shards, *, on_failed: Callable[[BaseException], None]) -> None:
         self._engine = engine
-        self._store = store
         self._clock = clock
         self._saver = saver
-        self._owner = owner
-        self._sync_checkpoints = sync_checkpoints
-        self._on_add = on_add
+        self._shards = shards
         self._on_failed = on_failed
         self._wake = threading.Condition()
         self._tasks: list[tuple[int, int, Task]] = []
@@ -79,120 +58,21 @@ class Poller:
         self._quota: int | None = None
         self._quota_lock = threading.Lock()
         self.jobs: list[Job] = []
-        self.readings: dict[int, Reading] = {}
-        self.other_identities = 0
         self.source_errors = 0
 
-    # Opening: errors of the first contact go to the caller.
-
     def open(self, jobs: list[Job], now: int, max_records: int | None) -> None:
-        """Make first contact with every source and start the shards that may start.
+        """Make first contact with every source and read the shards that may be read.
 
         Raises:
-            SourceError: a stream is not there or cannot be read.
-            ClaimError: a live worker holds a mapping.
-            CheckpointError: the store or a stored checkpoint cannot be read.
+            SourceError, ClaimError, CheckpointError: see `Shards.contact`.
         """
         self.jobs = jobs
         self._quota = max_records
-        for job in jobs:
-            description = job.source.describe()
-            job.recorded = description.clock == "replay"
-            job.description = description if job.clock is None else dataclasses.replace(description, clock=job.clock)
-            self._claim_new(job)
-            job.fresh = not any(claim.checkpoint is not None for claim in job.claims.values()) and not job.lineage.all_ended
-            if job.fresh and job.mapping.starting_position == "LATEST":
-                self._pin(job, now)
-        if any(job.pinned for job in jobs) and not self._saver.save(now):
-            error = self._saver.error
-            message = f"the start position could not be saved: {error}"
-            raise CheckpointError(message) from error
-        for job in jobs:
-            self._start_shards(job, now)
-            job.checked = True
+        for job, readings in self._shards.contact(jobs, now):
+            for reading in readings:
+                self._schedule(reading, now)
             self._schedule(job, now + _LISTING_INTERVAL_MS)
             job.source.set_wakeup(functools.partial(self._woken, job))
-
-    def _claim_new(self, job: Job) -> None:
-        """List the shards and claim the checkpoints of those that are new; the ends of earlier runs count."""
-        lineage = job.lineage
-        identity = job.description.identity
-        lineage.update(job.source.list_shards())
-        others: set[str] = set()
-        for shard_id in lineage.waiting:
-            if shard_id in job.claims:
-                continue
-            claim = self._store.claim(CheckpointKey(job.mapping.uuid, identity, shard_id), self._owner)
-            if claim.checkpoint is not None and Checkpoint.inspect(claim.checkpoint)["ended"]:
-                lineage.end(shard_id)
-                self._store.release(claim.token)
-                continue
-            job.claims[shard_id] = claim
-            if claim.checkpoint is None:
-                others.update(claim.other_identities)
-        if others and not job.checked:
-            self.other_identities += 1
-            _log.warning(
-                "mapping %s: the stream was made anew: there are checkpoints of %s, this stream is %s; "
-                "reading starts at %s and the old checkpoints are kept",
-                job.mapping.uuid,
-                ", ".join(sorted(others)),
-                identity,
-                job.mapping.starting_position,
-            )
-
-    def _pin(self, job: Job, now: int) -> None:
-        """Fix where LATEST is: every reader stands at its tip now, and the first checkpoint says what time that was.
-
-        Without it a crash before the first completed record would move the start to a later tip, past records already handed out.
-        """
-        for shard_id, claim in job.claims.items():
-            reading = self._add(job, shard_id, None, Start("LATEST", timestamp_ms=now), now)
-            reading.reader = job.source.open(shard_id, Start("LATEST"))
-            self._saver.own(reading.handle, claim.token)
-            job.pinned[shard_id] = reading
-
-    def _add(self, job: Job, shard_id: str, checkpoint: bytes | None, start: Start, now: int) -> Reading:
-        description = job.description
-        handle = self._engine.add_shard(
-            job.mapping,
-            shard_id,
-            now=now,
-            identity=description.identity,
-            checkpoint=checkpoint,
-            start=cast("_Kind", start.kind),
-            start_timestamp_ms=start.timestamp_ms,
-            retention_ms=description.retention_ms,
-            clock=description.clock,
-            sync_checkpoints=self._sync_checkpoints,
-            running_max=job.running_max,
-        )
-        reading = Reading(job, shard_id, handle, _readable(start))
-        self.readings[handle] = reading
-        self._on_add(reading)
-        return reading
-
-    def _start_of(self, job: Job, checkpoint: bytes | None) -> Start:
-        """Return where a shard begins while nothing of it is complete."""
-        if checkpoint is not None:
-            stored = Checkpoint.inspect(checkpoint)
-            return Start(stored["starting_position"], timestamp_ms=stored["starting_position_timestamp_ms"])
-        mapping = job.mapping
-        if mapping.starting_position == "AT_TIMESTAMP":
-            return Start("AT_TIMESTAMP", timestamp_ms=mapping.starting_position_timestamp_ms)
-        # LATEST is for the shards of the first contact, which are pinned. A shard found later is read from its beginning: what was
-        # written to it before it was found is new to the mapping.
-        return Start("TRIM_HORIZON")
-
-    def _start_shards(self, job: Job, now: int) -> None:
-        for shard_id in job.lineage.startable():
-            reading = job.pinned.pop(shard_id, None)
-            claim = job.claims.pop(shard_id)
-            if reading is None:
-                reading = self._add(job, shard_id, claim.checkpoint, self._start_of(job, claim.checkpoint), now)
-                self._saver.own(reading.handle, claim.token)
-            job.lineage.start(shard_id)
-            self._schedule(reading, now)
 
     # The heap of tasks.
 
@@ -224,16 +104,10 @@ class Poller:
             self._wake.notify(len(parked))
 
     def refresh(self, now: int) -> None:
-        """Forget that shards were at their tip: each is read once more before the poller is quiet."""
-        for reading in list(self.readings.values()):
-            if reading.state == "polling":
+        """Read every shard that is at its tip once more before the poller is quiet again. Without threads only."""
+        for reading in list(self._shards.readings.values()):
+            if reading.state == "polling" and reading.at_tip:
                 reading.at_tip = False
-        for job in self.jobs:
-            self._woken(job)
-        with self._wake:
-            waiting = [(due, number, task) for due, number, task in self._tasks if task.entry == number and isinstance(task, Reading)]
-        for due, _, reading in waiting:
-            if due > now:
                 self._schedule(reading, now)
 
     def step(self, now: int) -> bool:
@@ -266,34 +140,20 @@ class Poller:
     # Listing.
 
     def _list(self, job: Job, now: int) -> None:
-        while job.ends:
-            job.lineage.end(job.ends.popleft())
         try:
-            self._claim_new(job)
-            children = {shard_id: parents for shard_id, parents in job.children if shard_id not in job.claims}
-            if job.lineage.add(children):
-                self._claim_new_children(job)
-            self._start_shards(job, now)
-        except (SourceError, CheckpointError) as error:
-            if isinstance(error, ClaimError) or not isinstance(error, SourceError):
-                self._list_later(job, now, error)
-            else:
-                self._fail(job, error)
+            started = self._shards.relist(job, now)
+        except SourceError as error:
+            self._fail(job, error)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, listing is tried again
             self._list_later(job, now, error)
             return
+        for reading in started:
+            self._schedule(reading, now)
         job.failures = 0
         job.checked = True
         self._grow()
         self._schedule(job, now if job.ends else now + _LISTING_INTERVAL_MS)
-
-    def _claim_new_children(self, job: Job) -> None:
-        """Claim shards that a last page has named and the listing does not show yet."""
-        for shard_id in job.lineage.waiting:
-            if shard_id not in job.claims:
-                key = CheckpointKey(job.mapping.uuid, job.description.identity, shard_id)
-                job.claims[shard_id] = self._store.claim(key, self._owner)
 
     def _list_later(self, job: Job, now: int, error: BaseException) -> None:
         job.failures += 1
@@ -304,7 +164,7 @@ class Poller:
 
     def end_saved(self, handle: int) -> None:
         """Say that the end of a shard is saved: its children may start."""
-        reading = self.readings[handle]
+        reading = self._shards.readings[handle]
         reading.state = "gone"
         job = reading.job
         job.checked = False
@@ -440,7 +300,7 @@ class Poller:
             _log.error("mapping %s: %s", job.mapping.uuid, error)
             self._on_failed(error)
         if not job.recorded:
-            for reading in list(self.readings.values()):
+            for reading in list(self._shards.readings.values()):
                 if reading.job is job and reading.state == "polling":
                     reading.state = "failed"
 
@@ -471,7 +331,7 @@ class Poller:
         if self._quota is None:
             return False
         with self._quota_lock:
-            return self._quota == 0 and not any(reading.grant for reading in self.readings.values())
+            return self._quota == 0 and not any(reading.grant for reading in self._shards.readings.values())
 
     # Being done.
 
@@ -487,13 +347,13 @@ class Poller:
                 return False
         return all(
             reading.state in ("failed", "gone") or (reading.state == "polling" and reading.at_tip and not reading.pending)
-            for reading in list(self.readings.values())
+            for reading in list(self._shards.readings.values())
         ) and not any(job.lineage.startable() for job in self.jobs if not job.failed)
 
     @property
     def read_up(self) -> bool:
         """Whether nothing is left to be read now: every shard is at its tip or closed."""
-        return all(reading.at_tip or reading.state != "polling" for reading in list(self.readings.values()))
+        return all(reading.at_tip or reading.state != "polling" for reading in list(self._shards.readings.values()))
 
     @property
     def read_out(self) -> bool:
@@ -508,7 +368,7 @@ class Poller:
     @property
     def all_ended(self) -> bool:
         """Whether every shard of every mapping has ended, or cannot be read, and its end is saved."""
-        return self.quiet and all(reading.state in ("failed", "gone") for reading in list(self.readings.values()))
+        return self.quiet and all(reading.state in ("failed", "gone") for reading in list(self._shards.readings.values()))
 
     # Threads.
 
@@ -518,7 +378,7 @@ class Poller:
         self._grow()
 
     def _grow(self) -> None:
-        shards = sum(reading.state == "polling" for reading in self.readings.values())
+        shards = sum(reading.state == "polling" for reading in self._shards.readings.values())
         with self._wake:
             while not self._stopping and len(self._threads) < min(self._threads_max, max(shards, 1)):
                 thread = threading.Thread(target=self._run, name=f"streamcore-poll-{len(self._threads)}", daemon=True)
@@ -559,8 +419,5 @@ class Poller:
             thread.join(timeout_s)
         for job in self.jobs:
             job.source.set_wakeup(None)
-        for reading in list(self.readings.values()):
+        for reading in list(self._shards.readings.values()):
             self._close(reading)
-        for job in self.jobs:
-            for claim in job.claims.values():
-                self._store.release(claim.token)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from streamcore._streamcore import ShardStats
-
 __all__ = ["StopReason", "StuckBatch", "Summary", "Totals", "WorkerStats"]
 
 StopReason = Literal["idle", "ended", "max_records", "timeout", "stopped", "interrupted", "failed"]
@@ -119,40 +117,3 @@ class WorkerStats(Totals):
     shards: int = 0
     stuck: tuple[StuckBatch, ...] = ()
     threads: int = 0
-
-
-class Counts:
-    """Sums of the engine's counts over shards, those included that have left the engine."""
-
-    __slots__ = ("discarded", "duplicates", "expired", "failed_invocations", "invocations", "retries", "succeeded", "throttles")
-
-    def __init__(self) -> None:
-        self.succeeded = 0
-        self.discarded = 0
-        self.expired = 0
-        self.duplicates = 0
-        self.invocations = 0
-        self.failed_invocations = 0
-        self.retries = 0
-        self.throttles = 0
-
-    def add(self, other: ShardStats | Counts) -> None:
-        """Add one shard's counts, or another sum."""
-        for name in self.__slots__:
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-def stuck_batches(shard: ShardStats) -> list[StuckBatch]:
-    """Return the batches of a shard that wait for another try."""
-    return [
-        StuckBatch(
-            mapping_uuid=shard.mapping_uuid,
-            shard_id=shard.shard_id,
-            lane=number,
-            first_sequence_number=lane["first_sequence_number"],
-            attempts=lane["attempts"],
-            next_try_ms=lane["until"],
-        )
-        for number, lane in enumerate(shard.lanes)
-        if lane["state"] == "parked"
-    ]

@@ -21,15 +21,17 @@ import socket
 import threading
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from streamcore._delivery import Delivery
 from streamcore._interrupts import interrupts
 from streamcore._invoker import Invoker
 from streamcore._job import Job, Reading
+from streamcore._ledger import Ledger, stuck_batches
 from streamcore._poller import Poller
 from streamcore._saver import Saver
-from streamcore._stats import Counts, StopReason, StuckBatch, Summary, Totals, WorkerStats, stuck_batches
+from streamcore._shards import Shards
+from streamcore._stats import StopReason, StuckBatch, Summary, Totals, WorkerStats
 from streamcore._streamcore import Engine
 from streamcore._watch import Watch
 from streamcore.errors import CheckpointError, ConfigError, ForkError, SourceError, UsageError
@@ -38,7 +40,6 @@ from streamcore.sources._wall import WallClock as SystemClock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamcore._streamcore import ShardStats
     from streamcore.mapping import EventSourceMapping
     from streamcore.protocols import CheckpointStore, Clock, Destination, Function, Source
 
@@ -123,9 +124,6 @@ class Worker:
         self._abort = False
         self._stepping = False
         self._lanes = 0
-        self._gone = Counts()
-        self._lock = threading.Lock()
-        self._started_at = self._ended_at = 0.0
         self._thread: threading.Thread | None = None
         self._summary: Summary | None = None
         sync = checkpoint_interval_ms == 0
@@ -148,16 +146,9 @@ class Worker:
             on_failed=self._crashed,
             on_busy=lambda: self._inbox.put("busy"),
         )
-        self._poller = Poller(
-            self._engine,
-            checkpoints,
-            self._clock,
-            self._saver,
-            owner=self.owner,
-            sync_checkpoints=sync,
-            on_add=self._shard_added,
-            on_failed=self._source_failed,
-        )
+        self._shards = Shards(self._engine, checkpoints, self._saver, owner=self.owner, sync_checkpoints=sync, on_add=self._shard_added)
+        self._poller = Poller(self._engine, self._clock, self._saver, self._shards, on_failed=self._source_failed)
+        self._ledger = Ledger(self._engine, self._shards, self._poller, self._delivery, self._saver)
 
     def add(
         self,
@@ -296,28 +287,22 @@ class Worker:
     def stats(self) -> WorkerStats:
         """Return the totals and how the worker stands now. May be called from any thread."""
         self._check_process()
-        sums, live = self._counted()
-        stuck: list[StuckBatch] = []
-        in_flight = held = 0
-        for shard in live:
-            in_flight += shard.in_flight
-            held += shard.held_records
-            stuck += stuck_batches(shard)
+        live = self._ledger.live()
         return WorkerStats(
-            **self._totals(sums),
-            in_flight=in_flight,
-            held_records=held,
+            **self._ledger.totals(),
+            in_flight=sum(shard.in_flight for shard in live),
+            held_records=sum(shard.held_records for shard in live),
             held_bytes=self._engine.held_bytes,
             iterator_age_ms=self._invoker.age_ms(replay=any(job.description.clock == "replay" for job in self._jobs)),
             shards=len(live),
-            stuck=tuple(stuck),
+            stuck=tuple(batch for shard in live for batch in stuck_batches(shard)),
             threads=self._invoker.threads,
         )
 
     def summary(self) -> Summary:
         """Return what the run did. While it runs, `reason` is "stopped"."""
         self._check_process()
-        return self._summary or self._summarize("stopped", 0)
+        return self._summary or Summary(**self._ledger.totals(), reason="stopped")
 
     # Running step by step: the same machines on the calling thread. `streamcore.testing.run_until_idle` drives these.
 
@@ -375,7 +360,7 @@ class Worker:
         if not self._jobs:
             raise UsageError("the worker has no mapping; add one before the start")
         self._state = "open"
-        self._started_at = time.monotonic()
+        self._ledger.start()
         jobs = [job for job in self._jobs if job.mapping.enabled]
         if len(jobs) > 1:
             spare = (self._invocation_threads or _THREADS_MAX) - (len(jobs) - 1)
@@ -411,22 +396,18 @@ class Worker:
         self._poller.end_saved(handle)
 
     def _shard_lost(self, handle: int) -> None:
-        reading = self._poller.readings[handle]
+        reading = self._shards.readings[handle]
         reading.state = "gone"
         uuid = reading.job.mapping.uuid
         _log.error("mapping %s: another worker has taken over shard %s; it is processed here no more", uuid, reading.shard_id)
         self._leave(handle)
 
     def _leave(self, handle: int) -> None:
-        """Take a shard out of the engine and keep its counts."""
-        with self._lock:
-            self._gone.add(self._engine.stats(handle))
-            self._poller.readings[handle].state = "gone"
-            self._engine.remove(handle)
-        self._lanes -= self._poller.readings[handle].job.mapping.parallelization_factor
+        self._ledger.leave(handle)
+        self._lanes -= self._shards.readings[handle].job.mapping.parallelization_factor
 
     def _job_of(self, handle: int) -> Job:
-        return self._poller.readings[handle].job
+        return self._shards.readings[handle].job
 
     def _save_now(self) -> None:
         self._saver.save(self._clock.now_ms())
@@ -491,7 +472,7 @@ class Worker:
 
     def _done(self) -> bool:
         """Return whether all that was taken in is done and confirmed."""
-        _, live = self._counted()
+        live = self._ledger.live()
         return not len(self._delivery) and not any(shard.held_records or shard.in_flight or shard.unconfirmed_discards for shard in live)
 
     def _settled(self, now: int) -> bool:
@@ -510,8 +491,7 @@ class Worker:
         interrupted = self._reason == "interrupted"
         deadline = time.monotonic() + self._stop_timeout_s
         errors: list[BaseException] = []
-        _, live = self._counted()
-        in_flight = sum(shard.in_flight for shard in live)
+        in_flight = sum(shard.in_flight for shard in self._ledger.live())
         _log.log(logging.WARNING if interrupted else logging.INFO, "stopping: %d batches in flight", in_flight)
         self._guard(self._poller.halt, errors)
         self._guard(self._invoker.halt, errors)
@@ -524,6 +504,7 @@ class Worker:
         self._guard(lambda: self._poller.close(1.0), errors)
         self._guard(self._invoker.close, errors)
         self._guard(self._saver.release, errors)
+        self._guard(self._shards.release, errors)
         if errors and self._error is None:
             self._error = errors[0]
         if self._error is not None:
@@ -531,12 +512,9 @@ class Worker:
             for error in errors:
                 if error is not self._error:
                     self._error.add_note(f"while stopping: {type(error).__name__}: {error}")
-        self._ended_at = time.monotonic()
-        self._summary = self._summarize(self._reason or "stopped", abandoned)
-        # Functions that never came to an end find their tickets stale.
-        with self._lock:
-            self._state = "stopped"
-            self._guard(self._engine.reset, errors)
+        self._ledger.close()
+        self._summary = Summary(**self._ledger.totals(), reason=self._reason or "stopped", abandoned=abandoned)
+        self._state = "stopped"
 
     def _guard(self, step: Callable[[], None], errors: list[BaseException]) -> None:
         try:
@@ -557,7 +535,7 @@ class Worker:
 
     def _save_last(self) -> None:
         """Save what is left, as often as it takes, for five seconds."""
-        if not self._poller.readings:
+        if not self._shards.readings:
             return
         deadline = time.monotonic() + _SAVE_FLOOR_S
         while not self._saver.save(self._clock.now_ms()):
@@ -566,49 +544,6 @@ class Worker:
                 message = f"the last checkpoint could not be saved: {error}"
                 raise CheckpointError(message) from error
             time.sleep(0.1)
-
-    # Counting.
-
-    def _counted(self) -> tuple[Counts, list[ShardStats]]:
-        """Return the sums over all shards, and the stats of those in the engine."""
-        sums = Counts()
-        with self._lock:
-            sums.add(self._gone)
-            if self._state == "stopped":
-                return sums, []
-            live = [self._engine.stats(reading.handle) for reading in list(self._poller.readings.values()) if reading.state != "gone"]
-        for shard in live:
-            sums.add(shard)
-        return sums, live
-
-    def _totals(self, sums: Counts) -> dict[str, Any]:
-        delivery, saver, poller = self._delivery, self._saver, self._poller
-        end = self._ended_at or time.monotonic()
-        return {
-            "records": sums.succeeded + sums.discarded + sums.expired,
-            "succeeded": sums.succeeded,
-            "expired": sums.expired,
-            "duplicates": sums.duplicates,
-            "invocations": sums.invocations,
-            "failed_invocations": sums.failed_invocations,
-            "retries": sums.retries,
-            "throttles": sums.throttles,
-            "discards": delivery.discards,
-            "discarded_records": delivery.discarded_records,
-            "discarded_by_condition": dict(delivery.by_condition),
-            "delivered": delivery.delivered,
-            "undelivered": delivery.undelivered,
-            "checkpoints": saver.checkpoints,
-            "failed_saves": saver.failed_saves,
-            "lost_claims": saver.lost,
-            "other_identities": poller.other_identities,
-            "source_errors": poller.source_errors,
-            "elapsed_seconds": end - self._started_at if self._started_at else 0.0,
-        }
-
-    def _summarize(self, reason: StopReason, abandoned: int) -> Summary:
-        sums, _ = self._counted()
-        return Summary(**self._totals(sums), reason=reason, abandoned=abandoned)
 
 
 def _nothing() -> None:
