@@ -41,6 +41,7 @@ class StreamDescription:
         retention_ms: how long the stream keeps a record; None for ever (memory, files).
         poll_interval_ms: pause between two reads of a shard at its tip; 0 for a source that wakes its reader itself.
         clock: "wall", or "replay" where time is the largest arrival time handed out (recorded data).
+        format: which API's records the stream has; it decides the shape of the events.
     """
 
     identity: str
@@ -48,6 +49,7 @@ class StreamDescription:
     retention_ms: int | None = None
     poll_interval_ms: int = 1000
     clock: Literal["wall", "replay"] = "wall"
+    format: Literal["kinesis", "dynamodb"] = "kinesis"
 
 
 @dataclass(frozen=True, slots=True)
