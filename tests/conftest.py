@@ -1,13 +1,41 @@
-"""Settings of hypothesis for every test."""
+"""Settings of hypothesis for every test, and the servers that tests share."""
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import settings
+
+from servers import Server, ministack_server, moto_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # The same examples in every run, so that a failure is there again; no deadline, since no test measures time.
 settings.register_profile("default", derandomize=True, deadline=None, print_blob=True)
 # HYPOTHESIS_PROFILE=soak: many new examples; a failure prints what brings it back.
 settings.register_profile("soak", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Server]:
+    """One moto for all tests."""
+    with moto_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ministack() -> Iterator[Server]:
+    """One MiniStack for all tests."""
+    with ministack_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["moto", "ministack"])
+def server(request: pytest.FixtureRequest) -> Server:
+    """Return each server in turn."""
+    found: Server = request.getfixturevalue(request.param)
+    return found
