@@ -13,6 +13,7 @@ __all__ = [
     "ForkError",
     "PageError",
     "SourceError",
+    "SourceUnavailableError",
     "StreamcoreError",
     "UsageError",
 ]
@@ -50,7 +51,24 @@ class PageError(StreamcoreError, ValueError):
 
 
 class SourceError(StreamcoreError):
-    """A source cannot be read: a broken line, an unknown column, a missing file."""
+    """A source cannot be read: a broken line, an unknown column, a missing file, a stream that was made anew."""
+
+
+class SourceUnavailableError(SourceError):
+    """A stream cannot be read now, and may be readable again later: a permission or a key is missing, credentials have expired, the
+    stream is deleted or not yet active, its server is gone.
+
+    At a mapping's first contact with its stream this ends the run, as every `SourceError` does. Later the mapping is kept: reading is
+    tried again, ever more slowly, and the mapping's status says why.
+
+    `code` is the error code of the service, None where it gave none; `action` the IAM action that was refused or failed, as
+    `kinesis:GetRecords`, or None.
+    """
+
+    def __init__(self, message: str, *, code: str | None = None, action: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.action = action
 
 
 class UsageError(StreamcoreError, RuntimeError):
