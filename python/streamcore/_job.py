@@ -39,6 +39,7 @@ class Job(Task):
         "children",
         "claims",
         "clock",
+        "contacted",
         "description",
         "destination",
         "discard_budget_ms",
@@ -50,6 +51,7 @@ class Job(Task):
         "mapping",
         "parked",
         "pinned",
+        "problem",
         "recorded",
         "running_max",
         "source",
@@ -85,7 +87,9 @@ class Job(Task):
         self.claims: dict[str, Claim] = {}
         self.pinned: dict[str, Reading] = {}
         self.checked = False
+        self.contacted = False  # whether any shard has been read
         self.failed = False
+        self.problem: str | None = None  # why the shards cannot be listed now
         self.ends: deque[str] = deque()
         self.children: deque[tuple[str, tuple[str, ...]]] = deque()
         self.parked: dict[Reading, None] = {}
@@ -99,7 +103,7 @@ class Reading(Task):
     "gone" (out of the engine: its end is saved, or its claim is lost).
     """
 
-    __slots__ = ("at_tip", "grant", "handle", "job", "pending", "reader", "shard_id", "start", "state")
+    __slots__ = ("at_tip", "grant", "handle", "job", "pending", "problem", "reader", "shard_id", "start", "state")
 
     def __init__(self, job: Job, shard_id: str, handle: int, start: Start) -> None:
         super().__init__()
@@ -111,6 +115,7 @@ class Reading(Task):
         self.pending: Fetched | None = None
         self.grant = 0
         self.at_tip = False
+        self.problem: str | None = None  # why it cannot be read now
         self.state = "polling"
 
 

@@ -126,5 +126,6 @@ class Ledger:
             "lost_claims": saver.lost,
             "other_identities": self._shards.other_identities,
             "source_errors": self._poller.source_errors,
+            "trimmed": self._poller.trimmed,
             "elapsed_seconds": end - self._started_at if self._started_at else 0.0,
         }

@@ -6,12 +6,14 @@ import functools
 import heapq
 import itertools
 import logging
+import math
 import threading
+import time
 from typing import TYPE_CHECKING, Literal
 
 from streamcore._job import Job, Reading, Task, backoff_ms
 from streamcore._streamcore import Page
-from streamcore.errors import PageError, SourceError, UsageError
+from streamcore.errors import PageError, SourceError, SourceUnavailableError, UsageError
 from streamcore.protocols import Start
 
 if TYPE_CHECKING:
@@ -32,6 +34,14 @@ _FULL_PAUSE_MS = 5
 # A read that found nothing though the tip is not reached (Kinesis does that): five reads a second and shard are allowed.
 _EMPTY_PAUSE_MS = 200
 _LISTING_INTERVAL_MS = 30_000
+# So many threads read at once without ado. More join in where a read is so much overdue, since the others wait for slow answers.
+_THREADS = 4
+_OVERDUE_MS = 20
+# Of all threads this part at most is with shards whose last read failed: servers that hang hold up no other shard.
+_FAILING_PART = 4
+_FAILING_PAUSE_MS = 50
+# A shard that failed so often in a row is a problem worth telling.
+_PROBLEM_FAILURES = 5
 
 
 class Poller:
@@ -47,18 +57,26 @@ class Poller:
         self._saver = saver
         self._shards = shards
         self._on_failed = on_failed
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
         self._tasks: list[tuple[int, int, Task]] = []
         self._number = 0
         self._wakeups = itertools.count(1)
         self._busy = 0
+        self._failing = 0  # of the busy threads, those with a task that failed the last time
+        # One idle thread, the leader, waits for the clock; the others wait for their turn to lead.
+        self._wake = threading.Condition(self._lock)
+        self._turn = threading.Condition(self._lock)
+        self._leading = False
+        self._until: float = 0
+        self._idle = 0
         self._threads: list[threading.Thread] = []
-        self._threads_max = 0
+        self._threads_max = _THREADS
         self._stopping = False
         self._quota: int | None = None
         self._quota_lock = threading.Lock()
         self.jobs: list[Job] = []
         self.source_errors = 0
+        self.trimmed = 0
 
     def open(self, jobs: list[Job], now: int, max_records: int | None) -> None:
         """Make first contact with every source and read the shards that may be read.
@@ -77,16 +95,59 @@ class Poller:
     # The heap of tasks.
 
     def _schedule(self, task: Task, due: int) -> None:
-        with self._wake:
-            self._number += 1
-            task.entry = self._number
-            heapq.heappush(self._tasks, (due, self._number, task))
-            self._wake.notify()
+        with self._lock:
+            self._push(task, due)
+            self._rouse()
+
+    def _push(self, task: Task, due: int) -> None:
+        self._number += 1
+        task.entry = self._number
+        heapq.heappush(self._tasks, (due, self._number, task))
 
     def _drop_stale(self) -> None:
         tasks = self._tasks
         while tasks and tasks[0][2].entry != tasks[0][1]:
             heapq.heappop(tasks)
+
+    def _ready(self) -> float:
+        """Return when the first task may be done; infinity where there is none."""
+        self._drop_stale()
+        if not self._tasks:
+            return math.inf
+        return self._tasks[0][0] + (_OVERDUE_MS if self._busy >= _THREADS else 0)
+
+    def _rouse(self) -> None:
+        """Wake the leader where there is something to do before it would wake by itself."""
+        if self._leading and self._ready() < self._until:
+            self._until = 0
+            self._wake.notify()
+
+    def _take(self, now: int) -> Task | None:
+        """Take the first task if it may be done now."""
+        while self._ready() <= now:
+            task = heapq.heappop(self._tasks)[2]
+            if task.failures and self._failing >= max(self._threads_max // _FAILING_PART, 1):
+                self._push(task, now + _FAILING_PAUSE_MS)
+                continue
+            task.entry = 0
+            if isinstance(task, Reading):
+                task.job.parked.pop(task, None)
+            self._busy += 1
+            self._failing += task.failures > 0
+            return task
+        return None
+
+    def _do(self, task: Task, now: int) -> None:
+        failing = task.failures > 0  # as `_take` saw it
+        try:
+            if isinstance(task, Reading):
+                self._poll(task, now)
+            elif isinstance(task, Job):
+                self._list(task, now)
+        finally:
+            with self._lock:
+                self._busy -= 1
+                self._failing -= failing
 
     def _woken(self, job: Job) -> None:
         """Poll the shards of the source that wait at their tip. Called by the source, from any thread."""
@@ -95,13 +156,12 @@ class Poller:
         job.wakeups = next(self._wakeups)
         if not job.parked:
             return
-        with self._wake:
+        now = self._clock.now_ms()
+        with self._lock:
             parked, job.parked = job.parked, {}
             for reading in parked:
-                self._number += 1
-                reading.entry = self._number
-                heapq.heappush(self._tasks, (0, self._number, reading))
-            self._wake.notify(len(parked))
+                self._push(reading, now)
+            self._rouse()
 
     def refresh(self, now: int) -> None:
         """Read every shard that is at its tip once more before the poller is quiet again. Without threads only."""
@@ -112,28 +172,16 @@ class Poller:
 
     def step(self, now: int) -> bool:
         """Do the task that is due, if there is one. Returns whether there was."""
-        with self._wake:
-            self._drop_stale()
-            if not self._tasks or self._tasks[0][0] > now:
-                return False
-            task = heapq.heappop(self._tasks)[2]
-            task.entry = 0
-            if isinstance(task, Reading):
-                task.job.parked.pop(task, None)
-            self._busy += 1
-        try:
-            if isinstance(task, Reading):
-                self._poll(task, now)
-            elif isinstance(task, Job):
-                self._list(task, now)
-        finally:
-            with self._wake:
-                self._busy -= 1
+        with self._lock:
+            task = self._take(now)
+        if task is None:
+            return False
+        self._do(task, now)
         return True
 
     def next_due(self) -> int | None:
         """Return when the next task is due, listings at intervals left out; None where nothing is to be done."""
-        with self._wake:
+        with self._lock:
             self._drop_stale()
             return min((due for due, number, task in self._tasks if task.entry == number and isinstance(task, Reading)), default=None)
 
@@ -142,25 +190,30 @@ class Poller:
     def _list(self, job: Job, now: int) -> None:
         try:
             started = self._shards.relist(job, now)
+        except SourceUnavailableError as error:
+            job.problem = str(error)
+            self._list_later(job, error)
+            return
         except SourceError as error:
             self._fail(job, error)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, listing is tried again
-            self._list_later(job, now, error)
+            self._list_later(job, error)
             return
         for reading in started:
             self._schedule(reading, now)
         job.failures = 0
+        job.problem = None
         job.checked = True
-        self._grow()
         self._schedule(job, now if job.ends else now + _LISTING_INTERVAL_MS)
 
-    def _list_later(self, job: Job, now: int, error: BaseException) -> None:
+    def _list_later(self, job: Job, error: BaseException) -> None:
         job.failures += 1
         self.source_errors += 1
         pause = backoff_ms(job.failures)
-        _log.warning("mapping %s: the shards could not be listed, next try in %.1f s: %s", job.mapping.uuid, pause / 1000, error)
-        self._schedule(job, now + pause)
+        problem = "PROBLEM: " if job.problem else ""
+        _log.warning("%smapping %s: the shards could not be listed, next try in %.1f s: %s", problem, job.mapping.uuid, pause / 1000, error)
+        self._schedule(job, self._clock.now_ms() + pause)
 
     def end_saved(self, handle: int) -> None:
         """Say that the end of a shard is saved: its children may start."""
@@ -169,7 +222,7 @@ class Poller:
         job = reading.job
         job.checked = False
         job.ends.append(reading.shard_id)
-        self._schedule(job, 0)
+        self._schedule(job, self._clock.now_ms())
 
     # Fetching.
 
@@ -187,7 +240,7 @@ class Poller:
             return
         if due is None or due > now:
             # At the tip, or a pause: a wake-up that came during the fetch must not be lost.
-            with self._wake:
+            with self._lock:
                 if reading.at_tip:
                     job.parked[reading] = None
                     if wakeups != job.wakeups:
@@ -197,7 +250,7 @@ class Poller:
 
     def _fetch(self, reading: Reading, now: int) -> int | None:
         """Fetch and offer one page. Returns when to come again, None for not before a wake-up."""
-        engine, handle = self._engine, reading.handle
+        engine, handle, job = self._engine, reading.handle, reading.job
         fetched = reading.pending
         if fetched is None:
             want = engine.wants(handle, now)
@@ -217,13 +270,16 @@ class Poller:
             except (SourceError, PageError) as error:
                 engine.fetch_failed(handle)
                 self._settle(reading, 0)
+                # At first contact a stream that cannot be read is an error to be told at once.
+                if isinstance(error, SourceUnavailableError) and job.contacted:
+                    return self._fetch_later(reading, error)
                 self._fail_reading(reading, error)
                 return None
             except Exception as error:  # noqa: BLE001 - whatever it is, the shard is read again
                 engine.fetch_failed(handle)
                 self._settle(reading, 0)
-                return self._fetch_later(reading, now, error)
-            reading.failures = 0
+                return self._fetch_later(reading, error)
+            self._readable(reading, fetched)
             reading.pending = fetched
         page = fetched.page if fetched.page is not None else _NO_RECORDS
         try:
@@ -251,11 +307,11 @@ class Poller:
             return None
         behind, records = fetched.millis_behind, len(page)
         reading.at_tip = behind == 0 if behind is not None else not records and not fetched.retry_after_ms
-        if fetched.retry_after_ms:
-            return now + fetched.retry_after_ms
         interval = job.description.poll_interval_ms
         if reading.at_tip:
-            return now + interval if interval else None
+            return now + max(interval, fetched.retry_after_ms) if interval else None
+        if fetched.retry_after_ms:
+            return self._clock.now_ms() + fetched.retry_after_ms
         return now if records else now + min(interval, _EMPTY_PAUSE_MS)
 
     def _open_reader(self, reading: Reading, after: str | None) -> ShardReader:
@@ -270,22 +326,41 @@ class Poller:
             except Exception:  # noqa: BLE001 - there is nothing left to lose
                 _log.exception("the reader of shard %s could not be closed", reading.shard_id)
 
-    def _fetch_later(self, reading: Reading, now: int, error: BaseException) -> int:
+    def _readable(self, reading: Reading, fetched: Fetched) -> None:
+        """Take note of a read that succeeded."""
+        reading.failures = 0
+        if fetched.trimmed:
+            self.trimmed += 1
+            _log.warning(
+                "mapping %s, shard %s: records were trimmed before they were read; reading goes on with the oldest that is left",
+                reading.job.mapping.uuid,
+                reading.shard_id,
+            )
+        if reading.problem is not None:
+            reading.problem = None
+            _log.info("mapping %s: shard %s is read again", reading.job.mapping.uuid, reading.shard_id)
+        if fetched.page is not None:
+            reading.job.contacted = True
+
+    def _fetch_later(self, reading: Reading, error: BaseException) -> int:
         """Read again after a pause, with a new reader behind the last record that was taken in."""
         self._close(reading)
         reading.failures += 1
         self.source_errors += 1
         reading.at_tip = False
+        if isinstance(error, SourceUnavailableError) or reading.failures >= _PROBLEM_FAILURES:
+            reading.problem = str(error)
         pause = backoff_ms(reading.failures)
         _log.warning(
-            "shard %s could not be read (%d times in a row), next try in %.1f s: %s: %s",
+            "%sshard %s could not be read (%d times in a row), next try in %.1f s: %s: %s",
+            "PROBLEM: " if reading.problem else "",
             reading.shard_id,
             reading.failures,
             pause / 1000,
             type(error).__name__,
             error,
         )
-        return now + pause
+        return self._clock.now_ms() + pause
 
     def _fail_reading(self, reading: Reading, error: BaseException) -> None:
         reading.state = "failed"
@@ -333,6 +408,16 @@ class Poller:
         with self._quota_lock:
             return self._quota == 0 and not any(reading.grant for reading in self._shards.readings.values())
 
+    # What stands in the way.
+
+    def problems(self) -> dict[str, str]:
+        """Return, for each mapping whose stream cannot be read now, the reason; one of them where there are several."""
+        found = {job.mapping.uuid: job.problem for job in self.jobs if job.problem}
+        for reading in list(self._shards.readings.values()):
+            if reading.problem and reading.state == "polling":
+                found.setdefault(reading.job.mapping.uuid, reading.problem)
+        return {uuid: f"PROBLEM: {problem}" for uuid, problem in found.items()}
+
     # Being done.
 
     @property
@@ -373,50 +458,64 @@ class Poller:
     # Threads.
 
     def start(self, threads_max: int) -> None:
-        """Poll in threads until `close`: one for each shard that can be read, at most `threads_max`."""
+        """Poll in threads until `close`: as many as are needed, at most `threads_max`."""
         self._threads_max = threads_max
-        self._grow()
+        with self._lock:
+            self._grow()
 
     def _grow(self) -> None:
-        shards = sum(reading.state == "polling" for reading in self._shards.readings.values())
-        with self._wake:
-            while not self._stopping and len(self._threads) < min(self._threads_max, max(shards, 1)):
-                thread = threading.Thread(target=self._run, name=f"streamcore-poll-{len(self._threads)}", daemon=True)
-                self._threads.append(thread)
-                thread.start()
+        thread = threading.Thread(target=self._run, name=f"streamcore-poll-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _run(self) -> None:
-        clock = self._clock
-        while not self._stopping:
-            now = clock.now_ms()
-            try:
-                if self.step(now):
-                    continue
-            except BaseException as error:  # noqa: BLE001 - a thread must not die in silence
-                _log.exception("polling stopped")
-                self._on_failed(error)
-                return
-            with self._wake:
-                self._drop_stale()
-                pause = self._tasks[0][0] - now if self._tasks else None
-                if not self._halted() and (pause is None or pause > 0):
-                    self._wake.wait(None if pause is None else pause / 1000)
+        try:
+            while (task := self._await_task()) is not None:
+                self._do(task, self._clock.now_ms())
+        except BaseException as error:  # noqa: BLE001 - a thread must not die in silence
+            _log.exception("polling stopped")
+            self._on_failed(error)
 
-    def _halted(self) -> bool:
-        # A call, since a type checker takes an attribute that was just seen for unchanged.
-        return self._stopping
+    def _await_task(self) -> Task | None:
+        """Wait for a task that may be done and take it; None once polling has stopped."""
+        with self._lock:
+            while not self._stopping:
+                now = self._clock.now_ms()
+                task = self._take(now)
+                if task is not None:
+                    # While this thread is busy another one must wait for the clock.
+                    if self._leading:
+                        self._rouse()
+                    elif self._idle:
+                        self._turn.notify()
+                    elif self._tasks and len(self._threads) < self._threads_max:
+                        self._grow()
+                    return task
+                if self._leading:
+                    self._rouse()
+                    self._idle += 1
+                    self._turn.wait()
+                    self._idle -= 1
+                else:
+                    self._leading = True
+                    self._until = self._ready()
+                    self._wake.wait(None if self._until == math.inf else (self._until - now) / 1000)
+                    self._leading = False
+            return None
 
     def halt(self) -> None:
         """Read nothing more."""
         self._stopping = True
-        with self._wake:
+        with self._lock:
             self._wake.notify_all()
+            self._turn.notify_all()
 
     def close(self, timeout_s: float) -> None:
-        """Halt, wait for the reads under way, close the readers."""
+        """Halt, wait for the reads under way, close the readers. A read that hangs is left to its own time limit."""
         self.halt()
+        deadline = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(timeout_s)
+            thread.join(max(deadline - time.monotonic(), 0))
         for job in self.jobs:
             job.source.set_wakeup(None)
         for reading in list(self._shards.readings.values()):

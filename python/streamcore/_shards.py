@@ -65,20 +65,25 @@ class Shards:
             CheckpointError: the store or a stored checkpoint cannot be read, or the start position cannot be saved.
         """
         self._jobs = jobs
+        pinned = False
         for job in jobs:
             description = job.source.describe()
             job.recorded = description.clock == "replay"
             job.description = description if job.clock is None else dataclasses.replace(description, clock=job.clock)
-            listed = job.lineage.update(job.source.list_shards())
+            listing = job.source.list_shards()
+            listed = job.lineage.update(listing)
             self._claim(job)
             # Without any checkpoint of this stream, an end included, this is the mapping's first contact with it.
             if len(job.claims) == len(listed) and all(claim.checkpoint is None for claim in job.claims.values()):
                 self._say_made_anew(job)
                 if job.mapping.starting_position == "LATEST":
-                    self._pin(job, now)
-        if any(job.pinned for job in jobs) and not self._saver.save(now):
+                    pinned = True
+                    self._pin(job, {shard.shard_id for shard in listing if shard.closed}, now)
+        if pinned and not self._saver.save(now):
             error = self._saver.error
             raise CheckpointError(f"the start position could not be saved: {error}") from error
+        for job in jobs:
+            self._note_ends(job)
         started = [(job, self._start(job, now)) for job in jobs]
         for job in jobs:
             job.checked = True
@@ -90,8 +95,7 @@ class Shards:
         Raises:
             Exception: what the source or the store raises; the call may be repeated.
         """
-        while job.ends:
-            job.lineage.end(job.ends.popleft())
+        self._note_ends(job)
         job.lineage.update(job.source.list_shards())
         children = list(job.children)
         job.lineage.add(dict(children))
@@ -100,6 +104,10 @@ class Shards:
         for _ in children:
             job.children.popleft()
         return started
+
+    def _note_ends(self, job: Job) -> None:
+        while job.ends:
+            job.lineage.end(job.ends.popleft())
 
     def release(self) -> None:
         """Give up the claims of shards that were never started."""
@@ -131,16 +139,23 @@ class Shards:
                 job.mapping.starting_position,
             )
 
-    def _pin(self, job: Job, now: int) -> None:
-        """Fix where LATEST is: every reader stands at its tip now, and the first checkpoint says what time that was.
+    def _pin(self, job: Job, closed: set[str], now: int) -> None:
+        """Fix where LATEST is: every open shard's reader stands at its tip now, and the first checkpoint says what time that was.
 
         Without it a crash before the first completed record would move the start to a later tip, past records already handed out.
+        Closed shards get no more records: they are done, and saved as such, so that only what descends from the open ones is read later.
         """
-        for shard_id, claim in job.claims.items():
+        for shard_id, claim in list(job.claims.items()):
             reading = self._add(job, shard_id, None, Start("LATEST", timestamp_ms=now), now)
-            reading.reader = job.source.open(shard_id, Start("LATEST"))
             self._saver.own(reading.handle, claim.token)
-            job.pinned[shard_id] = reading
+            if shard_id in closed:
+                del job.claims[shard_id]
+                reading.state = "ended"
+                self._saver.ending.add(reading.handle)
+                self._engine.end(reading.handle, now)
+            else:
+                reading.reader = job.source.open(shard_id, Start("LATEST"))
+                job.pinned[shard_id] = reading
 
     def _add(self, job: Job, shard_id: str, checkpoint: bytes | None, start: Start, now: int) -> Reading:
         description = job.description

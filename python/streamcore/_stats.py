@@ -36,6 +36,7 @@ class Totals:
         lost_claims: shards that another worker took over.
         other_identities: mappings whose stream was made anew since their last checkpoint.
         source_errors: failed reads and listings.
+        trimmed: times that a shard's next records were trimmed before they were read, so that reading went on with the oldest left.
         elapsed_seconds: time since the start.
     """
 
@@ -57,6 +58,7 @@ class Totals:
     lost_claims: int = 0
     other_identities: int = 0
     source_errors: int = 0
+    trimmed: int = 0
     elapsed_seconds: float = 0.0
 
 
@@ -108,6 +110,8 @@ class WorkerStats(Totals):
         shards: shards being read.
         stuck: batches that wait for another try.
         threads: invocation threads made so far.
+        problems: for each mapping whose stream cannot be read now, by UUID, why: "PROBLEM: " and a sentence. It is tried again, and the
+            mapping goes on when it can be read.
     """
 
     in_flight: int = 0
@@ -117,3 +121,4 @@ class WorkerStats(Totals):
     shards: int = 0
     stuck: tuple[StuckBatch, ...] = ()
     threads: int = 0
+    problems: Mapping[str, str] = field(default_factory=dict)

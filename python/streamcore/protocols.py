@@ -87,13 +87,16 @@ class Fetched:
         page: the records, or None for none.
         millis_behind: how far the reader is from the tip, 0 at the tip; None where the source does not say.
         ended: the shard is closed and this was its last page.
-        retry_after_ms: the source asks for a pause before the next read (throttled); 0 for none.
+        retry_after_ms: the source asks for a pause before the next read (it is throttled, or keeps to the limits of the service); 0 for
+            none.
+        trimmed: records were trimmed before they could be read; reading went on with the oldest that is left.
     """
 
     page: Page | None
     millis_behind: int | None = None
     ended: bool = False
     retry_after_ms: int = 0
+    trimmed: bool = False
 
 
 class ShardReader(Protocol):
@@ -103,7 +106,9 @@ class ShardReader(Protocol):
         """Return the next records, at most `limit` of them. Never waits for records to come.
 
         Raises:
-            SourceError: the data cannot be read.
+            SourceUnavailableError: the data cannot be read now; reading is tried again, ever more slowly.
+            SourceError: the data cannot be read, and never will be.
+            Exception: whatever else; reading is tried again after a pause.
         """
 
     def close(self) -> None:
@@ -118,14 +123,23 @@ class Source(Protocol):
         """Say what the stream is.
 
         Raises:
+            SourceUnavailableError: the stream cannot be read now.
             SourceError: the stream is not there or cannot be read.
         """
 
     def list_shards(self) -> Sequence[ShardDescription]:
-        """Return every shard that can still be read, parents before children."""
+        """Return every shard that can still be read, parents before children.
+
+        Raises:
+            SourceUnavailableError: the shards cannot be listed now.
+            SourceError: the stream cannot be read any more.
+        """
 
     def open(self, shard_id: str, start: Start) -> ShardReader:
-        """Return a reader of the shard that begins at `start`."""
+        """Return a reader of the shard that begins at `start`; at LATEST it stands at the tip when this returns.
+
+        Raises what `ShardReader.fetch` does.
+        """
 
     def set_wakeup(self, callback: Callable[[], None] | None) -> None:
         """Call `callback` from any thread when a shard has new records or the listing has changed.

@@ -48,7 +48,7 @@ __all__ = ["StopReason", "StuckBatch", "Summary", "SystemClock", "Totals", "Work
 _log = logging.getLogger("streamcore.worker")
 
 _THREADS_MAX = 32
-_POLL_THREADS_MAX = 4
+_POLL_THREADS_MAX = 32
 _GLANCE_S = 0.02  # how often to look whether a run that ends by itself has come to its end
 _SAVE_FLOOR_S = 5.0  # the last save has this time for itself, whatever the functions used up
 
@@ -65,7 +65,7 @@ class Worker:
         checkpoint_interval_ms: how often checkpoints are saved. With 0 a shard hands nothing out between a completion and its save, so that
             a crash repeats only what was in flight.
         invocation_threads: most threads that run functions; by default one for each shard and unit of ParallelizationFactor, at most 32.
-        poll_threads: most threads that read sources.
+        poll_threads: most threads that read sources. Four do unless answers are slow in coming: a thread waits for each answer under way.
         stop_timeout_s: how long stopping waits for functions to come to an end. The last save has 5 s more.
         owner: names this worker in the store; by default host name, process and a random part.
         seed: of request ids and of the jitter of retries; random by default.
@@ -297,6 +297,7 @@ class Worker:
             shards=len(live),
             stuck=tuple(batch for shard in live for batch in stuck_batches(shard)),
             threads=self._invoker.threads,
+            problems=self._poller.problems(),
         )
 
     def summary(self) -> Summary:
