@@ -45,12 +45,13 @@ fn body(payload_bytes: usize) -> String {
 }
 
 fn template() -> EventTemplate {
-    EventTemplate::new(&EventIdentity {
+    let identity = EventIdentity {
         shard_id: "shardId-000000000006".into(),
         event_source_arn: "arn:aws:kinesis:us-east-2:123456789012:stream/lambda-stream".into(),
         invoke_identity_arn: "arn:aws:iam::123456789012:role/lambda-role".into(),
         aws_region: "us-east-2".into(),
-    })
+    };
+    EventTemplate::new(&identity, Format::Kinesis)
 }
 
 fn page(criterion: &mut Criterion) {
@@ -85,7 +86,7 @@ fn page(criterion: &mut Criterion) {
             event
         };
         group.bench_function("event", |bencher| {
-            bencher.iter(|| write(black_box(&parsed)))
+            bencher.iter(|| write(black_box(&parsed)));
         });
         group.bench_function("parse and event", |bencher| {
             bencher.iter_batched(

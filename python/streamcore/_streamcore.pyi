@@ -41,10 +41,19 @@ class Page:
     """One answer of a source: records in order, and what stood around them."""
 
     @staticmethod
-    def parse(body: bytes, format: Literal["kinesis"] = "kinesis") -> Page:
+    def parse(body: bytes, format: Literal["kinesis", "dynamodb"] = "kinesis") -> Page:
         """Read the JSON body of a GetRecords answer as it came from the wire.
 
+        A page of DynamoDB Streams keeps each record's `dynamodb` object as it came, but for white space and
+        ApproximateCreationDateTime, which Lambda gives in whole seconds. `streamcore.dynamodb_page` makes a page of records that are Python
+        objects.
+
+        Args:
+            body: the answer's body, UTF-8.
+            format: the API that it comes from: Kinesis Data Streams or DynamoDB Streams.
+
         Raises:
+            ConfigError: there is no such format.
             PageError: the body is malformed; `offset` tells where.
         """
 
@@ -58,6 +67,8 @@ class Page:
             PageError: a record cannot be one; `offset` is its index.
         """
 
+    def arrived_since(self, instant_ms: int) -> Page:
+        """Return a page of the records that arrived at this instant or later; what stood around them is kept only if all did."""
     def __len__(self) -> int: ...
     @property
     def held_bytes(self) -> int:
@@ -125,7 +136,7 @@ class Columns:
         """Record i's payload is `payload[payload_offsets[i]:payload_offsets[i + 1]]`; one element more than records."""
     @property
     def payload(self) -> npt.NDArray[np.uint8]:
-        """The decoded payloads one after the other."""
+        """The decoded payloads one after the other; of DynamoDB Streams the JSON texts of the `dynamodb` objects."""
 
 @final
 class Batch:
@@ -352,6 +363,7 @@ class Engine:
         start_timestamp_ms: int | None = None,
         retention_ms: int | None = None,
         clock: Literal["wall", "replay"] = "wall",
+        format: Literal["kinesis", "dynamodb"] = "kinesis",
         sync_checkpoints: bool = False,
         running_max: int | None = None,
     ) -> int:
@@ -361,6 +373,7 @@ class Engine:
             identity: the stream's incarnation; a checkpoint of another one is refused.
             checkpoint: a stored blob to go on from.
             start: kept in the checkpoint until the first record is complete.
+            format: which API's records the shard has; it decides the shape of its events and what discards tell.
             sync_checkpoints: hand out nothing between a completion and its `saved`.
             running_max: at most so many batches of the mapping run at once, over all its shards.
 
@@ -368,7 +381,12 @@ class Engine:
             CheckpointError: the blob is not ours, damaged, newer, or of another shard.
             UsageError: the mapping has a shard of that name already.
         """
-    def offer(self, shard: int, page: Page, now: int, millis_behind: int | None = None) -> Offered: ...
+    def offer(self, shard: int, page: Page, now: int, millis_behind: int | None = None) -> Offered:
+        """Take a page in, whole or not at all.
+
+        Raises:
+            UsageError: the page is of another format than the shard, or the shard is closed or gone.
+        """
     def wants(self, shard: int, now: int) -> Want | None: ...
     def fetch_failed(self, shard: int) -> None: ...
     def end(self, shard: int, now: int) -> None:

@@ -2,11 +2,10 @@
 
 use thiserror::Error;
 
-use crate::lanes::KeyError;
-use crate::page::Format;
-
 use crate::checkpoint::CheckpointError;
 use crate::config::ConfigError;
+use crate::lanes::KeyError;
+use crate::page::Format;
 
 /// Why a text is not a sequence number.
 ///
@@ -63,14 +62,6 @@ pub enum PositionError {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PageError {
-    /// The key of an item is not one that a table can have.
-    #[error("at byte {offset}: the key of an item is one or two attributes of type S, N or B{}", .reason.as_ref().map_or(String::new(), |reason| format!(": {reason}")))]
-    BadKey {
-        /// Where it stands.
-        offset: usize,
-        /// What is wrong with a value.
-        reason: Option<KeyError>,
-    },
     /// The page would be larger than offsets can address.
     #[error("at {offset}: the page would hold {bytes} bytes, at most {max} are possible")]
     TooLarge {
@@ -199,6 +190,18 @@ pub enum PageError {
         /// The byte in the base64 text.
         offset: usize,
     },
+    /// The key of an item is not one that a table can have.
+    #[error("at byte {offset}: an item's key is attributes of type S, N or B{}", because(.reason.as_ref()))]
+    BadKey {
+        /// Where it stands.
+        offset: usize,
+        /// What is wrong with a value; None where there is no attribute, or one of another type.
+        reason: Option<KeyError>,
+    },
+}
+
+fn because(reason: Option<&KeyError>) -> String {
+    reason.map_or_else(String::new, |reason| format!(": {reason}"))
 }
 
 impl PageError {
@@ -258,7 +261,7 @@ pub enum UsageError {
     #[error("window state was given, and the mapping has no tumbling window")]
     NoWindow,
     /// The page is an answer of another API than the shard's.
-    #[error("a page of {found:?} was offered to a shard of {expected:?}")]
+    #[error("a page of {found} was offered to a shard of {expected}")]
     OtherFormat {
         /// What the shard's events are made for.
         expected: Format,

@@ -30,6 +30,8 @@ pub(crate) struct Scanner<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
+    /// Neither white space nor a backslash has been read since this was last set; for [`Self::copy`].
+    is_canonical: bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -38,6 +40,7 @@ impl<'a> Scanner<'a> {
             text,
             bytes: text.as_bytes(),
             at: 0,
+            is_canonical: true,
         }
     }
 
@@ -82,27 +85,44 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    /// Append the value that began at `start` and has been read, with its strings in canonical form.
-    pub(crate) fn write_since(&self, start: usize, out: &mut String) -> Result<()> {
-        let value = &self.text[start..self.at];
-        if !value.contains('\\') {
-            out.push_str(value);
-            return Ok(());
+    /// Read a value with `read` and append its text, without white space and with its strings in canonical form.
+    #[inline]
+    pub(crate) fn copy<T>(
+        &mut self,
+        out: &mut String,
+        read: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<T> {
+        let (_, start) = self.peek("a value")?;
+        self.is_canonical = true;
+        let value = read(self)?;
+        if self.is_canonical {
+            out.push_str(&self.text[start..self.at]);
+        } else {
+            self.rewrite(start, out)?;
         }
-        let mut strings = Scanner {
-            text: self.text,
-            bytes: self.bytes,
-            at: start,
-        };
-        let mut plain = start;
-        while let Some(quote) = self.text[plain..self.at].find('"') {
-            out.push_str(&self.text[plain..plain + quote]);
-            strings.at = plain + quote;
-            let literal = strings.string("a string")?;
-            self.write_string(literal, out)?;
-            plain = strings.at;
+        Ok(value)
+    }
+
+    /// Append the value that began at `start` and has been read.
+    #[cold]
+    fn rewrite(&self, start: usize, out: &mut String) -> Result<()> {
+        let mut again = Scanner::new(self.text);
+        again.at = start;
+        while again.at < self.at {
+            let byte = self.bytes[again.at];
+            match byte {
+                b'"' => {
+                    let literal = again.string("a string")?;
+                    self.write_string(literal, out)?;
+                }
+                b' ' | b'\n' | b'\r' | b'\t' => again.at += 1,
+                _ => {
+                    // Outside of strings there is nothing but ASCII.
+                    out.push(char::from(byte));
+                    again.at += 1;
+                }
+            }
         }
-        out.push_str(&self.text[plain..self.at]);
         Ok(())
     }
 
@@ -129,6 +149,7 @@ impl<'a> Scanner<'a> {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
                 return Ok((byte, self.at));
             }
+            self.is_canonical = false;
             self.at += 1;
         }
         Err(self.truncated(expected))
@@ -167,6 +188,7 @@ impl<'a> Scanner<'a> {
             at = special(self.bytes, at);
         }
         self.at = at + 1;
+        self.is_canonical = false;
         Ok(Text {
             start,
             end: at,

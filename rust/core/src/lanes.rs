@@ -129,34 +129,49 @@ pub fn dynamodb_key_bytes(attributes: &[KeyAttribute<'_>]) -> Result<Vec<u8>, Ke
     let mut sorted = attributes.to_vec();
     sorted.sort_by_key(|attribute| attribute.name);
     let mut out = Vec::new();
-    for KeyAttribute { name, kind, value } in sorted {
-        let mut push = |part: &[u8]| -> Result<(), KeyError> {
-            let length =
-                u32::try_from(part.len()).map_err(|_| KeyError::TooLong { name: name.into() })?;
-            out.extend_from_slice(&length.to_le_bytes());
-            out.extend_from_slice(part);
-            Ok(())
-        };
-        push(name.as_bytes())?;
-        push(kind.as_str().as_bytes())?;
-        match kind {
-            KeyType::S => push(value.as_bytes())?,
-            KeyType::N => {
-                let plain = plain_number(value).ok_or_else(|| KeyError::BadNumber {
-                    name: name.into(),
-                    value: value.into(),
-                })?;
-                push(plain.as_bytes())?;
-            }
-            KeyType::B => {
-                let bytes = STANDARD
-                    .decode(value)
-                    .map_err(|_| KeyError::BadBase64 { name: name.into() })?;
-                push(&bytes)?;
-            }
-        }
+    for attribute in sorted {
+        write_key_bytes(attribute, &mut out)?;
     }
     Ok(out)
+}
+
+/// Append what one key attribute adds to the key bytes.
+pub(crate) fn write_key_bytes(
+    KeyAttribute { name, kind, value }: KeyAttribute<'_>,
+    out: &mut Vec<u8>,
+) -> Result<(), KeyError> {
+    let mut push = |part: &[u8]| -> Result<(), KeyError> {
+        let length =
+            u32::try_from(part.len()).map_err(|_| KeyError::TooLong { name: name.into() })?;
+        out.extend_from_slice(&length.to_le_bytes());
+        out.extend_from_slice(part);
+        Ok(())
+    };
+    push(name.as_bytes())?;
+    push(kind.as_str().as_bytes())?;
+    match kind {
+        KeyType::S => push(value.as_bytes()),
+        KeyType::N if is_plain_integer(value) => push(value.as_bytes()),
+        KeyType::N => {
+            let plain = plain_number(value).ok_or_else(|| KeyError::BadNumber {
+                name: name.into(),
+                value: value.into(),
+            })?;
+            push(plain.as_bytes())
+        }
+        KeyType::B => {
+            let bytes = STANDARD
+                .decode(value)
+                .map_err(|_| KeyError::BadBase64 { name: name.into() })?;
+            push(&bytes)
+        }
+    }
+}
+
+/// Whether a number is in its one plain form already, as nearly all numbers in keys are.
+fn is_plain_integer(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text).as_bytes();
+    matches!(digits.first(), Some(b'1'..=b'9')) && digits.iter().all(u8::is_ascii_digit)
 }
 
 /// A decimal number in its one plain form; none if the text is no number.

@@ -5,11 +5,15 @@
 //! re-encoded once when the page is read, all others stay where they are. Records that are handed over one by one are written into the
 //! same form by [`PageBuilder`], so both ways give the same bytes. Reading allocates per page, never per record.
 //!
+//! Records of `DynamoDB` Streams are written in the form of the event when the page is read, see `decode::dynamodb`. Their key span is
+//! what stands before the region in the event, and their data span is what stands behind it.
+//!
 //! A page knows nothing of shards, batches or mappings.
 
 mod builder;
 
 use std::borrow::Cow;
+use std::fmt;
 
 use base64::DecodeError;
 use base64::Engine as _;
@@ -38,6 +42,15 @@ pub enum Format {
     Kinesis,
     /// `GetRecords` of Amazon `DynamoDB` Streams.
     DynamoDb,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Kinesis => "Kinesis Data Streams",
+            Self::DynamoDb => "DynamoDB Streams",
+        })
+    }
 }
 
 /// What stands around the records of a page.
@@ -82,7 +95,7 @@ impl Span {
         }
     }
 
-    fn text(self, body: &str) -> &str {
+    pub(crate) fn text(self, body: &str) -> &str {
         let start = self.start as usize;
         &body[start..start + self.bytes as usize]
     }
@@ -163,14 +176,15 @@ pub(crate) fn check_size(offset: usize, bytes: usize) -> Result<(), PageError> {
 }
 
 /// Check an arrival time.
-pub(crate) fn check_arrival(offset: usize, arrival_ms: i64) -> Result<(), PageError> {
+pub(crate) fn check_arrival(
+    offset: usize,
+    field: &'static str,
+    arrival_ms: i64,
+) -> Result<(), PageError> {
     if (-ARRIVAL_MS_MAX..=ARRIVAL_MS_MAX).contains(&arrival_ms) {
         return Ok(());
     }
-    Err(PageError::OutOfRange {
-        offset,
-        field: "ApproximateArrivalTimestamp",
-    })
+    Err(PageError::OutOfRange { offset, field })
 }
 
 /// One answer of a source.
@@ -206,6 +220,10 @@ impl Page {
     /// be there, and in each record the partition key, sequence number, data and arrival time; everything else may be missing or
     /// null. The data must be a string; whether it is base64 is looked at by [`Record::payload`]. An arrival time is epoch seconds
     /// in any form of a JSON number, rounded to the nearest millisecond.
+    ///
+    /// A record of `DynamoDB` Streams must have `eventName` and `dynamodb`, and that one `Keys`, `SequenceNumber` and
+    /// `ApproximateCreationDateTime`, of which the fraction of a second is dropped, as Lambda does. A record without `eventID`, which
+    /// AWS always sends and some emulators do not, gets 32 hexadecimal digits made from its sequence number, the same ones each time.
     ///
     /// # Errors
     ///
@@ -453,7 +471,34 @@ impl Page {
     /// ```
     #[must_use]
     pub fn compact(&self, live: &[u32]) -> Self {
-        Self::gather(live.iter().map(|index| (self, *index)))
+        let mut page = Self::gather(live.iter().map(|index| (self, *index)));
+        page.format = self.format;
+        page
+    }
+
+    /// A page with only the records that arrived at an instant or later; None where all did. The trailer is empty.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use streamcore::PageBuilder;
+    ///
+    /// let mut builder = PageBuilder::new();
+    /// builder.push("a", b"1", 1_000, Some("7"))?;
+    /// builder.push("b", b"2", 2_000, Some("8"))?;
+    /// let page = builder.finish();
+    /// assert_eq!(page.arrived_since(2_000).unwrap().record(0).key(), "b");
+    /// assert!(page.arrived_since(1_000).is_none());
+    /// # Ok::<(), streamcore::PageError>(())
+    /// ```
+    #[must_use]
+    pub fn arrived_since(&self, instant_ms: i64) -> Option<Self> {
+        let arrived: Vec<u32> = (0_u32..)
+            .zip(&self.entries)
+            .filter(|(_, entry)| entry.arrival_ms >= instant_ms)
+            .map(|(index, _)| index)
+            .collect();
+        (arrived.len() < self.len()).then(|| self.compact(&arrived))
     }
 
     /// A fresh page with these records of any pages of one format, in this order.
@@ -506,7 +551,8 @@ pub struct Record<'a> {
 }
 
 impl<'a> Record<'a> {
-    /// The partition key. Borrowed unless it has a quote, a backslash or a control character.
+    /// The partition key; empty for a record of `DynamoDB` Streams. Borrowed unless it has a quote, a backslash or a control
+    /// character.
     #[must_use]
     pub fn key(&self) -> Cow<'a, str> {
         json::unescape_canonical(self.key_json())
@@ -515,7 +561,10 @@ impl<'a> Record<'a> {
     /// The partition key in the canonical form of a JSON string, without the quotes.
     #[must_use]
     pub fn key_json(&self) -> &'a str {
-        self.entry.key().text(&self.page.body)
+        match self.page.format {
+            Format::Kinesis => self.entry.key().text(&self.page.body),
+            Format::DynamoDb => "",
+        }
     }
 
     /// The hash of the key, from which [`lane`](crate::lane) makes the lane.
@@ -542,7 +591,26 @@ impl<'a> Record<'a> {
         self.entry.arrival_ms
     }
 
-    /// The `dynamodb` object of a record of `DynamoDB` Streams as JSON; None for one of Kinesis.
+    /// The `dynamodb` object of a record of `DynamoDB` Streams as JSON, as events have it; None for a record of Kinesis.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use streamcore::{Format, Page};
+    ///
+    /// let body = br#"{"Records": [{"eventID": "7de3041dd709b024af6f29e4fa13d34c", "eventName": "REMOVE", "dynamodb": {
+    ///     "ApproximateCreationDateTime": 1.479499740E9, "Keys": {"Id": {"N": "101"}},
+    ///     "SequenceNumber": "13021600000000001596893679", "SizeBytes": 26, "StreamViewType": "KEYS_ONLY"}}]}"#;
+    /// let page = Page::parse(body.to_vec(), Format::DynamoDb)?;
+    /// assert_eq!(
+    ///     page.record(0).dynamodb_json(),
+    ///     Some(concat!(
+    ///         r#"{"ApproximateCreationDateTime":1479499740,"Keys":{"Id":{"N":"101"}},"#,
+    ///         r#""SequenceNumber":"13021600000000001596893679","SizeBytes":26,"StreamViewType":"KEYS_ONLY"}"#,
+    ///     ))
+    /// );
+    /// # Ok::<(), streamcore::PageError>(())
+    /// ```
     #[must_use]
     pub fn dynamodb_json(&self) -> Option<&'a str> {
         match self.page.format {
@@ -565,13 +633,17 @@ impl<'a> Record<'a> {
         self.entry.data.text(&self.page.body)
     }
 
-    /// The data in the canonical form of a JSON string, without the quotes. For data that is base64 this is the base64 text.
+    /// The data in the canonical form of a JSON string, without the quotes; empty for a record of `DynamoDB` Streams. For data that
+    /// is base64 this is the base64 text.
     #[must_use]
     pub fn data_base64(&self) -> &'a str {
-        self.entry.data.text(&self.page.body)
+        match self.page.format {
+            Format::Kinesis => self.entry.data.text(&self.page.body),
+            Format::DynamoDb => "",
+        }
     }
 
-    /// The decoded data.
+    /// The decoded data; for a record of `DynamoDB` Streams the JSON text of its `dynamodb` object.
     ///
     /// # Errors
     ///

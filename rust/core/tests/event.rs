@@ -7,7 +7,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use streamcore::{
-    ARRIVAL_MS_MAX, ENVELOPE_BYTES, EventIdentity, EventTemplate, Page, PageBuilder, Record,
+    ARRIVAL_MS_MAX, ENVELOPE_BYTES, EventIdentity, EventTemplate, Format, Page, PageBuilder, Record,
 };
 
 fn identity() -> impl Strategy<Value = EventIdentity> {
@@ -88,7 +88,7 @@ fn model(identity: &EventIdentity, record: Record<'_>) -> Value {
 proptest! {
     #[test]
     fn an_event_is_the_models_text_byte_for_byte(identity in identity(), pages in vec(page(), 0..3), picks in vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 0..8)) {
-        let template = EventTemplate::new(&identity);
+        let template = EventTemplate::new(&identity, Format::Kinesis);
         let picks: Vec<(&Page, u32)> = picks
             .iter()
             .filter(|_| !pages.is_empty())
@@ -119,7 +119,7 @@ fn arrival_times_have_no_trailing_zeros() {
         invoke_identity_arn: "i".into(),
         aws_region: "r".into(),
     };
-    let template = EventTemplate::new(&identity);
+    let template = EventTemplate::new(&identity, Format::Kinesis);
     for (ms, text) in [
         (0, "0"),
         (1, "0.001"),

@@ -8,9 +8,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
-use streamcore::{MappingIdentity, Record, Response};
+use streamcore::{Format, MappingIdentity, Record, Response};
 
 use crate::errors::page_error;
+use crate::json;
 
 /// Events of at least so many bytes are written with the interpreter released.
 const DETACH_BYTES: usize = 64 << 10;
@@ -191,7 +192,14 @@ impl Batch {
     }
 
     fn event<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        self.shape.event(py, &self.batch)
+        match self.batch.config().format {
+            Format::Kinesis => self.shape.event(py, &self.batch),
+            Format::DynamoDb => {
+                let event = self.batch.json();
+                let text = str::from_utf8(&event).expect("an event is UTF-8");
+                Ok(json::loads(py, text)?.cast_into()?)
+            }
+        }
     }
 
     fn json<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {

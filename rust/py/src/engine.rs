@@ -20,7 +20,7 @@ use streamcore::{
 
 use crate::batch::{Batch, Discard, EventShape, Finished, Outcome};
 use crate::errors::{broken, checkpoint_error, config, forked, usage, usage_error};
-use crate::page::Page;
+use crate::page::{Page, format_named};
 
 /// How many forks this process is away from the one that imported the module.
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -127,7 +127,7 @@ impl Engine {
 
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     #[pyo3(signature = (mapping, shard_id, *, now, identity = "", checkpoint = None, start = "TRIM_HORIZON", start_timestamp_ms = None,
-                        retention_ms = None, clock = "wall", sync_checkpoints = false, running_max = None))]
+                        retention_ms = None, clock = "wall", format = "kinesis", sync_checkpoints = false, running_max = None))]
     fn add_shard(
         &self,
         py: Python<'_>,
@@ -140,6 +140,7 @@ impl Engine {
         start_timestamp_ms: Option<i64>,
         retention_ms: Option<i64>,
         clock: &str,
+        format: &str,
         sync_checkpoints: bool,
         running_max: Option<usize>,
     ) -> PyResult<u32> {
@@ -158,6 +159,7 @@ impl Engine {
             shard_id: shard_id.clone(),
         };
         let shard = ShardConfig {
+            format: format_named(format)?,
             start: starting(start, start_timestamp_ms, now)?,
             retention_ms,
             clock: match clock {

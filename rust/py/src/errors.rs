@@ -30,6 +30,7 @@ pub(crate) fn usage_error(error: &UsageError) -> PyErr {
         | UsageError::NotInFlight
         | UsageError::NoSuchRecord { .. }
         | UsageError::NoWindow
+        | UsageError::OtherFormat { .. }
         | UsageError::Closed
         | UsageError::NoSuccessor { .. }
         | UsageError::Busy { .. } => usage(error.to_string()),

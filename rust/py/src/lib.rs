@@ -6,6 +6,7 @@
 mod batch;
 mod engine;
 mod errors;
+mod json;
 mod page;
 
 /// The engine of streamcore.

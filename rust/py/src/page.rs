@@ -12,6 +12,17 @@ use crate::errors::{config, page_error};
 /// Bodies of at least so many bytes are read with the interpreter released.
 const DETACH_BYTES: usize = 64 << 10;
 
+/// The format of a name that Python uses.
+pub(crate) fn format_named(name: &str) -> PyResult<Format> {
+    match name {
+        "kinesis" => Ok(Format::Kinesis),
+        "dynamodb" => Ok(Format::DynamoDb),
+        other => Err(config(format!(
+            "format is {other:?}, and must be 'kinesis' or 'dynamodb'"
+        ))),
+    }
+}
+
 #[pyclass(frozen, module = "streamcore._streamcore")]
 #[derive(Debug)]
 pub(crate) struct ChildShard {
@@ -42,14 +53,7 @@ impl Page {
     #[staticmethod]
     #[pyo3(signature = (body, format = "kinesis"))]
     fn parse(py: Python<'_>, body: &Bound<'_, PyBytes>, format: &str) -> PyResult<Self> {
-        let format = match format {
-            "kinesis" => Format::Kinesis,
-            other => {
-                return Err(config(format!(
-                    "format is {other:?}, and must be 'kinesis'"
-                )));
-            }
-        };
+        let format = format_named(format)?;
         let bytes = body.as_bytes().to_vec();
         let page = if bytes.len() < DETACH_BYTES {
             streamcore::Page::parse(bytes, format)
@@ -74,6 +78,15 @@ impl Page {
         Ok(Self {
             page: Arc::new(builder.finish()),
         })
+    }
+
+    fn arrived_since(&self, instant_ms: i64) -> Self {
+        Self {
+            page: self
+                .page
+                .arrived_since(instant_ms)
+                .map_or_else(|| Arc::clone(&self.page), Arc::new),
+        }
     }
 
     fn __len__(&self) -> usize {

@@ -2,15 +2,18 @@
 //!
 //! An event repeats the `dynamodb` object of the record as it came, but for `ApproximateCreationDateTime`, which Lambda gives in whole
 //! seconds. So the text of a page is written here in the form of the event, and the body is dropped: for each record a head (the ids,
-//! up to where the region stands) and the data (from behind the region to the end of the `dynamodb` object). Strings with a backslash
-//! are written in canonical form, everything else as it came.
+//! up to where the region stands) and the data (from behind the region to the end of the `dynamodb` object). White space is left out
+//! and strings with a backslash are written in canonical form; everything else stays as it came, unknown members and their order too.
 
 use std::borrow::Cow;
+use std::fmt::Write;
+
+use xxhash_rust::xxh3::xxh3_128;
 
 use crate::decode::{Decoded, integer, literal, missing, string, typed};
 use crate::error::PageError;
 use crate::json::{Scanner, Text};
-use crate::lanes::{KeyAttribute, KeyType, dynamodb_key_bytes, key_hash};
+use crate::lanes::{KeyAttribute, KeyType, key_hash, write_key_bytes};
 use crate::page::{Entry, Span, check_arrival, check_size};
 use crate::position::check_sequence;
 
@@ -18,22 +21,24 @@ type Result<T> = std::result::Result<T, PageError>;
 
 /// What stands before the `dynamodb` object in the data of a record: it closes the region.
 pub(crate) const DATA_PREFIX: &str = r#"","dynamodb":"#;
+/// The most bytes of a record's head: its length has 24 bits.
+const HEAD_BYTES_MAX: usize = (1 << 24) - 1;
 
 /// Find the records; the text of the page is `canonical` alone.
 pub(crate) fn decode(body: &str) -> Result<Decoded> {
+    let mut records = Records::default();
+    records.out.reserve(body.len());
     let mut decoded = Decoded::default();
-    decoded.canonical.reserve(body.len());
     let mut has_records = false;
     let mut scanner = Scanner::new(body);
     let start = scanner.object(|scanner, name| match &*scanner.value(name)? {
         "Records" => {
             has_records = true;
             decoded.entries.clear();
-            decoded.canonical.clear();
+            records.out.clear();
             typed(scanner, b'[', "Records", "an array")?;
             scanner.array(|scanner| {
-                let entry = record(scanner, &mut decoded.canonical)?;
-                decoded.entries.push(entry);
+                decoded.entries.push(records.record(scanner)?);
                 Ok(())
             })
         }
@@ -51,176 +56,222 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
     if !has_records {
         return Err(missing(start, "Records"));
     }
+    decoded.canonical = records.out;
     Ok(decoded)
+}
+
+/// A key attribute as it stands in the body.
+type Attribute<'a> = (Cow<'a, str>, KeyType, Cow<'a, str>);
+
+/// Writes the text of the page. The two vectors are used for each record anew, so that none allocates.
+#[derive(Default)]
+struct Records<'a> {
+    out: String,
+    attributes: Vec<Attribute<'a>>,
+    key_bytes: Vec<u8>,
 }
 
 /// What the `dynamodb` object of a record says.
 struct Change {
-    /// Where the data stands in the text of the page.
-    data: (usize, usize),
-    sequence: (usize, usize),
+    data: Span,
+    sequence: Span,
     arrival_ms: i64,
     key_hash: u64,
 }
 
-fn record(scanner: &mut Scanner<'_>, out: &mut String) -> Result<Entry> {
-    let (mut id, mut event_name, mut identity, mut change) = (None, None, None, None);
-    typed(scanner, b'{', "a record", "an object")?;
-    let start = scanner.object(|scanner, name| {
-        match &*scanner.value(name)? {
-            "eventID" => id = Some(literal(scanner, "eventID")?),
-            "eventName" => event_name = Some(literal(scanner, "eventName")?),
-            "dynamodb" => change = Some(self::change(scanner, out)?),
-            "userIdentity" => {
-                identity = if scanner.null()? {
-                    None
-                } else {
-                    Some(user_identity(scanner)?)
-                };
+impl<'a> Records<'a> {
+    fn record(&mut self, scanner: &mut Scanner<'a>) -> Result<Entry> {
+        let (mut id, mut event_name, mut identity, mut change) = (None, None, None, None);
+        typed(scanner, b'{', "a record", "an object")?;
+        let start = scanner.object(|scanner, name| {
+            match &*scanner.value(name)? {
+                "eventID" => id = text_or_null(scanner, "eventID")?,
+                "eventName" => event_name = Some(literal(scanner, "eventName")?),
+                "dynamodb" => change = Some(self.change(scanner)?),
+                "userIdentity" => {
+                    identity = if scanner.null()? {
+                        None
+                    } else {
+                        Some(user_identity(scanner)?)
+                    };
+                }
+                _ => scanner.skip()?,
             }
-            _ => scanner.skip()?,
-        }
-        Ok(())
-    })?;
-    let id = id.ok_or_else(|| missing(start, "eventID"))?;
-    let event_name = event_name.ok_or_else(|| missing(start, "eventName"))?;
-    let change: Change = change.ok_or_else(|| missing(start, "dynamodb"))?;
+            Ok(())
+        })?;
+        let event_name = event_name.ok_or_else(|| missing(start, "eventName"))?;
+        let change = change.ok_or_else(|| missing(start, "dynamodb"))?;
 
-    let head = out.len();
-    out.push_str(r#"{"eventID":"#);
-    scanner.write_string(id, out)?;
-    out.push_str(r#","eventName":"#);
-    scanner.write_string(event_name, out)?;
-    out.push_str(r#","eventVersion":"1.1","eventSource":"aws:dynamodb""#);
-    if let Some((kind, principal)) = identity {
-        // Lambda's events have lower camel keys here, unlike the stream's own records.
-        out.push_str(r#","userIdentity":{"type":"#);
-        scanner.write_string(kind, out)?;
-        out.push_str(r#","principalId":"#);
-        scanner.write_string(principal, out)?;
-        out.push('}');
-    }
-    out.push_str(r#","awsRegion":""#);
-    check_size(start, out.len())?;
-    if out.len() - head >= 1 << 24 {
-        return Err(PageError::TooLarge {
-            offset: start,
-            bytes: out.len() - head,
-            max: (1 << 24) - 1,
-        });
-    }
-    Ok(Entry::new(
-        Span::new(head, out.len()),
-        Span::new(change.sequence.0, change.sequence.1),
-        Span::new(change.data.0, change.data.1),
-        change.arrival_ms,
-        change.key_hash,
-    ))
-}
-
-/// The `dynamodb` object, written member by member in the order in which they came.
-fn change(scanner: &mut Scanner<'_>, out: &mut String) -> Result<Change> {
-    let data = out.len();
-    out.push_str(DATA_PREFIX);
-    out.push('{');
-    let (mut hash, mut sequence, mut arrival) = (None, None, None);
-    let mut first = true;
-    typed(scanner, b'{', "dynamodb", "an object")?;
-    let start = scanner.object(|scanner, name| {
-        if !std::mem::take(&mut first) {
-            out.push(',');
+        let head = self.out.len();
+        self.out.push_str(r#"{"eventID":"#);
+        match id {
+            Some(id) => scanner.write_string(id, &mut self.out)?,
+            None => self.write_made_id(change.sequence),
         }
-        scanner.write_string(name, out)?;
-        out.push(':');
-        let (_, value) = scanner.peek("a value")?;
-        match &*scanner.value(name)? {
-            "ApproximateCreationDateTime" => {
-                let arrival_ms = integer(scanner, "ApproximateCreationDateTime", 3)?;
-                check_arrival(value, arrival_ms)?;
-                let seconds = arrival_ms.div_euclid(1000);
-                out.push_str(itoa::Buffer::new().format(seconds));
-                arrival = Some(seconds * 1000);
+        let out = &mut self.out;
+        out.push_str(r#","eventName":"#);
+        scanner.write_string(event_name, out)?;
+        out.push_str(r#","eventVersion":"1.1","eventSource":"aws:dynamodb""#);
+        if let Some((kind, principal)) = identity {
+            // Lambda's events have lower camel keys here, unlike the stream's own records.
+            out.push_str(r#","userIdentity":{"type":"#);
+            scanner.write_string(kind, out)?;
+            out.push_str(r#","principalId":"#);
+            scanner.write_string(principal, out)?;
+            out.push('}');
+        }
+        out.push_str(r#","awsRegion":""#);
+        check_size(start, out.len())?;
+        let bytes = out.len() - head;
+        if bytes > HEAD_BYTES_MAX {
+            return Err(PageError::TooLarge {
+                offset: start,
+                bytes,
+                max: HEAD_BYTES_MAX,
+            });
+        }
+        Ok(Entry::new(
+            Span::new(head, out.len()),
+            change.sequence,
+            change.data,
+            change.arrival_ms,
+            change.key_hash,
+        ))
+    }
+
+    /// The id of a record that came without one: the same for the same sequence number.
+    #[cold]
+    fn write_made_id(&mut self, sequence: Span) {
+        let id = xxh3_128(sequence.text(&self.out).as_bytes());
+        let _ = write!(self.out, "\"{id:032x}\"");
+    }
+
+    /// The `dynamodb` object, written member by member in the order in which they came.
+    fn change(&mut self, scanner: &mut Scanner<'a>) -> Result<Change> {
+        let data = self.out.len();
+        self.out.push_str(DATA_PREFIX);
+        self.out.push('{');
+        let (mut hash, mut sequence, mut arrival) = (None, None, None);
+        let mut comma = false;
+        typed(scanner, b'{', "dynamodb", "an object")?;
+        let start = scanner.object(|scanner, name| {
+            if std::mem::replace(&mut comma, true) {
+                self.out.push(',');
             }
-            "SequenceNumber" => {
-                let text = literal(scanner, "SequenceNumber")?;
-                check_sequence(&scanner.value(text)?).map_err(|reason| {
-                    PageError::BadSequenceNumber {
+            scanner.write_string(name, &mut self.out)?;
+            self.out.push(':');
+            match &*scanner.value(name)? {
+                "ApproximateCreationDateTime" => {
+                    const FIELD: &str = "ApproximateCreationDateTime";
+                    let (_, offset) = scanner.peek("a number")?;
+                    let arrival_ms = integer(scanner, FIELD, 3)?;
+                    check_arrival(offset, FIELD, arrival_ms)?;
+                    let seconds = arrival_ms.div_euclid(1000);
+                    self.out.push_str(itoa::Buffer::new().format(seconds));
+                    arrival = Some(seconds * 1000);
+                }
+                "SequenceNumber" => {
+                    let text = literal(scanner, "SequenceNumber")?;
+                    let digits = scanner.value(text)?;
+                    check_sequence(&digits).map_err(|reason| PageError::BadSequenceNumber {
                         offset: text.start,
                         reason,
-                    }
-                })?;
-                out.push('"');
-                let at = out.len();
-                out.push_str(&scanner.value(text)?);
-                sequence = Some((at, out.len()));
-                out.push('"');
+                    })?;
+                    self.out.push('"');
+                    let at = self.out.len();
+                    self.out.push_str(&digits);
+                    check_size(text.start, self.out.len())?;
+                    sequence = Some(Span::new(at, self.out.len()));
+                    self.out.push('"');
+                }
+                "Keys" => {
+                    let (attributes, key_bytes) = (&mut self.attributes, &mut self.key_bytes);
+                    hash = Some(scanner.copy(&mut self.out, |scanner| {
+                        hash_of_keys(scanner, attributes, key_bytes)
+                    })?);
+                }
+                _ => scanner.copy(&mut self.out, Scanner::skip)?,
             }
-            "Keys" => {
-                hash = Some(keys(scanner)?);
-                scanner.write_since(value, out)?;
-            }
-            _ => {
-                scanner.skip()?;
-                scanner.write_since(value, out)?;
-            }
-        }
-        Ok(())
-    })?;
-    out.push('}');
-    check_size(start, out.len())?;
-    Ok(Change {
-        data: (data, out.len()),
-        sequence: sequence.ok_or_else(|| missing(start, "SequenceNumber"))?,
-        arrival_ms: arrival.ok_or_else(|| missing(start, "ApproximateCreationDateTime"))?,
-        key_hash: hash.ok_or_else(|| missing(start, "Keys"))?,
-    })
+            Ok(())
+        })?;
+        self.out.push('}');
+        check_size(start, self.out.len())?;
+        Ok(Change {
+            data: Span::new(data, self.out.len()),
+            sequence: sequence.ok_or_else(|| missing(start, "SequenceNumber"))?,
+            arrival_ms: arrival.ok_or_else(|| missing(start, "ApproximateCreationDateTime"))?,
+            key_hash: hash.ok_or_else(|| missing(start, "Keys"))?,
+        })
+    }
 }
 
 /// The hash of an item's key, from `{"Id":{"N":"101"},...}`.
-fn keys(scanner: &mut Scanner<'_>) -> Result<u64> {
-    let mut attributes: Vec<(Cow<'_, str>, KeyType, Cow<'_, str>)> = Vec::with_capacity(2);
+fn hash_of_keys<'a>(
+    scanner: &mut Scanner<'a>,
+    attributes: &mut Vec<Attribute<'a>>,
+    key_bytes: &mut Vec<u8>,
+) -> Result<u64> {
+    attributes.clear();
     typed(scanner, b'{', "Keys", "an object")?;
     let start = scanner.object(|scanner, name| {
-        let attribute = scanner.value(name)?;
-        typed(scanner, b'{', "a key attribute", "an object")?;
-        let mut typed_value = None;
-        let at = scanner.object(|scanner, kind| {
-            let (_, offset) = scanner.peek("a value")?;
-            let kind = match &*scanner.value(kind)? {
-                "S" => KeyType::S,
-                "N" => KeyType::N,
-                "B" => KeyType::B,
-                _ => {
-                    return Err(PageError::BadKey {
-                        offset,
-                        reason: None,
-                    });
-                }
-            };
-            let value = literal(scanner, "a key attribute")?;
-            typed_value = Some((kind, scanner.value(value)?));
-            Ok(())
-        })?;
-        let (kind, value) = typed_value.ok_or(PageError::BadKey {
-            offset: at,
-            reason: None,
-        })?;
-        attributes.push((attribute, kind, value));
+        let name = scanner.value(name)?;
+        let (kind, value) = key_value(scanner)?;
+        // The last one of members of the same name counts.
+        attributes.retain(|(other, ..)| *other != name);
+        attributes.push((name, kind, value));
         Ok(())
     })?;
-    let attributes: Vec<_> = attributes
-        .iter()
-        .map(|(name, kind, value)| KeyAttribute {
+    if attributes.is_empty() {
+        return Err(bad_key(start));
+    }
+    attributes.sort_unstable_by(|(name, ..), (other, ..)| name.cmp(other));
+    key_bytes.clear();
+    for (name, kind, value) in &*attributes {
+        let attribute = KeyAttribute {
             name,
             kind: *kind,
             value,
-        })
-        .collect();
-    let bytes = dynamodb_key_bytes(&attributes).map_err(|reason| PageError::BadKey {
-        offset: start,
-        reason: Some(reason),
+        };
+        write_key_bytes(attribute, key_bytes).map_err(|reason| PageError::BadKey {
+            offset: start,
+            reason: Some(reason),
+        })?;
+    }
+    Ok(key_hash(key_bytes))
+}
+
+/// `{"N":"101"}`.
+fn key_value<'a>(scanner: &mut Scanner<'a>) -> Result<(KeyType, Cow<'a, str>)> {
+    let mut typed_value = None;
+    typed(scanner, b'{', "a key attribute", "an object")?;
+    let start = scanner.object(|scanner, kind| {
+        let at = kind.start;
+        let kind = match &*scanner.value(kind)? {
+            "S" => KeyType::S,
+            "N" => KeyType::N,
+            "B" => KeyType::B,
+            _ => return Err(bad_key(at)),
+        };
+        let value = literal(scanner, "a key attribute")?;
+        typed_value = Some((kind, scanner.value(value)?));
+        Ok(())
     })?;
-    Ok(key_hash(&bytes))
+    typed_value.ok_or_else(|| bad_key(start))
+}
+
+#[cold]
+fn bad_key(offset: usize) -> PageError {
+    PageError::BadKey {
+        offset,
+        reason: None,
+    }
+}
+
+fn text_or_null(scanner: &mut Scanner<'_>, field: &'static str) -> Result<Option<Text>> {
+    if scanner.null()? {
+        return Ok(None);
+    }
+    literal(scanner, field).map(Some)
 }
 
 /// `{"PrincipalId":"dynamodb.amazonaws.com","Type":"Service"}`: who deleted the item, when it was not a caller.

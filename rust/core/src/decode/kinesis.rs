@@ -74,7 +74,7 @@ fn record(scanner: &mut Scanner<'_>, body: &str, canonical: &mut String) -> Resu
             "ApproximateArrivalTimestamp" => {
                 let offset = scanner.peek("a number")?.1;
                 let arrival_ms = integer(scanner, "ApproximateArrivalTimestamp", 3)?;
-                check_arrival(offset, arrival_ms)?;
+                check_arrival(offset, "ApproximateArrivalTimestamp", arrival_ms)?;
                 arrival = Some(arrival_ms);
             }
             _ => scanner.skip()?,

@@ -61,7 +61,7 @@ impl PageBuilder {
                 max: KEY_BYTES_MAX,
             });
         }
-        check_arrival(index, arrival_ms)?;
+        check_arrival(index, "ApproximateArrivalTimestamp", arrival_ms)?;
         if let Some(sequence) = sequence {
             check_sequence(sequence).map_err(|reason| PageError::BadSequenceNumber {
                 offset: index,
