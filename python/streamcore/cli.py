@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from streamcore.mapping import EventSourceMapping
-    from streamcore.protocols import CheckpointStore, Destination
-    from streamcore.sources.file import FileSource
+    from streamcore.protocols import CheckpointStore, Destination, Source
     from streamcore.worker import Summary, Worker
 
 __all__ = ["main"]
@@ -37,16 +36,24 @@ _RUN_HELP = """\
 Reads SOURCE as AWS Lambda reads a stream: in batches, in parallel, in order per key, failing records set aside; and calls TARGET with each
 batch, as TARGET(event, context). The options named as in `aws lambda create-event-source-mapping` mean the same as there.
 
-  SOURCE  file:PATH?key=COLUMN[&time=COLUMN][&shards=N][&...]
+  SOURCE  kinesis:NAME or arn:aws:kinesis:REGION:ACCOUNT:stream/NAME
+          a stream of Kinesis Data Streams. Needs the extra: pip install '{distribution}[aws]'.
+          dynamodb:TABLE, arn:aws:dynamodb:REGION:ACCOUNT:table/TABLE or .../stream/LABEL
+          the newest stream of a DynamoDB table, or a certain one. Needs the extra too.
+          file:PATH?key=COLUMN[&time=COLUMN][&shards=N][&...]
           a CSV or NDJSON file, plain, gzip or zip. Records of one key are processed in order. A run ends at the end of the file.
   TARGET  package.module:function or path/to/file.py:function, plain or async. With --parallelization-factor above 1, or several shards,
           it is called by several threads at once. Delivery is at least once: after a crash some records come again.
 """
 _RUN_EPILOG = """\
+Credentials, region and endpoint are found as the AWS CLI finds them (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL, ...). With --until-idle a
+run over a stream ends when every open shard has been read to its tip and all that was read is done and saved.
+
 exit status: 0 done, 1 the run failed (or --fail-on-discard and there were discards), 2 wrong usage, 130 stopped by Ctrl-C.
 The first Ctrl-C lets running batches finish and saves; a second one stops at once. Run the same command again to go on.
 
-example:
+examples:
+  streamcore run --source kinesis:orders --function handlers.py:handle --starting-position LATEST --endpoint-url http://127.0.0.1:4566
   streamcore run --source 'file:flights.csv.gz?key=carrier&time=time_hour' --function handlers.py:handle \\
       --parallelization-factor 10 --bisect-batch-on-function-error --maximum-retry-attempts 2 \\
       --destination-config 'OnFailure={Destination=file:discards.ndjson}'
@@ -107,6 +114,7 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands)
     _add_state(commands)
+    _add_policy(commands)
     return parser
 
 
@@ -115,13 +123,18 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
         "run",
         allow_abbrev=False,
         help="run a function over a source",
-        description=_RUN_HELP,
+        description=_RUN_HELP.format(distribution=DISTRIBUTION),
         epilog=_RUN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.set_defaults(command=_run)
     run.add_argument("--source", required=True, metavar="SOURCE", help="what to read")
     run.add_argument("--function", required=True, metavar="TARGET", help="what to call")
+
+    aws = run.add_argument_group("streams of AWS", "named and meant as in the AWS CLI")
+    aws.add_argument("--endpoint-url", metavar="URL", help="another server than AWS's own, such as http://127.0.0.1:4566")
+    aws.add_argument("--region", metavar="REGION", help="where the stream is; an ARN says it already")
+    aws.add_argument("--profile", metavar="NAME", help="a profile of the shared configuration files")
 
     lambda_ = run.add_argument_group("event source mapping", "named and meant as in the AWS CLI")
     lambda_.add_argument("--batch-size", type=int, metavar="N", help="most records of a batch, 1 to 10000 (100)")
@@ -204,6 +217,30 @@ def _state(action: str) -> Callable[[argparse.Namespace], int]:
     return command
 
 
+def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
+    policy = commands.add_parser(
+        "policy",
+        allow_abbrev=False,
+        help="print the IAM policy that a run needs",
+        description="Prints the IAM policy that reading a stream needs, as JSON. Calls nothing and needs no credentials.",
+    )
+    policy.add_argument("--source", required=True, metavar="SOURCE", help="the stream, as `streamcore run` takes it")
+    policy.add_argument("--region", metavar="REGION", help="where a stream given by name is (any)")
+    policy.add_argument("--kms-key-arn", metavar="ARN", help="the customer managed key that the stream is encrypted with")
+    policy.set_defaults(command=_policy)
+
+
+def _policy(arguments: argparse.Namespace) -> int:
+    from streamcore._streams import StreamOption  # noqa: PLC0415 - `streamcore --help` does without it
+
+    stream = StreamOption.parse(arguments.source)
+    if stream is None:
+        right = "kinesis:NAME, dynamodb:TABLE or the ARN of one; a file needs no permission of AWS"
+        raise _UsageError(f"--source must be {right}; it is {arguments.source!r}")
+    print(json.dumps(stream.policy(region=arguments.region, kms_key_arn=arguments.kms_key_arn), indent=2))
+    return 0
+
+
 # streamcore run
 
 
@@ -215,7 +252,7 @@ def _run(arguments: argparse.Namespace) -> int:
     handler = ProgressHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     with _logging(handler, arguments.log_level), _standard_output(arguments) as write:
-        source = _source(arguments.source)
+        source = _source(arguments)
         try:
             mapping = _mapping(arguments, source)
             timeout_ms = 3000 if arguments.timeout is None else round(arguments.timeout * 1000)
@@ -340,20 +377,31 @@ def _termination(worker: Worker) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _source(text: str) -> FileSource:
+def _source(arguments: argparse.Namespace) -> Source:
+    from streamcore._streams import StreamOption  # noqa: PLC0415
     from streamcore.sources.file import parse_file_source  # noqa: PLC0415
 
-    if text.startswith("arn:"):
-        raise _UsageError(f"--source: this version of {DISTRIBUTION} reads files; streams of AWS come in the next one")
-    if not text.startswith("file:"):
-        raise _UsageError(f"--source must be file:PATH?key=COLUMN, not {text!r}")
+    text = arguments.source
     try:
+        if (stream := StreamOption.parse(text)) is not None:
+            source = stream.open(region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
+            _print_error(f"note: {stream.cost}")
+            return source
+        if not text.startswith("file:"):
+            raise _UsageError(f"--source must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN, not {text!r}")
+        for name in ("endpoint_url", "region", "profile"):
+            if getattr(arguments, name) is not None:
+                raise _UsageError(f"--{name.replace('_', '-')} is for streams of AWS; --source is a file")
         return parse_file_source(text)
-    except (ConfigError, SourceError) as error:
+    except ConfigError as error:
+        if error.parameter is not None and hasattr(arguments, error.parameter):
+            raise
+        raise _UsageError(f"--source: {error}") from error
+    except SourceError as error:
         raise _UsageError(f"--source: {error}") from error
 
 
-def _mapping(arguments: argparse.Namespace, source: FileSource) -> EventSourceMapping:
+def _mapping(arguments: argparse.Namespace, source: Source) -> EventSourceMapping:
     from streamcore.mapping import EventSourceMapping, local_function_arn  # noqa: PLC0415
 
     options = (
@@ -368,15 +416,21 @@ def _mapping(arguments: argparse.Namespace, source: FileSource) -> EventSourceMa
         values["destination_config"] = _destination_config(arguments.destination_config)
     if arguments.starting_position_timestamp is not None:
         values["starting_position_timestamp"] = _timestamp(arguments.starting_position_timestamp)
+    arn = source.describe().event_source_arn
     return EventSourceMapping(
-        event_source_arn=source.describe().event_source_arn,
+        event_source_arn=arn,
         function_arn=local_function_arn(arguments.function.rpartition(":")[2]),
         starting_position=arguments.starting_position,
         bisect_batch_on_function_error=arguments.bisect_batch_on_function_error,
         function_response_types=tuple(arguments.function_response_types),
-        uuid=str(uuid.uuid5(_NAMESPACE, f"{_real(arguments.source)}\n{_real(arguments.function)}")),
+        uuid=str(uuid.uuid5(_NAMESPACE, f"{_named(arguments.source, arn)}\n{_real(arguments.function)}")),
         **values,
     )
+
+
+def _named(source: str, arn: str) -> str:
+    """Return what names a source: a stream's ARN, or the table's. One that was made anew has the name, and another identity."""
+    return _real(source) if source.startswith("file:") else arn.partition("/stream/")[0]
 
 
 def _real(text: str) -> str:
