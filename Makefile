@@ -21,7 +21,9 @@ SOURCES := $(sort $(shell find python rust \( -name '*.rs' -o -name '*.py' -o -n
 # An environment whose interpreter is gone or that was made at another place is made anew.
 VENV_USABLE := $(shell [ "$$(cat $(VENV)/.made 2>/dev/null)" = "$(CURDIR)" ] && $(PY) -c '' 2>/dev/null && echo yes)
 
-.PHONY: FORCE help demo test test-rust test-py lint fmt type bench sim docs-check lock wheel clean
+PEERS := .peers
+
+.PHONY: FORCE help demo test test-rust test-py test-peers lint fmt type bench sim docs-check lock wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,9 @@ test-rust: $(VENV)/.build ## Run the Rust tests, documentation tests and the sim
 test-py: $(VENV)/.wheel $(VENV)/.dev ## Run the Python tests and the examples in docstrings
 	$(PYTEST) tests
 	$(PYTEST) --doctest-modules --pyargs streamcore
+
+test-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.node $(PEERS)/.java ## Run the scenarios against servers from npm and Maven too
+	STREAMCORE_PEERS=$(CURDIR)/$(PEERS) $(PYTEST) tests/peers
 
 lint: $(VENV)/.dev ## Check format and lints of Rust and Python
 	cargo fmt --all --check
@@ -88,7 +93,7 @@ wheel: $(VENV)/.wheel ## Build the wheel into dist and install it in .venv
 	@ls dist/*.whl
 
 clean: ## Remove everything that was made here
-	rm -rf $(VENV) dist target demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(PEERS) dist target demo-out .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find python tests benches examples -name __pycache__ -type d -prune -exec rm -rf {} +
 
 FORCE:
@@ -104,6 +109,17 @@ $(VENV)/.build: requirements/build.txt $(VENV)/.made
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.build
 	$(PIP_INSTALL) --requirement $<
+	@touch $@
+
+# No package's own scripts are run: the servers do without the one package that wants to compile something.
+$(PEERS)/.node: tests/peers/package.json tests/peers/package-lock.json
+	@scripts/check-peers && mkdir -p $(PEERS)/node && cp $^ $(PEERS)/node
+	npm --prefix $(PEERS)/node ci --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
+$(PEERS)/.java: tests/peers/pom.xml
+	@scripts/check-peers && rm -rf $(PEERS)/java
+	mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(PEERS)/java
 	@touch $@
 
 # Changes only when a source file was added or removed.
