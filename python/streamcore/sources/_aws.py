@@ -400,12 +400,12 @@ class AwsClient:
                 self._credentials = self._identity = None
         raise AwsError(kind, code, text, action=self.action(operation), status=status)
 
-    def _way(self, context: Mapping[str, str]) -> _Way:
+    def _url(self, context: Mapping[str, str]) -> str:
         rules = self._rules
-        if isinstance(rules, str):
-            url = rules
-        else:
-            url = rules({**self._context, **context})
+        return rules if isinstance(rules, str) else rules({**self._context, **context})
+
+    def _way(self, context: Mapping[str, str]) -> _Way:
+        url = self._url(context)
         way = self._ways.get(url)
         if way is None:
             with self._lock:
@@ -451,7 +451,7 @@ class AwsClient:
 
 
 def _configured_endpoint(session: Any, service: str) -> str | None:
-    """Return the endpoint that environment or profile name, as AWS's tools find it (AWS SDKs reference guide, "Service-specific endpoints")."""
+    """Return the endpoint that environment or profile name (AWS SDKs and tools reference guide, "Service-specific endpoints")."""
     from botocore.configprovider import ConfiguredEndpointProvider  # noqa: PLC0415
 
     if session.get_config_variable("ignore_configured_endpoint_urls"):

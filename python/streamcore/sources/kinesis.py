@@ -89,7 +89,8 @@ class KinesisSource:
         read_timeout_s: float = 10,
     ) -> None:
         if _CONSUMER.match(stream):
-            raise ConfigError(f"{stream} is a consumer with enhanced fan-out, which cannot be read yet; give the stream's ARN", parameter="stream")
+            message = f"{stream} is a consumer with enhanced fan-out, which cannot be read yet; give the stream's ARN"
+            raise ConfigError(message, parameter="stream")
         arn = _ARN.fullmatch(stream)
         if arn is None and not _NAME.fullmatch(stream):
             message = (
@@ -208,7 +209,9 @@ class KinesisSource:
         answer = self._noting(lambda: self._client.ask("GetShardIterator", parameters, tries=tries, context=_DATA))
         found = answer.get("ShardIterator")
         if not isinstance(found, str):
-            raise SourceUnavailableError(f"shard {shard_id} of {self.stream}: the server gave no iterator", action="kinesis:GetShardIterator")
+            raise SourceUnavailableError(
+                f"shard {shard_id} of {self.stream}: the server gave no iterator", action="kinesis:GetShardIterator"
+            )
         return found
 
     def records(self, iterator: str, limit: int) -> bytes:
@@ -411,7 +414,9 @@ def _parents_first(shards: list[ShardDescription]) -> list[ShardDescription]:
     for shard in shards:
         path = [shard]
         while path:
-            parents = [by_id[parent] for parent in path[-1].parents if parent in by_id and parent not in ordered and by_id[parent] not in path]
+            parents = [
+                by_id[parent] for parent in path[-1].parents if parent in by_id and parent not in ordered and by_id[parent] not in path
+            ]
             if parents:
                 path.append(parents[0])
             else:
