@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         ForkError,
         PageError,
         SourceError,
+        SourceUnavailableError,
         StreamcoreError,
         UsageError,
     )
@@ -57,7 +58,10 @@ if TYPE_CHECKING:
         Start,
         StreamDescription,
     )
+    from streamcore.sources._dynamodb_page import dynamodb_page
+    from streamcore.sources.dynamodb import DynamoDBStreamsSource
     from streamcore.sources.file import FileSource
+    from streamcore.sources.kinesis import KinesisSource
     from streamcore.sources.memory import MemoryStream
     from streamcore.worker import StuckBatch, Summary, SystemClock, Totals, Worker, WorkerStats
 
@@ -94,6 +98,7 @@ _HOME = {
             "ForkError",
             "PageError",
             "SourceError",
+            "SourceUnavailableError",
             "StreamcoreError",
             "UsageError",
         ),
@@ -120,7 +125,10 @@ _HOME = {
         ),
         "streamcore.protocols",
     ),
+    "dynamodb_page": "streamcore.sources._dynamodb_page",
+    "DynamoDBStreamsSource": "streamcore.sources.dynamodb",
     "FileSource": "streamcore.sources.file",
+    "KinesisSource": "streamcore.sources.kinesis",
     "MemoryStream": "streamcore.sources.memory",
     **dict.fromkeys(("StuckBatch", "Summary", "SystemClock", "Totals", "Worker", "WorkerStats"), "streamcore.worker"),
 }
@@ -140,6 +148,7 @@ __all__ = [
     "ConfigError",
     "Destination",
     "Discard",
+    "DynamoDBStreamsSource",
     "Engine",
     "EngineBrokenError",
     "EventSourceMapping",
@@ -149,6 +158,7 @@ __all__ = [
     "Finished",
     "ForkError",
     "Function",
+    "KinesisSource",
     "LocalFunction",
     "MemoryCheckpointStore",
     "MemoryStream",
@@ -161,6 +171,7 @@ __all__ = [
     "ShardStats",
     "Source",
     "SourceError",
+    "SourceUnavailableError",
     "SqliteCheckpointStore",
     "Start",
     "StreamDescription",
@@ -175,6 +186,7 @@ __all__ = [
     "Worker",
     "WorkerStats",
     "__version__",
+    "dynamodb_page",
     "interpret",
 ]
 
