@@ -372,7 +372,9 @@ class KinesisReader:
             self._empty_at_tip = self._empty_at_tip + 1 if self._source.is_closed(self._shard_id) else 0
             ended = self._empty_at_tip >= _ENDLESS_READS
         trimmed, self._trimmed = self._trimmed, False
-        return Fetched(page, page.millis_behind, ended, 0 if ended else pause_ms, trimmed)
+        # Some servers say 0 whatever is left to be read. Theirs is believed when there were no records with it.
+        behind = page.millis_behind if not len(page) or self._source.says_end else None
+        return Fetched(page, behind, ended, 0 if ended else pause_ms, trimmed)
 
     def _ask_iterator(self, tries: int) -> str:
         try:
