@@ -43,7 +43,7 @@ class Server:
     name: str
     endpoint_url: str
     pid: int
-    _clients: list[Any] = field(default_factory=list, repr=False)
+    _clients: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def port(self) -> int:
@@ -64,7 +64,9 @@ class Server:
         }
 
     def client(self, service: str) -> Any:
-        """Return a boto3 client of "kinesis", "dynamodb", "dynamodbstreams", ...; it is closed with the server."""
+        """Return the boto3 client of "kinesis", "dynamodb", "dynamodbstreams", ...; it is closed with the server."""
+        if service in self._clients:
+            return self._clients[service]
         import boto3  # noqa: PLC0415  (takes half a second, and not every test needs it)
         from botocore.config import Config  # noqa: PLC0415
 
@@ -76,13 +78,13 @@ class Server:
             aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
             config=Config(retries={"total_max_attempts": 3}, tcp_keepalive=True, max_pool_connections=16),
         )
-        self._clients.append(made)
+        self._clients[service] = made
         return made
 
     def close_clients(self) -> None:
         """Close every client that `client` made."""
         while self._clients:
-            self._clients.pop().close()
+            self._clients.popitem()[1].close()
 
 
 def unique(prefix: str) -> str:

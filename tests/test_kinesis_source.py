@@ -92,7 +92,7 @@ class Handled:
         self.by_key: dict[str, list[int]] = collections.defaultdict(list)
         self.shards: collections.Counter[str] = collections.Counter()
 
-    def __call__(self, event: dict[str, Any], context: object) -> None:
+    def __call__(self, event: dict[str, Any], _context: object) -> None:
         with self.changed:
             for record in event["Records"]:
                 number = int(base64.b64decode(record["kinesis"]["data"]))
@@ -208,7 +208,7 @@ def test_parents_are_listed_before_their_children(moto: Server, proxy: Proxy, so
 
 
 def test_children_follow_their_parent_on_moto(moto: Server, sources: Any) -> None:
-    """moto never says that a closed shard has ended; its listing does. It also leaves later records on the closed parent, unlike Kinesis."""
+    """moto never says that a closed shard has ended, unlike Kinesis; its listing does."""
     stream, handled = stream_on(moto), Handled()
     put(moto, stream, range(100))
     moto.client("kinesis").split_shard(StreamName=stream, ShardToSplit=FIRST, NewStartingHashKey=str(2**127))
@@ -305,15 +305,13 @@ def test_a_stream_made_anew_while_it_is_read_ends_the_mapping(moto: Server, prox
     stream, handled = stream_on(moto), Handled()
     put(moto, stream, range(10))
     worker = worker_over(sources(stream, proxy), handled)
-    with pytest.raises(SourceError, match="was made anew while it was read"), worker:
-        worker.start()
-        handled.await_count(10)
-        proxy.fault(
-            "DescribeStreamSummary",
-            faults.change(lambda said: said["StreamDescriptionSummary"].update(StreamCreationTimestamp=1)),
-            times=None,
-        )
-        proxy.fault("GetRecords", faults.refuse())
+    worker.start()
+    handled.await_count(10)
+    anew = faults.change(lambda said: said["StreamDescriptionSummary"].update(StreamCreationTimestamp=1))
+    proxy.fault("DescribeStreamSummary", anew, times=None)
+    proxy.fault("GetRecords", faults.refuse())
+    proxy.await_count("DescribeStreamSummary", 3)
+    with pytest.raises(SourceError, match="was made anew while it was read"):
         worker.join()
 
 
@@ -560,7 +558,7 @@ def test_a_shard_at_its_tip_is_read_once_a_second(moto: Server, proxy: Proxy, so
     stream, handled, clock = stream_on(moto, 3), Handled(), ManualClock()
     worker = worker_over(sources(stream, proxy), handled, clock=clock)
     worker.step(clock.now_ms())
-    worker._poller.refresh = lambda now: None  # type: ignore[method-assign] # a step by hand reads at once what waits
+    worker._poller.refresh = lambda _: None  # type: ignore[method-assign] # a step by hand reads at once what waits
     before = proxy.count("GetRecords")
     for _ in range(100):
         clock.advance(100)
