@@ -169,6 +169,7 @@ class Shards:
             start_timestamp_ms=start.timestamp_ms,
             retention_ms=description.retention_ms,
             clock=description.clock,
+            format=description.format,
             sync_checkpoints=self._sync_checkpoints,
             running_max=job.running_max,
         )

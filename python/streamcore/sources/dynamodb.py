@@ -219,8 +219,7 @@ class DynamoDBStreamsSource:
             if newest is None:
                 message = f"table {self._table} has no stream: the table is not there, or its stream was never enabled"
                 raise SourceUnavailableError(message, code="ResourceNotFoundException", action=self._client.action("ListStreams"))
-            with self._lock:
-                self._arn = self._arn or newest
+            self._arn = newest
         return self._arn
 
     def _newest(self) -> str | None:
