@@ -1,14 +1,15 @@
 """Signed calls of AWS's JSON APIs, at a low price for each.
 
-botocore says who calls (credentials), where (region and endpoint) and with which certificates, as for every AWS tool; calls are then signed
-here and sent over a pool of connections that stay open, and an answer's body is handed on as the bytes that came. A call is tried once unless
-it asks for more: who calls knows what else there is to do meanwhile.
+botocore says who calls (credentials), where (region and endpoint) and with which certificates, as for every AWS tool; calls are then
+signed here and sent over a pool of connections that stay open, and an answer's body is handed on as the bytes that came. A call is tried
+once unless it asks for more: who calls knows what else there is to do meanwhile.
 
 botocore is imported when the first client is made.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import json
@@ -16,7 +17,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from streamcore._distribution import DISTRIBUTION, version
@@ -225,6 +226,31 @@ _SERVICES = {
 }
 
 
+@functools.cache
+def _in_one_write(connection: type[Any]) -> type[Any]:
+    """Return a class of connections that send a request's head and body together, which spares a system call and a packet."""
+
+    class OneWrite(connection):  # type: ignore[misc] # one of urllib3's, which only who reads from AWS has
+        _held: list[bytes] | None = None
+
+        def request(self, *args: Any, **options: Any) -> None:
+            held: list[bytes] = []
+            self._held = held
+            try:
+                super().request(*args, **options)
+            finally:
+                self._held = None
+            super().send(b"".join(held))
+
+        def send(self, data: Any) -> None:
+            if self._held is None:
+                super().send(data)
+            else:
+                self._held.append(data)
+
+    return OneWrite
+
+
 class _Way:
     """The way to one endpoint: its connections, its signer and the headers that are the same in every request."""
 
@@ -246,6 +272,7 @@ class _Way:
         proxy = get_environ_proxies(url).get(parts.scheme)
         manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
         self._pool = manager.connection_from_url(url)
+        self._pool.ConnectionCls = _in_one_write(self._pool.ConnectionCls)
         self.closes = manager.clear
         self._proxied = url.rstrip("/") if proxy and parts.scheme == "http" else ""
         self._path = parts.path or "/"
@@ -387,18 +414,18 @@ class AwsClient:
             answer: bytes = response.data
         except (HTTPError, OSError) as error:
             raise AwsError("transient", type(error).__name__, str(error), action=self.action(operation)) from error
-        if response.status == 200:
-            return answer
-        self._fail(operation, response.status, answer, response.headers.get("x-amzn-errortype"))
+        if response.status != 200:
+            raise self._error(operation, response.status, answer, response.headers.get("x-amzn-errortype"))
+        return answer
 
-    def _fail(self, operation: str, status: int, body: bytes, header: str | None) -> NoReturn:
+    def _error(self, operation: str, status: int, body: bytes, header: str | None) -> AwsError:
         code, text = read_error(status, body, header)
         kind = classify(status, code)
         if kind == "credentials":
             # Files and environment are read anew by the next call: somebody may have logged in meanwhile.
             with self._lock:
                 self._credentials = self._identity = None
-        raise AwsError(kind, code, text, action=self.action(operation), status=status)
+        return AwsError(kind, code, text, action=self.action(operation), status=status)
 
     def _url(self, context: Mapping[str, str]) -> str:
         rules = self._rules

@@ -6,7 +6,7 @@ import json
 import logging
 import re
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamcore._streamcore import Page
 from streamcore.errors import ConfigError, PageError, SourceError, SourceUnavailableError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["KinesisSource"]
 
 _log = logging.getLogger("streamcore.sources")
+_Answer = TypeVar("_Answer")
 
 _ARN = re.compile(r"arn:[a-z-]+:kinesis:(?P<region>[a-z0-9-]+):\d*:stream/(?P<name>[a-zA-Z0-9_.-]{1,128})")
 _CONSUMER = re.compile(r"arn:[^:]+:kinesis:.*:stream/[^/]+/consumer/")
@@ -159,14 +160,15 @@ class KinesisSource:
         """
         if self._identity is not None:
             self.describe()
-        for attempt in range(_LISTINGS):
+        found: list[dict[str, Any]] | None = None
+        listings = 0
+        while found is None:
+            listings += 1
             try:
                 found = self._listing()
             except AwsError as error:
-                if error.kind != "expired_token" or attempt == _LISTINGS - 1:
+                if error.kind != "expired_token" or listings == _LISTINGS:
                     raise error.unavailable(self.stream) from error
-            else:
-                break
         shards = [_shard(described) for described in found]
         self._closed = frozenset(shard.shard_id for shard in shards if shard.closed)
         self._tries = 1
@@ -244,7 +246,7 @@ class KinesisSource:
     def _by_arn(self) -> dict[str, str]:
         return self._address if "StreamARN" in self._address else {}
 
-    def _noting(self, call: Callable[[], Any]) -> Any:
+    def _noting(self, call: Callable[[], _Answer]) -> _Answer:
         """Call, and take note where what answers later may not be the same stream."""
         try:
             return call()
@@ -297,12 +299,13 @@ class KinesisReader:
         self._empty_at_tip = 0
         self._trimmed = False
 
-    def stand(self, *, tries: int = 1) -> None:
-        """Take the iterator now. A start at the tip is from then on this instant, however often the iterator expires."""
+    def stand(self, *, tries: int = 1) -> str:
+        """Take the iterator now and return it. A start at the tip is from then on this instant, however often the iterator expires."""
         now = self._source.now_ms()
-        self._iterator = self._ask_iterator(tries)
+        iterator = self._iterator = self._ask_iterator(tries)
         if self._start.kind == "LATEST":
             self._start = Start("AT_TIMESTAMP", timestamp_ms=now)
+        return iterator
 
     def fetch(self, limit: int) -> Fetched:
         """Return the next records, at most `limit` and at most 10,000.
@@ -334,18 +337,15 @@ class KinesisReader:
         self._iterator = None
 
     def _fetch(self, limit: int) -> Fetched:
-        if self._iterator is None:
-            self.stand()
-        assert self._iterator is not None  # noqa: S101  (`stand` has taken it)
+        iterator = self._iterator if self._iterator is not None else self.stand()
         try:
-            body = self._source.records(self._iterator, limit)
+            body = self._source.records(iterator, limit)
         except AwsError as error:
             if error.kind != "expired_iterator":
                 raise
             _log.debug("shard %s: the iterator has expired; a new one begins at %s", self._shard_id, self._start)
             self._iterator = None
-            self.stand()
-            body = self._source.records(self._iterator or "", limit)
+            body = self._source.records(self.stand(), limit)
         try:
             page = Page.parse(body)
         except PageError as error:
