@@ -6,7 +6,7 @@ import base64
 import json
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import botocore.loaders
 import botocore.model
@@ -17,6 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamcore import Batch, ConfigError, Engine, EventSourceMapping, Outcome, Page, PageError, UsageError, dynamodb_page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ARN = "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026-01-30T12:00:05.123"
 MAPPING = EventSourceMapping(starting_position="TRIM_HORIZON", event_source_arn=ARN, maximum_retry_attempts=0)
@@ -126,7 +129,14 @@ def as_an_emulator_holds_it(record: dict[str, Any]) -> dict[str, Any]:
 
     def held(typed: dict[str, Any]) -> dict[str, Any]:
         ((kind, value),) = typed.items()
-        one = {"N": Decimal, "B": base64.b64decode, "S": str, "NS": Decimal, "BS": lambda text: Binary(base64.b64decode(text)), "SS": str}
+        one: dict[str, Callable[[Any], Any]] = {
+            "N": Decimal,
+            "B": base64.b64decode,
+            "S": str,
+            "NS": Decimal,
+            "BS": lambda text: Binary(base64.b64decode(text)),
+            "SS": str,
+        }
         if kind in ("NS", "BS", "SS"):
             return {kind: frozenset(one[kind](element) for element in value) if kind != "BS" else [one[kind](element) for element in value]}
         if kind == "L":
