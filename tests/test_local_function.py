@@ -484,3 +484,9 @@ def test_the_first_failure_of_a_kind_is_logged_in_full_and_its_repeats_are_not(c
     first = caplog.records[0].getMessage()
     assert f"handler failed, request {BATCH.request_id}: ValueError: no such order" in first
     assert 'raise ValueError("no such order")' in first
+
+
+def test_a_file_whose_name_another_module_has_is_loaded_once(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("calls = []\ndef handler(event, context):\n    calls.append(event)\n")
+    target = f"{tmp_path / 'json.py'}:handler"
+    assert load_function(target) is load_function(target)
