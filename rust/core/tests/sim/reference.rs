@@ -31,8 +31,9 @@ struct Frame {
     /// None while it was not handed out.
     request_id: Option<String>,
     response: Option<Response>,
-    /// It may not be tried again earlier.
+    /// It may not be tried again earlier, and must not be later.
     not_before: i64,
+    not_after: i64,
 }
 
 impl Frame {
@@ -45,7 +46,18 @@ impl Frame {
             request_id: None,
             response: None,
             not_before: i64::MIN,
+            not_after: i64::MIN,
         }
+    }
+}
+
+impl Frame {
+    /// The pause after so many failures: 0.2 s doubling to 60 s, a tenth more or less.
+    fn pause(&mut self, failures: u32, now: i64) {
+        let double = |base: i64, _| (base * 2).min(BACKOFF_MAX_MS);
+        let base = (1..failures).fold(BACKOFF_MIN_MS, double);
+        self.not_before = now + base - base / 10;
+        self.not_after = now + base + base / 10;
     }
 }
 
@@ -388,7 +400,7 @@ impl Reference {
             self.give_up(index, Condition::RetryAttemptsExhausted);
             return false;
         }
-        top.not_before = now + backoff_at_least(top.attempts);
+        top.pause(top.attempts, now);
         true
     }
 
@@ -588,6 +600,34 @@ impl Reference {
         }
     }
 
+    /// The engine says that nothing may run before `until`: no lane may be due by then.
+    pub(crate) fn waits(&self, until: Option<i64>, open: bool, now: i64) {
+        if self.holds_back() {
+            return;
+        }
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let Some(first) = lane.pending.front().filter(|_| !lane.in_flight) else {
+                continue;
+            };
+            let due = match lane.stack.last() {
+                Some(top) => top.not_after,
+                None if open && self.mapping.batching_window_ms > 0 && !self.cut(index).1 => {
+                    let begin = lane.last_completion.unwrap_or(i64::MIN);
+                    begin.max(self.offered_at[*first]) + self.mapping.batching_window_ms
+                }
+                None => i64::MIN,
+            };
+            assert!(
+                now < due,
+                "I11: lane {index} was due at {due}, now is {now}"
+            );
+            assert!(
+                until.is_some_and(|until| until <= due),
+                "I11: lane {index} is due at {due}, the engine wakes at {until:?}"
+            );
+        }
+    }
+
     pub(crate) fn finished(&mut self, records: &[usize], outcome: &Outcome, now: i64) {
         let index = self.lane_of(records[0]);
         let lane = &mut self.lanes[index];
@@ -623,7 +663,7 @@ impl Reference {
             }
             Outcome::Throttled => {
                 top.throttles += 1;
-                top.not_before = now + backoff_at_least(top.throttles);
+                top.pause(top.throttles, now);
             }
         }
     }
@@ -876,11 +916,4 @@ impl Reference {
         }
         self.changes += 1;
     }
-}
-
-/// The least pause after so many failures: 0.2 s doubling to 60 s, less a tenth.
-fn backoff_at_least(failures: u32) -> i64 {
-    let base = (0..failures.saturating_sub(1))
-        .fold(BACKOFF_MIN_MS, |base, _| (base * 2).min(BACKOFF_MAX_MS));
-    base - base / 10
 }

@@ -395,6 +395,10 @@ impl World {
                     self.reference.discards_handed_over(),
                     "I1: a discard was told of and not handed over"
                 );
+                if !self.paused {
+                    let open = !self.draining && !self.closed;
+                    self.reference.waits(until, open, self.now);
+                }
                 Err(until)
             }
         }
