@@ -309,10 +309,14 @@ impl Engine {
                 }
                 continue;
             }
-            if let Ok(Some(task)) = self.step(shard, |place| place.shard.take(now)) {
-                if matches!(task, Task::Run(_)) {
-                    self.mappings[mapping].running += 1;
-                }
+            let task = self.step(shard, |place| place.shard.take(now));
+            if matches!(task, Ok(Some(Task::Run(_)))) {
+                self.mappings[mapping].running += 1;
+            } else {
+                // It has not used the place that it was let go for.
+                self.release_waiting(mapping);
+            }
+            if let Ok(Some(task)) = task {
                 return Taken::Task(task);
             }
         }
@@ -351,14 +355,17 @@ impl Engine {
         Ok(finished)
     }
 
-    /// Puts the shards that waited for their mapping's cap back into the ready queue, as many as may run.
+    /// Puts the shards that waited for their mapping's cap back into the ready queue, as many as may run: to its front, since they were
+    /// ready before those that stand there.
     fn release_waiting(&mut self, mapping: usize) {
         let group = &mut self.mappings[mapping];
         let free = group
             .running_max
             .map_or(usize::MAX, |max| max.saturating_sub(group.running));
         let released = free.min(group.waiting.len());
-        self.ready.extend(group.waiting.drain(..released));
+        for shard in group.waiting.drain(..released).rev() {
+            self.ready.push_front(shard);
+        }
         self.woken += released;
     }
 
@@ -545,6 +552,7 @@ impl Engine {
     pub fn check_invariants(&mut self) {
         let (mut held, mut reserved, mut shards) = (0, 0, 0);
         let mut running = vec![0; self.mappings.len()];
+        let mut ready = vec![0_usize; self.mappings.len()];
         for (handle, place) in (0_u32..).zip(self.places.iter_mut()) {
             let Some(place) = place else { continue };
             place.shard.check_invariants();
@@ -553,6 +561,7 @@ impl Engine {
             reserved += place.reserved.unwrap_or(0);
             shards += 1;
             running[place.mapping] += stats.in_flight;
+            ready[place.mapping] += usize::from(self.ready.contains(&handle));
             let queues = [&self.ready, &self.mappings[place.mapping].waiting];
             let places: usize = queues
                 .iter()
@@ -580,10 +589,13 @@ impl Engine {
             reserved, self.reserved,
             "I10: bytes reserved are those of the fetches"
         );
-        for (mapping, running) in self.mappings.iter().zip(running) {
+        for ((mapping, running), ready) in self.mappings.iter().zip(running).zip(ready) {
             assert_eq!(mapping.running, running, "I4: running batches are counted");
-            let over = mapping.running_max.is_some_and(|max| running > max);
-            assert!(!over || running > 0, "I4: a cap is kept");
+            let free = mapping.running_max.is_none_or(|max| running < max);
+            assert!(
+                !free || ready > 0 || mapping.waiting.is_empty(),
+                "I11: shards wait for a cap only while it is reached"
+            );
         }
     }
 }
