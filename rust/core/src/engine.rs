@@ -269,12 +269,11 @@ impl Engine {
             });
         }
         let empty = page.is_empty();
-        let offered = self.step(shard, |place| {
-            if !empty {
-                place.page_bytes = (3 * place.page_bytes + bytes) / 4;
-            }
-            place.shard.offer(page, millis_behind, now)
-        })??;
+        let offered = self.step(shard, |place| place.shard.offer(page, millis_behind, now))??;
+        let place = self.place(shard)?;
+        if !empty {
+            place.page_bytes = (3 * place.page_bytes + bytes) / 4;
+        }
         self.fetch_failed(shard)?;
         Ok(offered)
     }
