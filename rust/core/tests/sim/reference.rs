@@ -105,6 +105,8 @@ pub(crate) struct Reference {
     lanes: Vec<Lane>,
     /// Index of the record after the last one taken in.
     pub(crate) taken_in: usize,
+    /// Index of the first record that this run takes in, which has the ordinal 0.
+    began_at: usize,
     offered_at: Vec<i64>,
     /// Complete for order, in this run.
     done: Vec<bool>,
@@ -147,6 +149,7 @@ impl Reference {
             sync_checkpoints: options.sync_checkpoints,
             lanes: Vec::new(),
             taken_in: 0,
+            began_at: 0,
             offered_at: vec![0; log.len()],
             done: Vec::new(),
             known: Vec::new(),
@@ -176,6 +179,7 @@ impl Reference {
         let watermark = from.and_then(|(_, checkpoint)| checkpoint.watermark.as_ref());
         self.taken_in =
             watermark.map_or(0, |position| self.log.find(position.sequence.as_str()) + 1);
+        self.began_at = self.taken_in;
         self.done = vec![false; records];
         self.replay_now = i64::MIN;
         self.unconfirmed.clear();
@@ -549,6 +553,11 @@ impl Reference {
                 "record {record} is too old to be handed out"
             );
         }
+        for ((ordinal, key_hash, _), record) in batch.numbered().zip(&records) {
+            let own = u64::try_from(record - self.began_at).unwrap();
+            assert_eq!(ordinal, own, "the ordinal of record {record}");
+            assert_eq!(key_hash, self.log.entries[*record].key_hash);
+        }
         let bytes = self.event_bytes(records.iter());
         assert_eq!(batch.json_bytes(), bytes, "I4: the bytes of the event");
         assert!(
@@ -600,6 +609,16 @@ impl Reference {
         }
     }
 
+    /// When the first of the next `len` records of a lane becomes too old, if that is known beforehand.
+    fn ages_at(&self, index: usize, len: usize) -> Option<i64> {
+        let (limit, _) = self.limit().filter(|_| self.clock == StreamClock::Wall)?;
+        let records = self.lanes[index].pending.iter().take(len);
+        let oldest = records
+            .map(|record| self.log.entries[*record].arrival_ms)
+            .min()?;
+        Some(oldest + limit + 1)
+    }
+
     /// The engine says that nothing may run before `until`: no lane may be due by then.
     pub(crate) fn waits(&self, until: Option<i64>, open: bool, now: i64) {
         if self.holds_back() {
@@ -617,6 +636,8 @@ impl Reference {
                 }
                 None => i64::MIN,
             };
+            let tried = lane.stack.last().map_or(1, |top| top.len);
+            let due = self.ages_at(index, tried).map_or(due, |at| at.min(due));
             assert!(
                 now < due,
                 "I11: lane {index} was due at {due}, now is {now}"
