@@ -6,6 +6,7 @@ import itertools
 import os
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -267,9 +268,11 @@ class EngineAgainstModel(RuleBasedStateMachine):
 # The soak profile of conftest says how many examples; the fast one needs few, since each is many calls.
 _SOAK = os.environ.get("HYPOTHESIS_PROFILE") == "soak"
 EngineAgainstModel.TestCase.settings = settings(
-    max_examples=2000 if _SOAK else 120, stateful_step_count=50 if _SOAK else 12, derandomize=not _SOAK, deadline=None
+    max_examples=1000 if _SOAK else 120, stateful_step_count=50 if _SOAK else 12, derandomize=not _SOAK, deadline=None
 )
 TestEngineAgainstModel = EngineAgainstModel.TestCase
+if _SOAK:
+    pytestmark = pytest.mark.timeout(0)  # so many examples take minutes
 
 
 def test_the_model_itself_follows_the_sequences_of_the_developer_guide() -> None:
