@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engines import NOW, mapping, one_shard, page, take
-from streamcore import Batch, Checkpoint, Discard, Engine, Outcome, Page
+from streamcore import Batch, Checkpoint, Discard, Engine, Outcome, Page, StreamcoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +186,7 @@ def test_a_callback_is_freed_when_another_one_comes() -> None:
 _OUT_OF_MEMORY = """
 import sys
 from _testcapi import remove_mem_hooks, set_nomemory
-from streamcore import Engine, EventSourceMapping, Outcome, Page
+from streamcore import Engine, EventSourceMapping, Outcome, Page, StreamcoreError
 
 engine = Engine()
 shard = engine.add_shard(EventSourceMapping(starting_position="TRIM_HORIZON"), "shard", now=0)
