@@ -85,7 +85,7 @@ fn page(criterion: &mut Criterion) {
             event
         };
         group.bench_function("event", |bencher| {
-            bencher.iter(|| write(black_box(&parsed)))
+            bencher.iter(|| write(black_box(&parsed)));
         });
         group.bench_function("parse and event", |bencher| {
             bencher.iter_batched(
