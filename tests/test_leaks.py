@@ -186,7 +186,7 @@ def test_a_callback_is_freed_when_another_one_comes() -> None:
 _OUT_OF_MEMORY = """
 import sys
 from _testcapi import remove_mem_hooks, set_nomemory
-from streamcore import Engine, EventSourceMapping, Outcome, Page, StreamcoreError
+from streamcore import Engine, EventSourceMapping, Outcome, Page
 
 engine = Engine()
 shard = engine.add_shard(EventSourceMapping(starting_position="TRIM_HORIZON"), "shard", now=0)
