@@ -148,9 +148,7 @@ def test_an_overrun_is_logged_once_and_changes_nothing(
     with caplog.at_level(logging.WARNING, "streamcore"):
         assert answer_of(handler).kind == ("function_error" if fails else "success")
     overruns = [record.message for record in caplog.records if "took" in record.message]
-    assert overruns == [
-        f"handler took 3.1 s for request {BATCH.request_id}; Lambda would have ended it after 3.0 s"
-    ] * lines
+    assert overruns == [f"handler took 3.1 s for request {BATCH.request_id}; Lambda would have ended it after 3.0 s"] * lines
 
 
 @pytest.mark.parametrize("options", [{"timeout_ms": 0}, {"timeout_ms": True}, {"timeout_ms": 1.5}, {"memory_limit_in_mb": "128"}])
