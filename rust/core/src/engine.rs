@@ -52,6 +52,7 @@ struct Place {
 
 #[derive(Debug, Default)]
 struct Mapping {
+    shards: usize,
     running: usize,
     running_max: Option<usize>,
     /// Ready shards that wait for a batch of the mapping to finish.
@@ -71,6 +72,8 @@ pub struct Engine {
     names: HashMap<(String, String), u32>,
     mappings: Vec<Mapping>,
     mapping_names: HashMap<String, usize>,
+    /// Places in `mappings` of mappings that have no shard any more.
+    free_mappings: Vec<usize>,
     ready: VecDeque<u32>,
     timers: BinaryHeap<Reverse<(i64, u32)>>,
     /// Things that have become ready since [`Engine::take_woken`].
@@ -97,6 +100,7 @@ impl Engine {
             names: HashMap::new(),
             mappings: Vec::new(),
             mapping_names: HashMap::new(),
+            free_mappings: Vec::new(),
             ready: VecDeque::new(),
             timers: BinaryHeap::new(),
             woken: 0,
@@ -128,6 +132,7 @@ impl Engine {
             shard.enable_trace();
         }
         let mapping = self.mapping(&name.0);
+        self.mappings[mapping].shards += 1;
         self.names.insert(name, handle);
         self.places.push(Some(Box::new(Place {
             shard,
@@ -146,13 +151,15 @@ impl Engine {
         if let Some(mapping) = self.mapping_names.get(uuid) {
             return *mapping;
         }
-        self.mappings.push(Mapping::default());
-        self.mapping_names
-            .insert(uuid.to_owned(), self.mappings.len() - 1);
-        self.mappings.len() - 1
+        let mapping = self.free_mappings.pop().unwrap_or_else(|| {
+            self.mappings.push(Mapping::default());
+            self.mappings.len() - 1
+        });
+        self.mapping_names.insert(uuid.to_owned(), mapping);
+        mapping
     }
 
-    /// Lets at most `running_max` batches of a mapping run at once; None lifts the cap.
+    /// Lets at most `running_max` batches of a mapping run at once; None lifts the cap. It lasts as long as the mapping has a shard.
     pub fn cap(&mut self, mapping_uuid: &str, running_max: Option<usize>) {
         let mapping = self.mapping(mapping_uuid);
         self.mappings[mapping].running_max = running_max;
@@ -319,7 +326,7 @@ impl Engine {
                 return Taken::Task(task);
             }
         }
-        Taken::Wait(self.timers.peek().map(|Reverse((at, _))| *at))
+        Taken::Wait(self.next_wake())
     }
 
     /// Says how a batch went.
@@ -464,16 +471,22 @@ impl Engine {
         let mut place = self.places[index(shard)].take().expect("looked up above");
         let in_flight = place.shard.stats().in_flight;
         let key = &place.shard.config().key;
-        self.names
-            .remove(&(key.mapping_uuid.clone(), key.shard_id.clone()));
+        let name = (key.mapping_uuid.clone(), key.shard_id.clone());
+        self.names.remove(&name);
         self.shards -= 1;
         self.bytes -= place.counted;
         self.reserved -= place.reserved.unwrap_or(0);
-        self.mappings[place.mapping]
-            .waiting
-            .retain(|waiting| *waiting != shard);
-        self.mappings[place.mapping].running -= in_flight;
-        self.release_waiting(place.mapping);
+        let mapping = &mut self.mappings[place.mapping];
+        mapping.waiting.retain(|waiting| *waiting != shard);
+        mapping.running -= in_flight;
+        mapping.shards -= 1;
+        if mapping.shards == 0 {
+            *mapping = Mapping::default();
+            self.mapping_names.remove(&name.0);
+            self.free_mappings.push(place.mapping);
+        } else {
+            self.release_waiting(place.mapping);
+        }
         Ok(())
     }
 
@@ -515,6 +528,12 @@ impl Engine {
     #[must_use]
     pub fn held_bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// The instant at which to ask [`Self::take`] again if nothing else happens; it may be early, never late.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<i64> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
     }
 
     /// Whether a shard stands in the ready queue, so that `take` may give something.

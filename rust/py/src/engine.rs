@@ -80,10 +80,7 @@ impl State {
         if self.core.is_ready() {
             return false;
         }
-        // With nothing ready and before every timer, taking changes nothing and says which timer is next.
-        let Taken::Wait(at) = self.core.take(i64::MIN) else {
-            return false;
-        };
+        let at = self.core.next_wake();
         is_sooner(at, std::mem::replace(&mut self.timer, at))
     }
 }
