@@ -75,7 +75,7 @@ bench: $(VENV)/.wheel $(VENV)/.dev ## Run the benchmarks; benches/README.md says
 	$(PYTEST) benches --benchmark-only
 
 sim: $(VENV)/.build ## Run the simulation alone: make sim SEEDS=100000, or SEED=17 for one seed
-	$(if $(SEED),STREAMCORE_SIM_SEED=$(SEED)) $(if $(SEEDS),STREAMCORE_SIM_SEEDS=$(SEEDS)) \
+	$(if $(SEED),STREAMCORE_SEED=$(SEED)) $(if $(SEEDS),STREAMCORE_SEEDS=$(SEEDS)) \
 		cargo test --package streamcore --locked --test simulation -- --nocapture
 
 docs-check: $(VENV)/.wheel $(VENV)/.dev ## Check the documents: links, examples, and Rust's own documentation

@@ -16,7 +16,7 @@ use streamcore::{
 const SEED: u64 = 0x5eed;
 const PAGE_RECORDS: u64 = 1_000;
 
-/// SplitMix64.
+/// `SplitMix64`.
 struct Random(u64);
 
 impl Random {

@@ -15,6 +15,7 @@ import pytest
 from streamcore.cli import main
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 HANDLER = """
@@ -64,8 +65,13 @@ class Folder:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+    """A folder whose handlers, where a test imports them into this process, leave nothing behind."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    yield Folder(tmp_path)
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 def test_json_is_one_object_on_standard_output_whatever_the_handler_prints(folder: Folder) -> None:

@@ -148,9 +148,7 @@ def test_an_overrun_is_logged_once_and_changes_nothing(
     with caplog.at_level(logging.WARNING, "streamcore"):
         assert answer_of(handler).kind == ("function_error" if fails else "success")
     overruns = [record.message for record in caplog.records if "took" in record.message]
-    assert overruns == [
-        f"handler took 3.1 s for request {BATCH.request_id}; Lambda would have ended it after 3.0 s"
-    ] * lines
+    assert overruns == [f"handler took 3.1 s for request {BATCH.request_id}; Lambda would have ended it after 3.0 s"] * lines
 
 
 @pytest.mark.parametrize("options", [{"timeout_ms": 0}, {"timeout_ms": True}, {"timeout_ms": 1.5}, {"memory_limit_in_mb": "128"}])
@@ -484,3 +482,9 @@ def test_the_first_failure_of_a_kind_is_logged_in_full_and_its_repeats_are_not(c
     first = caplog.records[0].getMessage()
     assert f"handler failed, request {BATCH.request_id}: ValueError: no such order" in first
     assert 'raise ValueError("no such order")' in first
+
+
+def test_a_file_whose_name_another_module_has_is_loaded_once(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("calls = []\ndef handler(event, context):\n    calls.append(event)\n")
+    target = f"{tmp_path / 'json.py'}:handler"
+    assert load_function(target) is load_function(target)

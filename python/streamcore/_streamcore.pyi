@@ -65,6 +65,7 @@ class Page:
 
         Raises:
             PageError: a record cannot be one; `offset` is its index.
+            TypeError: a record is not such a tuple.
         """
 
     def arrived_since(self, instant_ms: int) -> Page:
@@ -375,10 +376,13 @@ class Engine:
             start: kept in the checkpoint until the first record is complete.
             format: which API's records the shard has; it decides the shape of its events and what discards tell.
             sync_checkpoints: hand out nothing between a completion and its `saved`.
-            running_max: at most so many batches of the mapping run at once, over all its shards.
+            running_max: at most so many batches of the mapping run at once, over all its shards; 1 or more.
+            retention_ms: how long the stream keeps a record, 1 or more; None for ever.
+            start_timestamp_ms: goes with AT_TIMESTAMP, and with LATEST, which is `now` without it.
 
         Raises:
             CheckpointError: the blob is not ours, damaged, newer, or of another shard.
+            ConfigError: an argument is out of its range, or the mapping has parameters that are not supported yet.
             UsageError: the mapping has a shard of that name already.
         """
     def offer(self, shard: int, page: Page, now: int, millis_behind: int | None = None) -> Offered:
@@ -411,11 +415,19 @@ class Engine:
     def update(self, shard: int, mapping: EventSourceMapping, now: int) -> None: ...
     def remove(self, shard: int) -> None: ...
     def wait(self, timeout: float | None = None) -> bool:
-        """Sleep until a batch or discard may be ready. True if woken, False after `timeout` seconds."""
+        """Sleep until a batch or discard may be ready, or may become so earlier than `take` last told this thread.
+
+        Returns:
+            True if woken: call `take` again. False after `timeout` seconds.
+        """
     def wake(self) -> None:
         """Wake every waiter, and every thread that was told to wait by `take` and has not begun to."""
     def set_wakeup(self, callback: Callable[[], None] | None) -> None:
-        """Have `callback` called, by whichever thread caused it, at most once per change from idle to ready."""
+        """Have `callback` called, by whichever thread caused it, at most once per change from idle to ready.
+
+        Idle means that `take` has said `Wait`. An instant earlier than it then named is a change too. The callback is called without the
+        lock; what it raises goes to `sys.unraisablehook`. None takes it away.
+        """
     def stats(self, shard: int) -> ShardStats: ...
     @property
     def held_bytes(self) -> int: ...
@@ -424,4 +436,4 @@ class Engine:
     def trace(self) -> list[str]:
         """Return the trace since the last call and empty it. Empty unless the engine was made with `trace=True`."""
     def check_invariants(self) -> None:
-        """Verify the engine's invariants; raises AssertionError with the number of the broken one."""
+        """Verify the engine's invariants. A broken one is a bug: a panic names it, and the engine is broken from then on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -81,12 +82,11 @@ def _module_of_file(where: str) -> ModuleType:
         raise _error(f"there is no file {where!r}.{_near(path.name, names)}")
     _put_on_path(path.parent)
     # Under its own name, so that the modules beside it can import it; under another one where that would hide a module.
-    name = path.stem
-    loaded = sys.modules.get(name)
-    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
-        return loaded
-    if loaded is not None or not name.isidentifier():
-        name = f"streamcore_function_{len(sys.modules)}_{name}"
+    other = f"streamcore_function_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    for name in (path.stem, other):
+        if getattr(sys.modules.get(name), "__file__", None) == str(path):
+            return sys.modules[name]
+    name = other if path.stem in sys.modules or not path.stem.isidentifier() else path.stem
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise _error(f"{where} cannot be imported as Python")

@@ -52,6 +52,7 @@ struct Place {
 
 #[derive(Debug, Default)]
 struct Mapping {
+    shards: usize,
     running: usize,
     running_max: Option<usize>,
     /// Ready shards that wait for a batch of the mapping to finish.
@@ -71,6 +72,8 @@ pub struct Engine {
     names: HashMap<(String, String), u32>,
     mappings: Vec<Mapping>,
     mapping_names: HashMap<String, usize>,
+    /// Places in `mappings` of mappings that have no shard any more.
+    free_mappings: Vec<usize>,
     ready: VecDeque<u32>,
     timers: BinaryHeap<Reverse<(i64, u32)>>,
     /// Things that have become ready since [`Engine::take_woken`].
@@ -97,6 +100,7 @@ impl Engine {
             names: HashMap::new(),
             mappings: Vec::new(),
             mapping_names: HashMap::new(),
+            free_mappings: Vec::new(),
             ready: VecDeque::new(),
             timers: BinaryHeap::new(),
             woken: 0,
@@ -128,6 +132,7 @@ impl Engine {
             shard.enable_trace();
         }
         let mapping = self.mapping(&name.0);
+        self.mappings[mapping].shards += 1;
         self.names.insert(name, handle);
         self.places.push(Some(Box::new(Place {
             shard,
@@ -146,13 +151,15 @@ impl Engine {
         if let Some(mapping) = self.mapping_names.get(uuid) {
             return *mapping;
         }
-        self.mappings.push(Mapping::default());
-        self.mapping_names
-            .insert(uuid.to_owned(), self.mappings.len() - 1);
-        self.mappings.len() - 1
+        let mapping = self.free_mappings.pop().unwrap_or_else(|| {
+            self.mappings.push(Mapping::default());
+            self.mappings.len() - 1
+        });
+        self.mapping_names.insert(uuid.to_owned(), mapping);
+        mapping
     }
 
-    /// Lets at most `running_max` batches of a mapping run at once; None lifts the cap.
+    /// Lets at most `running_max` batches of a mapping run at once; None lifts the cap. It lasts as long as the mapping has a shard.
     pub fn cap(&mut self, mapping_uuid: &str, running_max: Option<usize>) {
         let mapping = self.mapping(mapping_uuid);
         self.mappings[mapping].running_max = running_max;
@@ -269,12 +276,11 @@ impl Engine {
             });
         }
         let empty = page.is_empty();
-        let offered = self.step(shard, |place| {
-            if !empty {
-                place.page_bytes = (3 * place.page_bytes + bytes) / 4;
-            }
-            place.shard.offer(page, millis_behind, now)
-        })??;
+        let offered = self.step(shard, |place| place.shard.offer(page, millis_behind, now))??;
+        let place = self.place(shard)?;
+        if !empty {
+            place.page_bytes = (3 * place.page_bytes + bytes) / 4;
+        }
         self.fetch_failed(shard)?;
         Ok(offered)
     }
@@ -309,14 +315,18 @@ impl Engine {
                 }
                 continue;
             }
-            if let Ok(Some(task)) = self.step(shard, |place| place.shard.take(now)) {
-                if matches!(task, Task::Run(_)) {
-                    self.mappings[mapping].running += 1;
-                }
+            let task = self.step(shard, |place| place.shard.take(now));
+            if matches!(task, Ok(Some(Task::Run(_)))) {
+                self.mappings[mapping].running += 1;
+            } else {
+                // It has not used the place that it was let go for.
+                self.release_waiting(mapping);
+            }
+            if let Ok(Some(task)) = task {
                 return Taken::Task(task);
             }
         }
-        Taken::Wait(self.timers.peek().map(|Reverse((at, _))| *at))
+        Taken::Wait(self.next_wake())
     }
 
     /// Says how a batch went.
@@ -351,14 +361,17 @@ impl Engine {
         Ok(finished)
     }
 
-    /// Puts the shards that waited for their mapping's cap back into the ready queue, as many as may run.
+    /// Puts the shards that waited for their mapping's cap back into the ready queue, as many as may run: to its front, since they were
+    /// ready before those that stand there.
     fn release_waiting(&mut self, mapping: usize) {
         let group = &mut self.mappings[mapping];
         let free = group
             .running_max
             .map_or(usize::MAX, |max| max.saturating_sub(group.running));
         let released = free.min(group.waiting.len());
-        self.ready.extend(group.waiting.drain(..released));
+        for shard in group.waiting.drain(..released).rev() {
+            self.ready.push_front(shard);
+        }
         self.woken += released;
     }
 
@@ -458,16 +471,22 @@ impl Engine {
         let mut place = self.places[index(shard)].take().expect("looked up above");
         let in_flight = place.shard.stats().in_flight;
         let key = &place.shard.config().key;
-        self.names
-            .remove(&(key.mapping_uuid.clone(), key.shard_id.clone()));
+        let name = (key.mapping_uuid.clone(), key.shard_id.clone());
+        self.names.remove(&name);
         self.shards -= 1;
         self.bytes -= place.counted;
         self.reserved -= place.reserved.unwrap_or(0);
-        self.mappings[place.mapping]
-            .waiting
-            .retain(|waiting| *waiting != shard);
-        self.mappings[place.mapping].running -= in_flight;
-        self.release_waiting(place.mapping);
+        let mapping = &mut self.mappings[place.mapping];
+        mapping.waiting.retain(|waiting| *waiting != shard);
+        mapping.running -= in_flight;
+        mapping.shards -= 1;
+        if mapping.shards == 0 {
+            *mapping = Mapping::default();
+            self.mapping_names.remove(&name.0);
+            self.free_mappings.push(place.mapping);
+        } else {
+            self.release_waiting(place.mapping);
+        }
         Ok(())
     }
 
@@ -511,6 +530,12 @@ impl Engine {
         self.bytes
     }
 
+    /// The instant at which to ask [`Self::take`] again if nothing else happens; it may be early, never late.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<i64> {
+        self.timers.peek().map(|Reverse((at, _))| *at)
+    }
+
     /// Whether a shard stands in the ready queue, so that `take` may give something.
     #[must_use]
     pub fn is_ready(&self) -> bool {
@@ -545,6 +570,7 @@ impl Engine {
     pub fn check_invariants(&mut self) {
         let (mut held, mut reserved, mut shards) = (0, 0, 0);
         let mut running = vec![0; self.mappings.len()];
+        let mut ready = vec![0_usize; self.mappings.len()];
         for (handle, place) in (0_u32..).zip(self.places.iter_mut()) {
             let Some(place) = place else { continue };
             place.shard.check_invariants();
@@ -553,6 +579,7 @@ impl Engine {
             reserved += place.reserved.unwrap_or(0);
             shards += 1;
             running[place.mapping] += stats.in_flight;
+            ready[place.mapping] += usize::from(self.ready.contains(&handle));
             let queues = [&self.ready, &self.mappings[place.mapping].waiting];
             let places: usize = queues
                 .iter()
@@ -580,10 +607,13 @@ impl Engine {
             reserved, self.reserved,
             "I10: bytes reserved are those of the fetches"
         );
-        for (mapping, running) in self.mappings.iter().zip(running) {
+        for ((mapping, running), ready) in self.mappings.iter().zip(running).zip(ready) {
             assert_eq!(mapping.running, running, "I4: running batches are counted");
-            let over = mapping.running_max.is_some_and(|max| running > max);
-            assert!(!over || running > 0, "I4: a cap is kept");
+            let free = mapping.running_max.is_none_or(|max| running < max);
+            assert!(
+                !free || ready > 0 || mapping.waiting.is_empty(),
+                "I11: shards wait for a cap only while it is reached"
+            );
         }
     }
 }

@@ -23,7 +23,9 @@ use crate::decode;
 use crate::error::{PageError, PositionError};
 use crate::event;
 use crate::json;
-use crate::position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber, write_successor};
+use crate::position::{
+    Position, SEQUENCE_DIGITS_MAX, SequenceNumber, compare_sequences, write_successor,
+};
 
 pub use builder::PageBuilder;
 
@@ -383,7 +385,7 @@ impl Page {
         self.entries.iter().any(Entry::is_unassigned)
     }
 
-    /// Give each record without a sequence number the successor of the one before it. The first record follows `after`, or gets 1.
+    /// Give each record without a sequence number the successor of the highest one before it, which for the first is `after`, or 0.
     ///
     /// # Errors
     ///
@@ -429,8 +431,12 @@ impl Page {
         let mut next = String::new();
         for entry in &mut self.entries {
             if !entry.is_unassigned() {
-                previous.clear();
-                previous.push_str(entry.sequence().text(&self.body));
+                let own = entry.sequence().text(&self.body);
+                // A number that was taken in before is a duplicate; what follows it is not, and must not look like one.
+                if compare_sequences(own.as_bytes(), previous.as_bytes()).is_gt() {
+                    previous.clear();
+                    previous.push_str(own);
+                }
                 continue;
             }
             next.clear();

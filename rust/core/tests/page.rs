@@ -231,7 +231,7 @@ proptest! {
     }
 
     #[test]
-    fn records_without_a_number_follow_the_one_before(given in vec(option::of(0_u64..1_000), 0..12), after in option::of(0_u64..1_000)) {
+    fn records_without_a_number_follow_the_highest_one_before(given in vec(option::of(0_u64..1_000), 0..12), after in option::of(0_u64..1_000)) {
         let mut builder = PageBuilder::new();
         for number in &given {
             builder.push("k", b"x", 0, number.map(|number| number.to_string()).as_deref()).unwrap();
@@ -241,10 +241,11 @@ proptest! {
         let after_number = after.map(|after| SequenceNumber::parse(&after.to_string()).unwrap());
         page.assign_sequences(after_number.as_ref()).unwrap();
         prop_assert!(!page.has_unassigned());
-        let mut previous = after.unwrap_or(0);
+        let mut highest = after.unwrap_or(0);
         for (record, given) in page.records().zip(&given) {
-            previous = given.unwrap_or(previous + 1);
-            prop_assert_eq!(record.sequence(), previous.to_string());
+            let number = given.unwrap_or(highest + 1);
+            highest = highest.max(number);
+            prop_assert_eq!(record.sequence(), number.to_string());
             prop_assert_eq!(record.key(), "k");
             prop_assert_eq!(record.payload().unwrap(), b"x");
         }
@@ -672,4 +673,18 @@ fn data_that_is_no_base64_is_kept_but_not_decoded() {
     }
     let page = parse(&body_with("Data", Some("\"\\/\\u002B8=\""))).unwrap();
     assert_eq!(page.record(0).data_base64(), "/+8=");
+}
+
+/// A number that is lower than what was taken in before is a duplicate; the record behind it that has none is new.
+#[test]
+fn assigned_numbers_never_fall_behind_what_is_known() {
+    let mut builder = PageBuilder::new();
+    for sequence in [None, Some("70"), None] {
+        builder.push("k", b"", 0, sequence).unwrap();
+    }
+    let mut page = builder.finish();
+    page.assign_sequences(Some(&SequenceNumber::parse("72").unwrap()))
+        .unwrap();
+    let numbers: Vec<_> = page.records().map(|record| record.sequence()).collect();
+    assert_eq!(numbers, ["73", "70", "74"]);
 }

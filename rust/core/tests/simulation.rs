@@ -12,6 +12,7 @@
 mod sim;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sim::reach::Reach;
 use sim::world::{Report, World};
@@ -35,11 +36,14 @@ fn run_seed(seed: u64, hash: bool) -> Report {
     World::new(seed, hash, false).run()
 }
 
-/// The seeds `first, first + step, ..`; stops at the first that fails and gives its number.
-fn run_share(first: u64, step: usize, seeds: u64) -> Result<(Reach, Vec<Report>), u64> {
+/// The seeds `first, first + step, ..` below the lowest one that failed, which it keeps up to date.
+fn run_share(first: u64, step: usize, seeds: u64, failed: &AtomicU64) -> (Reach, Vec<Report>) {
     let mut reach = Reach::default();
     let mut reports = Vec::new();
     for seed in (first..seeds).step_by(step) {
+        if seed > failed.load(Ordering::Relaxed) {
+            break;
+        }
         let twice = seed.is_multiple_of(TWICE_EVERY);
         let report = catch_unwind(AssertUnwindSafe(|| {
             let report = run_seed(seed, twice);
@@ -51,12 +55,15 @@ fn run_share(first: u64, step: usize, seeds: u64) -> Result<(Reach, Vec<Report>)
                 );
             }
             report
-        }))
-        .map_err(|_| seed)?;
+        }));
+        let Ok(report) = report else {
+            failed.fetch_min(seed, Ordering::Relaxed);
+            break;
+        };
         reach.add(&report.reach);
         reports.push(report);
     }
-    Ok((reach, reports))
+    (reach, reports)
 }
 
 fn median(mut values: Vec<u64>) -> u64 {
@@ -78,32 +85,31 @@ fn every_invariant_holds_under_faults() {
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(2);
+    let failed = AtomicU64::new(u64::MAX);
     let shares: Vec<_> = std::thread::scope(|scope| {
         let firsts = 0..u64::try_from(threads).unwrap();
+        let failed = &failed;
         let running: Vec<_> = firsts
-            .map(|first| scope.spawn(move || run_share(first, threads, seeds)))
+            .map(|first| scope.spawn(move || run_share(first, threads, seeds, failed)))
             .collect();
         running
             .into_iter()
             .map(|share| share.join().unwrap())
             .collect()
     });
+    let failed = failed.into_inner();
+    if failed < u64::MAX {
+        eprintln!("\nSeed {failed} fails, and is the first that does. Replay it with its trace:");
+        eprintln!(
+            "  STREAMCORE_SEED={failed} cargo test -p streamcore --test simulation -- --nocapture"
+        );
+        panic!("seed {failed} fails, see the message above");
+    }
     let mut reach = Reach::default();
     let mut reports = Vec::new();
-    for share in shares {
-        match share {
-            Ok((own, mut list)) => {
-                reach.add(&own);
-                reports.append(&mut list);
-            }
-            Err(seed) => {
-                eprintln!("\nseed {seed} fails. Replay it with its trace:");
-                eprintln!(
-                    "  STREAMCORE_SEED={seed} cargo test -p streamcore --test simulation -- --nocapture"
-                );
-                panic!("seed {seed} fails, see the message above");
-            }
-        }
+    for (own, mut list) in shares {
+        reach.add(&own);
+        reports.append(&mut list);
     }
     println!(
         "{} seeds, median of {} steps and {} faults a seed, {} simulated hours",

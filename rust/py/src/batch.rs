@@ -10,7 +10,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
 use streamcore::{Format, MappingIdentity, Record, Response};
 
-use crate::errors::page_error;
+use crate::arguments;
+use crate::errors::page;
 use crate::json;
 
 /// Events of at least so many bytes are written with the interpreter released.
@@ -211,18 +212,21 @@ impl Batch {
         let constant = self.batch.template().record_bytes();
         let mut gathered = Gathered::default();
         gathered.reserve(records);
-        let gather = || -> Result<Gathered, streamcore::PageError> {
-            for (ordinal, key_hash, record) in self.batch.numbered() {
+        let gather = || -> Result<Gathered, (usize, streamcore::PageError)> {
+            for (index, (ordinal, key_hash, record)) in self.batch.numbered().enumerate() {
                 gathered.ordinal.push(ordinal);
                 gathered.arrival_time_ms.push(record.arrival_ms());
                 gathered.size.push(constant + record.event_bytes());
                 gathered.key_hash.push(key_hash);
-                record.payload_into(&mut gathered.payload)?;
+                let decoded = record.payload_into(&mut gathered.payload);
+                decoded.map_err(|error| (index, error))?;
                 gathered.payload_offsets.push(gathered.payload.len() as u64);
             }
             Ok(gathered)
         };
-        let gathered = py.detach(gather).map_err(|error| page_error(&error))?;
+        let gathered = py
+            .detach(gather)
+            .map_err(|(index, error)| page(format!("record {index}: {error}"), index))?;
         Ok(Columns {
             ordinal: gathered.ordinal.into_pyarray(py).unbind(),
             arrival_time_ms: gathered.arrival_time_ms.into_pyarray(py).unbind(),
@@ -319,7 +323,7 @@ impl Outcome {
            text_signature = "(*, function_error=None, status_code=200, executed_version='$LATEST', request_id=None)")]
     fn failure(
         function_error: Option<String>,
-        status_code: u16,
+        #[pyo3(from_py_with = arguments::status_code)] status_code: u16,
         executed_version: Option<String>,
         request_id: Option<String>,
     ) -> Self {
@@ -337,8 +341,8 @@ impl Outcome {
     #[pyo3(signature = (index, *, status_code = 200, executed_version = Response::default().executed_version, request_id = None),
            text_signature = "(index, *, status_code=200, executed_version='$LATEST', request_id=None)")]
     fn partial(
-        index: u32,
-        status_code: u16,
+        #[pyo3(from_py_with = arguments::index)] index: u32,
+        #[pyo3(from_py_with = arguments::status_code)] status_code: u16,
         executed_version: Option<String>,
         request_id: Option<String>,
     ) -> Self {

@@ -5,22 +5,24 @@
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-use pyo3::intern;
+use pyo3::exceptions::PyTypeError;
+use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use pyo3::types::{PyDict, PyString};
 use streamcore::{
-    Checkpoint as CoreCheckpoint, CheckpointKey, Confirmation, DiscardId, LaneState, MappingConfig,
-    MappingIdentity, Position, SequenceNumber, ShardConfig, ShardState, Start, StreamClock, Taken,
-    Task, Ticket,
+    Checkpoint as CoreCheckpoint, CheckpointKey, Confirmation, DiscardId, ShardConfig, StreamClock,
+    Taken, Task, Ticket,
 };
 
+use crate::arguments::{self, mapping_config, mapping_identity, starting};
 use crate::batch::{Batch, Discard, EventShape, Finished, Outcome};
+use crate::checkpoint::Checkpoint;
 use crate::errors::{broken, checkpoint_error, config, forked, usage, usage_error};
 use crate::page::{Page, format_named};
+use crate::stats::ShardStats;
 
 /// How many forks this process is away from the one that imported the module.
 static FORKS: AtomicU64 = AtomicU64::new(0);
@@ -31,9 +33,21 @@ pub(crate) fn _forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Tells engines apart, those that are gone included.
+static ENGINES: AtomicU64 = AtomicU64::new(1);
+
+/// What `take` told a thread when it had nothing: a change between that and `wait` is seen.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    engine: u64,
+    /// Calls of `wake` until then.
+    wakes: u64,
+    /// The instant at which to ask again.
+    at: Option<i64>,
+}
+
 thread_local! {
-    /// The engine that last told this thread to wait, and its count of `wake` calls then: one that comes before the thread waits is seen.
-    static TOLD_TO_WAIT: Cell<(*const Engine, u64)> = const { Cell::new((std::ptr::null(), 0)) };
+    static TOLD: Cell<Told> = Cell::new(Told::default());
 }
 
 /// A waiter looks at signals at least this often.
@@ -43,18 +57,43 @@ struct State {
     core: streamcore::Engine,
     /// By handle, what events of a shard are copied from.
     shapes: Vec<Option<Arc<EventShape>>>,
+    /// Called once when what `take` last said no longer holds.
+    callback: Option<Py<PyAny>>,
     /// `take` has said that there is nothing to do, and nothing has become ready since.
     idle: bool,
+    /// The earliest instant at which a lane becomes ready by itself. Whoever waits was told of it or of an earlier one.
+    timer: Option<i64>,
     /// Counts calls of `wake`.
     wakes: u64,
     waiters: usize,
+}
+
+impl State {
+    /// Whether a thread that was told this has something to do before its time.
+    fn has_news(&self, told: Told) -> bool {
+        self.core.is_ready() || self.wakes != told.wakes || is_sooner(self.timer, told.at)
+    }
+
+    /// Brings `timer` up to date. True if it is earlier than it was.
+    fn move_timer(&mut self) -> bool {
+        // While something is ready, the timer is looked at when the last of it is taken.
+        if self.core.is_ready() {
+            return false;
+        }
+        let at = self.core.next_wake();
+        is_sooner(at, std::mem::replace(&mut self.timer, at))
+    }
+}
+
+fn is_sooner(at: Option<i64>, than: Option<i64>) -> bool {
+    at.is_some_and(|at| than.is_none_or(|than| at < than))
 }
 
 #[pyclass(frozen, module = "streamcore._streamcore")]
 pub(crate) struct Engine {
     state: Mutex<State>,
     ready: Condvar,
-    callback: Mutex<Option<Py<PyAny>>>,
+    id: u64,
     seed: u64,
     forks: u64,
 }
@@ -64,39 +103,42 @@ impl Engine {
         if self.forks != FORKS.load(Ordering::Relaxed) {
             return Err(forked());
         }
-        self.state.lock_py_attached(py).map_err(|_| broken(py))
+        self.state.lock_py_attached(py).map_err(|_| broken())
     }
 
     /// Runs a call under the lock, then wakes those that have something to do because of it.
-    fn call<T>(
-        &self,
-        py: Python<'_>,
-        call: impl FnOnce(&mut streamcore::Engine) -> T,
-    ) -> PyResult<T> {
+    fn call<T>(&self, py: Python<'_>, call: impl FnOnce(&mut State) -> T) -> PyResult<T> {
         let mut state = self.lock(py)?;
-        let result = call(&mut state.core);
+        let result = call(&mut state);
         let woken = state.core.take_woken();
-        let called = woken > 0 && std::mem::replace(&mut state.idle, false);
-        let waiters = state.waiters.min(woken);
-        drop(state);
-        for _ in 0..waiters {
-            self.ready.notify_one();
-        }
-        if called {
-            self.call_back(py);
+        let sooner = state.move_timer();
+        let called = (woken > 0 || sooner) && std::mem::replace(&mut state.idle, false);
+        let callback = state.callback.as_ref().filter(|_| called);
+        let callback = callback.map(|callback| callback.clone_ref(py));
+        self.notify(state, woken, sooner);
+        if let Some(callback) = callback {
+            call_back(py, &callback);
         }
         Ok(result)
     }
 
-    fn call_back(&self, py: Python<'_>) {
-        let callback = self.callback.lock_py_attached(py).ok();
-        let callback =
-            callback.and_then(|callback| callback.as_ref().map(|callback| callback.clone_ref(py)));
-        if let Some(callback) = callback
-            && let Err(error) = callback.call0(py)
-        {
-            error.write_unraisable(py, Some(callback.bind(py)));
+    /// Lets go of the lock and wakes a waiter for each thing that has become ready.
+    ///
+    /// An earlier timer wakes them all: one that is busy when the time comes could not keep it for the others.
+    fn notify(&self, state: MutexGuard<'_, State>, woken: usize, sooner: bool) {
+        let waiters = woken.min(state.waiters);
+        drop(state);
+        if sooner {
+            self.ready.notify_all();
+        } else {
+            (0..waiters).for_each(|_| self.ready.notify_one());
         }
+    }
+}
+
+fn call_back(py: Python<'_>, callback: &Py<PyAny>) {
+    if let Err(error) = callback.call0(py) {
+        error.write_unraisable(py, Some(callback.bind(py)));
     }
 }
 
@@ -105,7 +147,11 @@ impl Engine {
     #[new]
     #[pyo3(signature = (*, budget_bytes = streamcore::BUDGET_BYTES, seed = 0, trace = false),
            text_signature = "(*, budget_bytes=268435456, seed=0, trace=False)")]
-    fn new(budget_bytes: usize, seed: u64, trace: bool) -> Self {
+    fn new(
+        #[pyo3(from_py_with = arguments::budget_bytes)] budget_bytes: usize,
+        #[pyo3(from_py_with = arguments::seed)] seed: u64,
+        trace: bool,
+    ) -> Self {
         let mut core = streamcore::Engine::new(budget_bytes);
         if trace {
             core.enable_trace();
@@ -114,12 +160,14 @@ impl Engine {
             state: Mutex::new(State {
                 core,
                 shapes: Vec::new(),
+                callback: None,
                 idle: true,
+                timer: None,
                 wakes: 0,
                 waiters: 0,
             }),
             ready: Condvar::new(),
-            callback: Mutex::new(None),
+            id: ENGINES.fetch_add(1, Ordering::Relaxed),
             seed,
             forks: FORKS.load(Ordering::Relaxed),
         }
@@ -133,26 +181,20 @@ impl Engine {
         py: Python<'_>,
         mapping: &Bound<'_, PyAny>,
         shard_id: String,
-        now: i64,
+        #[pyo3(from_py_with = arguments::now)] now: i64,
         identity: &str,
         checkpoint: Option<&[u8]>,
         start: &str,
-        start_timestamp_ms: Option<i64>,
-        retention_ms: Option<i64>,
+        #[pyo3(from_py_with = arguments::start_timestamp_ms)] start_timestamp_ms: Option<i64>,
+        #[pyo3(from_py_with = arguments::retention_ms)] retention_ms: Option<i64>,
         clock: &str,
         format: &str,
         sync_checkpoints: bool,
-        running_max: Option<usize>,
+        #[pyo3(from_py_with = arguments::running_max)] running_max: Option<usize>,
     ) -> PyResult<u32> {
+        let (uuid, names) = mapping_identity(mapping)?;
         let checkpoint = checkpoint.map(CoreCheckpoint::decode).transpose();
         let checkpoint = checkpoint.map_err(|error| checkpoint_error(&error))?;
-        let names = MappingIdentity {
-            event_source_arn: text(mapping, "event_source_arn")?,
-            function_arn: text(mapping, "function_arn")?,
-            execution_role_arn: text(mapping, "execution_role_arn")?,
-            aws_region: text(mapping, "aws_region")?,
-        };
-        let uuid = text(mapping, "uuid")?;
         let key = CheckpointKey {
             mapping_uuid: uuid.clone(),
             stream_identity: identity.to_owned(),
@@ -160,15 +202,16 @@ impl Engine {
         };
         let shard = ShardConfig {
             format: format_named(format)?,
-            start: starting(start, start_timestamp_ms, now)?,
+            start: starting(start, start_timestamp_ms, "start_timestamp_ms", Some(now))?,
             retention_ms,
             clock: match clock {
                 "wall" => StreamClock::Wall,
                 "replay" => StreamClock::Replay,
                 other => {
-                    return Err(config(format!(
-                        "clock is {other:?}, and must be 'wall' or 'replay'"
-                    )));
+                    return Err(config(
+                        "clock",
+                        format!("clock is {other:?}, and must be 'wall' or 'replay'"),
+                    ));
                 }
             },
             sync_checkpoints,
@@ -176,70 +219,91 @@ impl Engine {
             ..ShardConfig::new(key, names.clone(), mapping_config(mapping)?)
         };
         let shape = Arc::new(EventShape::new(shard_id, names));
-        let mut state = self.lock(py)?;
-        let handle = state
-            .core
-            .add_shard(shard, checkpoint)
-            .map_err(|error| usage_error(&error))?;
-        if running_max.is_some() {
-            state.core.cap(&uuid, running_max);
-        }
-        // Handles count up from 0.
-        state.shapes.push(Some(shape));
-        Ok(handle)
+        self.call(py, |state| {
+            let handle = state.core.add_shard(shard, checkpoint)?;
+            if running_max.is_some() {
+                state.core.cap(&uuid, running_max);
+            }
+            // Handles count up from 0.
+            state.shapes.push(Some(shape));
+            Ok(handle)
+        })?
+        .map_err(|error| usage_error(&error))
     }
 
     #[pyo3(signature = (shard, page, now, millis_behind = None))]
     fn offer(
         &self,
         py: Python<'_>,
-        shard: u32,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
         page: &Page,
-        now: i64,
-        millis_behind: Option<i64>,
+        #[pyo3(from_py_with = arguments::now)] now: i64,
+        #[pyo3(from_py_with = arguments::millis_behind)] millis_behind: Option<i64>,
     ) -> PyResult<Offered> {
         let page = Arc::clone(&page.page);
-        let offered = self.call(py, |core| core.offer(shard, page, millis_behind, now))?;
+        let offered = self.call(py, |state| {
+            state.core.offer(shard, page, millis_behind, now)
+        })?;
         Ok(Offered {
             offered: offered.map_err(|error| usage_error(&error))?,
         })
     }
 
-    fn wants(&self, py: Python<'_>, shard: u32, now: i64) -> PyResult<Option<Want>> {
-        let want = self.call(py, |core| core.wants(shard, now))?;
+    fn wants(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+        #[pyo3(from_py_with = arguments::now)] now: i64,
+    ) -> PyResult<Option<Want>> {
+        let want = self.call(py, |state| state.core.wants(shard, now))?;
         Ok(want
             .map_err(|error| usage_error(&error))?
             .map(|want| Want { want }))
     }
 
-    fn fetch_failed(&self, py: Python<'_>, shard: u32) -> PyResult<()> {
-        self.call(py, |core| core.fetch_failed(shard))?
+    fn fetch_failed(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+    ) -> PyResult<()> {
+        self.call(py, |state| state.core.fetch_failed(shard))?
             .map_err(|error| usage_error(&error))
     }
 
-    fn end(&self, py: Python<'_>, shard: u32, now: i64) -> PyResult<()> {
-        self.call(py, |core| core.close(shard, now))?
+    fn end(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+        #[pyo3(from_py_with = arguments::now)] now: i64,
+    ) -> PyResult<()> {
+        self.call(py, |state| state.core.close(shard, now))?
             .map_err(|error| usage_error(&error))
     }
 
-    fn take(&self, py: Python<'_>, now: i64) -> PyResult<Py<PyAny>> {
+    fn take(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::now)] now: i64,
+    ) -> PyResult<Py<PyAny>> {
         let mut state = self.lock(py)?;
         let taken = state.core.take(now);
         // What became ready beside the task that is given out is worth another waiter.
-        let woken = state.core.take_woken().saturating_sub(1).min(state.waiters);
+        let woken = state.core.take_woken().saturating_sub(1);
+        let sooner = state.move_timer();
         let shape = match &taken {
             Taken::Task(Task::Run(batch)) => state.shapes[batch.ticket().shard() as usize].clone(),
             Taken::Task(Task::Deliver(_)) => None,
-            Taken::Wait(_) => {
+            Taken::Wait(at) => {
                 state.idle = true;
-                TOLD_TO_WAIT.set((std::ptr::from_ref(self), state.wakes));
+                TOLD.set(Told {
+                    engine: self.id,
+                    wakes: state.wakes,
+                    at: *at,
+                });
                 None
             }
         };
-        drop(state);
-        for _ in 0..woken {
-            self.ready.notify_one();
-        }
+        self.notify(state, woken, sooner);
         match (taken, shape) {
             (Taken::Task(Task::Run(batch)), Some(shape)) => {
                 Ok(Py::new(py, Batch { batch, shape })?.into_any())
@@ -256,88 +320,124 @@ impl Engine {
     fn finish(
         &self,
         py: Python<'_>,
-        ticket: u64,
+        #[pyo3(from_py_with = arguments::ticket)] ticket: u64,
         outcome: &Outcome,
-        now: i64,
-        window_state: Option<Vec<u8>>,
+        #[pyo3(from_py_with = arguments::now)] now: i64,
+        window_state: Option<&[u8]>,
     ) -> PyResult<Finished> {
         let outcome = outcome.outcome.clone();
-        let finished = self.call(py, |core| {
-            core.finish(Ticket::from_u64(ticket), outcome, window_state, now)
+        let finished = self.call(py, |state| {
+            let window_state = window_state.map(<[u8]>::to_vec);
+            let ticket = Ticket::from_u64(ticket);
+            state.core.finish(ticket, outcome, window_state, now)
         })?;
         finished
             .map(Finished::from)
             .map_err(|error| usage_error(&error))
     }
 
-    fn confirm(&self, py: Python<'_>, discard: u64, how: &str) -> PyResult<bool> {
+    fn confirm(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::discard)] discard: u64,
+        how: &str,
+    ) -> PyResult<bool> {
         let how = match how {
             "delivered" => Confirmation::Delivered,
             "given_up" => Confirmation::GivenUp,
             other => {
-                return Err(config(format!(
-                    "how is {other:?}, and must be 'delivered' or 'given_up'"
-                )));
+                return Err(config(
+                    "how",
+                    format!("how is {other:?}, and must be 'delivered' or 'given_up'"),
+                ));
             }
         };
-        self.call(py, |core| core.confirm(DiscardId::from_u64(discard), how))
+        self.call(py, |state| {
+            state.core.confirm(DiscardId::from_u64(discard), how)
+        })
     }
 
-    fn checkpoint(&self, py: Python<'_>, shard: u32) -> PyResult<Option<Checkpoint>> {
+    fn checkpoint(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+    ) -> PyResult<Option<Checkpoint>> {
         let snapshot = self
-            .call(py, |core| core.checkpoint(shard))?
+            .call(py, |state| state.core.checkpoint(shard))?
             .map_err(|error| usage_error(&error))?;
         Ok(snapshot.map(|snapshot| Checkpoint { shard, snapshot }))
     }
 
     fn checkpoints(&self, py: Python<'_>) -> PyResult<Vec<Checkpoint>> {
-        let snapshots = self.call(py, streamcore::Engine::checkpoints)?;
+        let snapshots = self.call(py, |state| state.core.checkpoints())?;
         let snapshots = snapshots.into_iter();
         Ok(snapshots
             .map(|(shard, snapshot)| Checkpoint { shard, snapshot })
             .collect())
     }
 
-    fn saved(&self, py: Python<'_>, shard: u32, version: u64) -> PyResult<()> {
-        self.call(py, |core| core.saved(shard, version))?
+    fn saved(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+        #[pyo3(from_py_with = arguments::version)] version: u64,
+    ) -> PyResult<()> {
+        self.call(py, |state| state.core.saved(shard, version))?
             .map_err(|error| usage_error(&error))
     }
 
-    fn pause(&self, py: Python<'_>, shard: u32) -> PyResult<()> {
-        self.call(py, |core| core.pause(shard))?
+    fn pause(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+    ) -> PyResult<()> {
+        self.call(py, |state| state.core.pause(shard))?
             .map_err(|error| usage_error(&error))
     }
 
-    fn resume(&self, py: Python<'_>, shard: u32, now: i64) -> PyResult<()> {
-        self.call(py, |core| core.resume(shard, now))?
+    fn resume(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+        #[pyo3(from_py_with = arguments::now)] now: i64,
+    ) -> PyResult<()> {
+        self.call(py, |state| state.core.resume(shard, now))?
             .map_err(|error| usage_error(&error))
     }
 
-    fn drain(&self, py: Python<'_>, shard: u32, now: i64) -> PyResult<()> {
-        self.call(py, |core| core.drain(shard, now))?
+    fn drain(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+        #[pyo3(from_py_with = arguments::now)] now: i64,
+    ) -> PyResult<()> {
+        self.call(py, |state| state.core.drain(shard, now))?
             .map_err(|error| usage_error(&error))
     }
 
     fn update(
         &self,
         py: Python<'_>,
-        shard: u32,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
         mapping: &Bound<'_, PyAny>,
-        now: i64,
+        #[pyo3(from_py_with = arguments::now)] now: i64,
     ) -> PyResult<()> {
         let mapping = mapping_config(mapping)?;
-        self.call(py, |core| core.update(shard, mapping, now))?
+        self.call(py, |state| state.core.update(shard, mapping, now))?
             .map_err(|error| usage_error(&error))
     }
 
-    fn remove(&self, py: Python<'_>, shard: u32) -> PyResult<()> {
-        self.call(py, |core| core.remove(shard))?
-            .map_err(|error| usage_error(&error))?;
-        let mut state = self.lock(py)?;
-        let shape = state.shapes[shard as usize].take();
-        drop(state);
-        drop(shape);
-        Ok(())
+    fn remove(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+    ) -> PyResult<()> {
+        let shape = self.call(py, |state| {
+            state.core.remove(shard)?;
+            Ok(state.shapes[shard as usize].take())
+        })?;
+        // It holds Python objects, which are not let go of under the lock.
+        shape.map(drop).map_err(|error| usage_error(&error))
     }
 
     #[pyo3(signature = (timeout = None))]
@@ -346,6 +446,7 @@ impl Engine {
             None => None,
             Some(seconds) if seconds.is_nan() => {
                 return Err(config(
+                    "timeout",
                     "timeout is not a number, and must be seconds or None",
                 ));
             }
@@ -353,8 +454,7 @@ impl Engine {
                 Some(Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX))
             }
         };
-        let told = Some(TOLD_TO_WAIT.take()).filter(|(engine, _)| std::ptr::eq(*engine, self));
-        let mut wakes = told.map(|(_, wakes)| wakes);
+        let mut told = Some(TOLD.take()).filter(|told| told.engine == self.id);
         loop {
             let pause = left.map_or(SIGNAL_PAUSE, |left| left.min(SIGNAL_PAUSE));
             if self.forks != FORKS.load(Ordering::Relaxed) {
@@ -362,15 +462,19 @@ impl Engine {
             }
             let woken = py.detach(|| -> Option<bool> {
                 let mut state = self.state.lock().ok()?;
-                let first = *wakes.get_or_insert(state.wakes);
+                let told = *told.get_or_insert(Told {
+                    engine: self.id,
+                    wakes: state.wakes,
+                    at: state.timer,
+                });
                 state.waiters += 1;
-                let asleep = |state: &mut State| !state.core.is_ready() && state.wakes == first;
+                let asleep = |state: &mut State| !state.has_news(told);
                 let (mut state, _) = self.ready.wait_timeout_while(state, pause, asleep).ok()?;
                 state.waiters -= 1;
-                Some(state.core.is_ready() || state.wakes != first)
+                Some(state.has_news(told))
             });
             match woken {
-                None => return Err(broken(py)),
+                None => return Err(broken()),
                 Some(true) => return Ok(true),
                 Some(false) => {}
             }
@@ -391,26 +495,37 @@ impl Engine {
     }
 
     fn set_wakeup(&self, py: Python<'_>, callback: Option<Py<PyAny>>) -> PyResult<()> {
-        let mut held = self.callback.lock_py_attached(py).map_err(|_| broken(py))?;
-        let old = std::mem::replace(&mut *held, callback);
-        drop(held);
-        drop(old);
-        // What is ready already was ready before the callback was there.
+        if let Some(callback) = &callback
+            && !callback.bind(py).is_callable()
+        {
+            let found = callback.bind(py).get_type().name()?;
+            return Err(PyTypeError::new_err(format!(
+                "callback must be callable or None, not {found}"
+            )));
+        }
+        let new = callback.as_ref().map(|callback| callback.clone_ref(py));
         let mut state = self.lock(py)?;
+        let old = std::mem::replace(&mut state.callback, callback);
+        // What is ready already was ready before the callback was there.
         let called = state.core.is_ready();
         state.idle = !called;
         drop(state);
-        if called {
-            self.call_back(py);
+        drop(old);
+        if let Some(new) = new.filter(|_| called) {
+            call_back(py, &new);
         }
         Ok(())
     }
 
-    fn stats(&self, py: Python<'_>, shard: u32) -> PyResult<ShardStats> {
+    fn stats(
+        &self,
+        py: Python<'_>,
+        #[pyo3(from_py_with = arguments::shard)] shard: u32,
+    ) -> PyResult<ShardStats> {
         let (stats, key) = self
-            .call(py, |core| {
-                let stats = core.stats(shard)?;
-                let key = core.config(shard)?.key.clone();
+            .call(py, |state| {
+                let stats = state.core.stats(shard)?;
+                let key = state.core.config(shard)?.key.clone();
                 Ok((stats, key))
             })?
             .map_err(|error| usage_error(&error))?;
@@ -419,21 +534,22 @@ impl Engine {
 
     #[getter]
     fn held_bytes(&self, py: Python<'_>) -> PyResult<usize> {
-        self.call(py, |core| core.held_bytes())
+        self.call(py, |state| state.core.held_bytes())
     }
 
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, streamcore::Engine::reset)?;
-        let mut state = self.lock(py)?;
-        let mut shapes: Vec<_> = state.shapes.iter().map(|_| None).collect();
-        std::mem::swap(&mut shapes, &mut state.shapes);
-        drop(state);
+        let shapes = self.call(py, |state| {
+            state.core.reset();
+            let none = state.shapes.iter().map(|_| None).collect();
+            std::mem::replace(&mut state.shapes, none)
+        })?;
+        // They hold Python objects, which are not let go of under the lock.
         drop(shapes);
         Ok(())
     }
 
     fn trace(&self, py: Python<'_>) -> PyResult<Vec<String>> {
-        let events = self.call(py, streamcore::Engine::drain_trace)?;
+        let events = self.call(py, |state| state.core.drain_trace())?;
         Ok(events
             .iter()
             .map(|(shard, event)| format!("shard={shard} {event}"))
@@ -441,50 +557,26 @@ impl Engine {
     }
 
     fn check_invariants(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, streamcore::Engine::check_invariants)
+        self.call(py, |state| state.core.check_invariants())
     }
-}
 
-fn text(mapping: &Bound<'_, PyAny>, name: &str) -> PyResult<String> {
-    mapping.getattr(name)?.extract()
-}
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // What is locked now is looked at by the next collection.
+        let state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        visit.call(&state.callback)
+    }
 
-/// Reads Lambda's parameters off a mapping.
-fn mapping_config(mapping: &Bound<'_, PyAny>) -> PyResult<MappingConfig> {
-    let number = |name: &str| -> PyResult<i64> { mapping.getattr(name)?.extract() };
-    let limit = |name: &str| -> PyResult<Option<i64>> {
-        Ok(Some(number(name)?).filter(|value| *value >= 0))
-    };
-    mapping.call_method0("require_supported")?;
-    let types: Vec<String> = mapping.getattr("function_response_types")?.extract()?;
-    Ok(MappingConfig {
-        batch_size: number("batch_size")?.try_into()?,
-        batching_window_ms: number("maximum_batching_window_in_seconds")?.saturating_mul(1000),
-        parallelization_factor: number("parallelization_factor")?.try_into()?,
-        retry_attempts_max: limit("maximum_retry_attempts")?
-            .map(u32::try_from)
-            .transpose()?,
-        record_age_max_ms: limit("maximum_record_age_in_seconds")?
-            .map(|seconds| seconds.saturating_mul(1000)),
-        bisect_batch_on_function_error: mapping
-            .getattr("bisect_batch_on_function_error")?
-            .extract()?,
-        report_batch_item_failures: types.iter().any(|name| name == "ReportBatchItemFailures"),
-        ..MappingConfig::default()
-    })
-}
-
-fn starting(start: &str, timestamp_ms: Option<i64>, now: i64) -> PyResult<Start> {
-    match (start, timestamp_ms) {
-        ("TRIM_HORIZON", _) => Ok(Start::TrimHorizon),
-        ("LATEST", at) => Ok(Start::Latest(at.unwrap_or(now))),
-        ("AT_TIMESTAMP", Some(at)) => Ok(Start::AtTimestamp(at)),
-        ("AT_TIMESTAMP", None) => Err(config(
-            "start is AT_TIMESTAMP, and start_timestamp_ms is missing",
-        )),
-        (other, _) => Err(config(format!(
-            "start is {other:?}, and must be 'TRIM_HORIZON', 'LATEST' or 'AT_TIMESTAMP'"
-        ))),
+    fn __clear__(&self) {
+        let callback = self
+            .state
+            .try_lock()
+            .ok()
+            .and_then(|mut state| state.callback.take());
+        drop(callback);
     }
 }
 
@@ -543,264 +635,4 @@ impl Want {
 #[derive(Debug)]
 pub(crate) struct Wait {
     at: Option<i64>,
-}
-
-#[pyclass(frozen, module = "streamcore._streamcore")]
-#[derive(Debug)]
-pub(crate) struct Checkpoint {
-    shard: u32,
-    snapshot: streamcore::Snapshot,
-}
-
-#[pymethods]
-impl Checkpoint {
-    #[getter]
-    fn shard(&self) -> u32 {
-        self.shard
-    }
-
-    #[getter]
-    fn version(&self) -> u64 {
-        self.snapshot.version
-    }
-
-    #[getter]
-    fn ended(&self) -> bool {
-        self.snapshot.checkpoint.ended
-    }
-
-    #[getter]
-    fn watermark(&self) -> Option<&str> {
-        let watermark = self.snapshot.checkpoint.watermark.as_ref();
-        watermark.map(|position| position.sequence.as_str())
-    }
-
-    #[getter]
-    fn blob(&self) -> Vec<u8> {
-        self.snapshot.checkpoint.encode()
-    }
-
-    #[staticmethod]
-    fn inspect<'py>(py: Python<'py>, blob: &[u8]) -> PyResult<Bound<'py, PyDict>> {
-        let checkpoint = CoreCheckpoint::decode(blob).map_err(|error| checkpoint_error(&error))?;
-        let (start, at) = match checkpoint.start {
-            Start::TrimHorizon => ("TRIM_HORIZON", None),
-            Start::Latest(at) => ("LATEST", Some(at)),
-            Start::AtTimestamp(at) => ("AT_TIMESTAMP", Some(at)),
-        };
-        let sequence = |position: &Option<Position>| {
-            position
-                .as_ref()
-                .map(|position| position.sequence.as_str().to_owned())
-        };
-        let dict = PyDict::new(py);
-        dict.set_item("mapping_uuid", &checkpoint.key.mapping_uuid)?;
-        dict.set_item("stream_identity", &checkpoint.key.stream_identity)?;
-        dict.set_item("shard_id", &checkpoint.key.shard_id)?;
-        dict.set_item("starting_position", start)?;
-        dict.set_item("starting_position_timestamp_ms", at)?;
-        dict.set_item("watermark", sequence(&checkpoint.watermark))?;
-        let lanes = checkpoint.lanes.iter().map(|tag| {
-            let lanes = PyDict::new(py);
-            lanes.set_item("lane_function", tag.lane_function)?;
-            lanes.set_item("marks", tag.marks.iter().map(sequence).collect::<Vec<_>>())?;
-            Ok(lanes)
-        });
-        dict.set_item("lanes", lanes.collect::<PyResult<Vec<_>>>()?)?;
-        dict.set_item("ended", checkpoint.ended)?;
-        Ok(dict)
-    }
-
-    #[staticmethod]
-    #[pyo3(signature = (blob, start, *, timestamp_ms = None, sequence_number = None))]
-    fn rewound(
-        blob: &[u8],
-        start: &str,
-        timestamp_ms: Option<i64>,
-        sequence_number: Option<&str>,
-    ) -> PyResult<Vec<u8>> {
-        let mut checkpoint =
-            CoreCheckpoint::decode(blob).map_err(|error| checkpoint_error(&error))?;
-        match (start, timestamp_ms, sequence_number) {
-            ("AFTER_SEQUENCE_NUMBER", _, Some(number)) => {
-                let sequence =
-                    SequenceNumber::parse(number).map_err(|error| config(error.to_string()))?;
-                checkpoint.rewind(
-                    checkpoint.start,
-                    Some(Position {
-                        sequence,
-                        sub: u32::MAX,
-                    }),
-                );
-            }
-            ("AFTER_SEQUENCE_NUMBER", _, None) => {
-                return Err(config(
-                    "start is AFTER_SEQUENCE_NUMBER, and sequence_number is missing",
-                ));
-            }
-            ("LATEST", None, _) => {
-                return Err(config(
-                    "start is LATEST, and timestamp_ms, the instant it stands for, is missing",
-                ));
-            }
-            _ => checkpoint.rewind(starting(start, timestamp_ms, 0)?, None),
-        }
-        Ok(checkpoint.encode())
-    }
-}
-
-#[pyclass(frozen, module = "streamcore._streamcore")]
-#[derive(Debug)]
-pub(crate) struct ShardStats {
-    stats: streamcore::ShardStats,
-    key: CheckpointKey,
-}
-
-#[pymethods]
-impl ShardStats {
-    #[getter]
-    fn shard_id(&self) -> &str {
-        &self.key.shard_id
-    }
-
-    #[getter]
-    fn mapping_uuid(&self) -> &str {
-        &self.key.mapping_uuid
-    }
-
-    #[getter]
-    fn state(&self) -> &'static str {
-        match self.stats.state {
-            ShardState::Running => "running",
-            ShardState::Paused => "paused",
-            ShardState::Draining => "draining",
-            ShardState::Drained => "drained",
-            ShardState::Ended => "ended",
-        }
-    }
-
-    #[getter]
-    fn held_records(&self) -> u64 {
-        self.stats.held_records
-    }
-
-    #[getter]
-    fn held_bytes(&self) -> usize {
-        self.stats.held_bytes
-    }
-
-    #[getter]
-    fn span(&self) -> u64 {
-        self.stats.span
-    }
-
-    #[getter]
-    fn in_flight(&self) -> usize {
-        self.stats.in_flight
-    }
-
-    #[getter]
-    fn unconfirmed_discards(&self) -> usize {
-        self.stats.unconfirmed_discards
-    }
-
-    #[getter]
-    fn watermark(&self) -> Option<&str> {
-        self.stats
-            .watermark
-            .as_ref()
-            .map(|position| position.sequence.as_str())
-    }
-
-    #[getter]
-    fn last_taken_in(&self) -> Option<&str> {
-        self.stats
-            .last_taken_in
-            .as_ref()
-            .map(|position| position.sequence.as_str())
-    }
-
-    #[getter]
-    fn millis_behind(&self) -> Option<i64> {
-        self.stats.millis_behind
-    }
-
-    #[getter]
-    fn records(&self) -> u64 {
-        self.stats.counters.records
-    }
-
-    #[getter]
-    fn duplicates(&self) -> u64 {
-        self.stats.counters.duplicates
-    }
-
-    #[getter]
-    fn already_complete(&self) -> u64 {
-        self.stats.counters.already_complete
-    }
-
-    #[getter]
-    fn succeeded(&self) -> u64 {
-        self.stats.counters.succeeded
-    }
-
-    #[getter]
-    fn discarded(&self) -> u64 {
-        self.stats.counters.discarded
-    }
-
-    #[getter]
-    fn discards(&self) -> u64 {
-        self.stats.counters.discards
-    }
-
-    #[getter]
-    fn expired(&self) -> u64 {
-        self.stats.counters.expired
-    }
-
-    #[getter]
-    fn invocations(&self) -> u64 {
-        self.stats.counters.invocations
-    }
-
-    #[getter]
-    fn failed_invocations(&self) -> u64 {
-        self.stats.counters.failed_invocations
-    }
-
-    #[getter]
-    fn retries(&self) -> u64 {
-        self.stats.counters.retries
-    }
-
-    #[getter]
-    fn throttles(&self) -> u64 {
-        self.stats.counters.throttles
-    }
-
-    #[getter]
-    fn lanes<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
-        let lanes = self.stats.lanes.iter().map(|lane| {
-            let (state, until) = match lane.state {
-                LaneState::Empty => ("empty", None),
-                LaneState::Waiting(until) => ("waiting", Some(until)),
-                LaneState::Ready => ("ready", None),
-                LaneState::InFlight(_) => ("in_flight", None),
-                LaneState::Parked(until) => ("parked", Some(until)),
-            };
-            let dict = PyDict::new(py);
-            dict.set_item(intern!(py, "state"), PyString::new(py, state))?;
-            dict.set_item(intern!(py, "records"), lane.records)?;
-            dict.set_item(intern!(py, "attempts"), lane.attempts)?;
-            dict.set_item(intern!(py, "until"), until)?;
-            dict.set_item(
-                intern!(py, "first_sequence_number"),
-                lane.first_sequence_number.as_deref(),
-            )?;
-            Ok(dict)
-        });
-        lanes.collect()
-    }
 }

@@ -2,6 +2,7 @@
 
 use pyo3::PyErr;
 use pyo3::prelude::*;
+use pyo3::types::IntoPyDict;
 use streamcore::{CheckpointError, ConfigError, PageError, UsageError};
 
 mod classes {
@@ -14,7 +15,11 @@ mod classes {
 }
 
 pub(crate) fn page_error(error: &PageError) -> PyErr {
-    classes::PageError::new_err((error.to_string(), error.offset()))
+    page(error.to_string(), error.offset())
+}
+
+pub(crate) fn page(message: String, offset: usize) -> PyErr {
+    classes::PageError::new_err((message, offset))
 }
 
 pub(crate) fn checkpoint_error(error: &CheckpointError) -> PyErr {
@@ -38,18 +43,25 @@ pub(crate) fn usage_error(error: &UsageError) -> PyErr {
 }
 
 fn config_error(error: &ConfigError) -> PyErr {
-    classes::ConfigError::new_err(error.to_string())
+    config(error.parameter, error.to_string())
 }
 
 pub(crate) fn usage(message: impl Into<String>) -> PyErr {
     classes::UsageError::new_err(message.into())
 }
 
-pub(crate) fn config(message: impl Into<String>) -> PyErr {
-    classes::ConfigError::new_err(message.into())
+pub(crate) fn config(parameter: &str, message: impl Into<String>) -> PyErr {
+    Python::attach(|py| {
+        let facts = [("parameter", parameter)].into_py_dict(py)?;
+        let class = py.get_type::<classes::ConfigError>();
+        Ok(PyErr::from_value(
+            class.call((message.into(),), Some(&facts))?,
+        ))
+    })
+    .unwrap_or_else(|error| error)
 }
 
-pub(crate) fn broken(_py: Python<'_>) -> PyErr {
+pub(crate) fn broken() -> PyErr {
     classes::EngineBrokenError::new_err(
         "an earlier call failed inside the engine; make a new one and go on from the last checkpoint",
     )

@@ -3,11 +3,14 @@
 //! Types and docstrings stand in `python/streamcore/_streamcore.pyi`, which stubtest compares with this module.
 #![deny(unsafe_code)]
 
+mod arguments;
 mod batch;
+mod checkpoint;
 mod engine;
 mod errors;
 mod json;
 mod page;
+mod stats;
 
 /// The engine of streamcore.
 #[pyo3::pymodule(gil_used = false)]
@@ -18,9 +21,13 @@ mod _streamcore {
     #[pymodule_export]
     use crate::batch::{Batch, Columns, Discard, Finished, Outcome};
     #[pymodule_export]
-    use crate::engine::{Checkpoint, Engine, Offered, ShardStats, Wait, Want};
+    use crate::checkpoint::Checkpoint;
+    #[pymodule_export]
+    use crate::engine::{Engine, Offered, Wait, Want};
     #[pymodule_export]
     use crate::page::{ChildShard, Page};
+    #[pymodule_export]
+    use crate::stats::ShardStats;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

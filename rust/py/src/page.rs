@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use pyo3::exceptions::{PyOverflowError, PyTypeError, PyUnicodeError};
 use pyo3::prelude::*;
-use pyo3::pybacked::PyBackedStr;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyString, PyTuple};
 use streamcore::{Format, PageBuilder};
 
-use crate::errors::{config, page_error};
+use crate::errors::{config, page, page_error};
 
 /// Bodies of at least so many bytes are read with the interpreter released.
 const DETACH_BYTES: usize = 64 << 10;
@@ -17,11 +17,15 @@ pub(crate) fn format_named(name: &str) -> PyResult<Format> {
     match name {
         "kinesis" => Ok(Format::Kinesis),
         "dynamodb" => Ok(Format::DynamoDb),
-        other => Err(config(format!(
-            "format is {other:?}, and must be 'kinesis' or 'dynamodb'"
-        ))),
+        other => Err(config(
+            "format",
+            format!("format is {other:?}, and must be 'kinesis' or 'dynamodb'"),
+        )),
     }
 }
+
+/// The parts of a record that is handed over.
+const PARTS: &str = "(partition key, payload, arrival time in ms, sequence number or None)";
 
 #[pyclass(frozen, module = "streamcore._streamcore")]
 #[derive(Debug)]
@@ -40,6 +44,70 @@ impl ChildShard {
             self.shard_id, self.parent_shards
         )
     }
+}
+
+/// Adds a record that was handed over as a tuple. An error says which record it is, and what it should be.
+fn push(builder: &mut PageBuilder, index: usize, record: &Bound<'_, PyAny>) -> PyResult<()> {
+    let wrong = |what: &str, found: &Bound<'_, PyAny>| -> PyErr {
+        match found.get_type().name() {
+            Ok(name) => PyTypeError::new_err(format!("record {index}: {what}, not {name}")),
+            Err(error) => error,
+        }
+    };
+    let Ok(parts) = record.cast::<PyTuple>() else {
+        return Err(wrong(&format!("it must be a tuple {PARTS}"), record));
+    };
+    let count = parts.len();
+    if count != 4 {
+        return Err(PyTypeError::new_err(format!(
+            "record {index}: it must be a tuple {PARTS}, not one of {count}"
+        )));
+    }
+    let (key, data) = (parts.get_item(0)?, parts.get_item(1)?);
+    let (arrival_ms, sequence) = (parts.get_item(2)?, parts.get_item(3)?);
+    let key = key
+        .cast::<PyString>()
+        .map_err(|_| wrong("the partition key must be a str", &key))?;
+    let data = data
+        .cast::<PyBytes>()
+        .map_err(|_| wrong("the payload must be bytes", &data))?;
+    let sequence = if sequence.is_none() {
+        None
+    } else {
+        let text = sequence.cast::<PyString>();
+        Some(text.map_err(|_| wrong("the sequence number must be a str or None", &sequence))?)
+    };
+    let py = record.py();
+    let key = utf8(key, index, "the partition key")?;
+    let sequence = sequence.map(|text| utf8(text, index, "the sequence number"));
+    let arrival_ms = arrival_ms.extract().map_err(|error: PyErr| {
+        if error.is_instance_of::<PyOverflowError>(py) {
+            page(
+                format!("at {index}: ApproximateArrivalTimestamp is out of range"),
+                index,
+            )
+        } else {
+            wrong(
+                "the arrival time must be an int of milliseconds",
+                &arrival_ms,
+            )
+        }
+    })?;
+    builder
+        .push(key, data.as_bytes(), arrival_ms, sequence.transpose()?)
+        .map_err(|error| page_error(&error))
+}
+
+fn utf8<'a>(text: &'a Bound<'_, PyString>, index: usize, what: &str) -> PyResult<&'a str> {
+    text.to_str().map_err(|error| {
+        if error.is_instance_of::<PyUnicodeError>(text.py()) {
+            let message =
+                format!("at {index}: {what} holds half of a surrogate pair, which is no character");
+            page(message, index)
+        } else {
+            error
+        }
+    })
 }
 
 #[pyclass(frozen, module = "streamcore._streamcore")]
@@ -67,13 +135,9 @@ impl Page {
 
     #[staticmethod]
     fn from_records(records: &Bound<'_, PyAny>) -> PyResult<Self> {
-        type Parts<'py> = (PyBackedStr, Bound<'py, PyBytes>, i64, Option<PyBackedStr>);
         let mut builder = PageBuilder::new();
-        for record in records.try_iter()? {
-            let (key, data, arrival_ms, sequence): Parts<'_> = record?.extract()?;
-            builder
-                .push(&key, data.as_bytes(), arrival_ms, sequence.as_deref())
-                .map_err(|error| page_error(&error))?;
+        for (index, record) in records.try_iter()?.enumerate() {
+            push(&mut builder, index, &record?)?;
         }
         Ok(Self {
             page: Arc::new(builder.finish()),

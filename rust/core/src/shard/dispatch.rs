@@ -381,7 +381,9 @@ impl Shard {
                 .expect("only a batch in work is parked");
             let records = records(&self.buffer, &work.top_runs());
             let oldest = records.iter().map(|record| record.arrival_ms()).min();
-            until = until.min(oldest.map_or(until, |arrival| arrival.saturating_add(limit.0 + 1)));
+            until = until.min(oldest.map_or(until, |arrival| {
+                arrival.saturating_add(limit.0.saturating_add(1))
+            }));
         }
         self.lanes[index].state = LaneState::Parked(until);
         self.note(|| Event::Parked {
@@ -414,7 +416,7 @@ impl Shard {
                     .saturating_add(window);
                 if let Some((limit, _)) = limit {
                     let arrival = slot.leaf.page.arrival_ms(to_usize(slot.index(front.start)));
-                    until = until.min(arrival.saturating_add(limit + 1));
+                    until = until.min(arrival.saturating_add(limit.saturating_add(1)));
                 }
                 if until <= now {
                     LaneState::Ready

@@ -2,12 +2,15 @@
 //!
 //! It shares no code with the engine but the lane function. It is told every call, and compares every batch, discard and checkpoint.
 
+mod account;
+mod dispatch;
+
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use streamcore::{
-    BACKOFF_MAX_MS, BACKOFF_MIN_MS, Batch, Checkpoint, Condition, Discard, DiscardId,
-    ENVELOPE_BYTES, Event, MappingConfig, Offered, Outcome, Response, StreamClock, lane,
+    BACKOFF_MAX_MS, BACKOFF_MIN_MS, Checkpoint, Condition, DiscardId, MappingConfig, Offered,
+    Response, StreamClock, lane,
 };
 
 use super::log::Log;
@@ -31,8 +34,9 @@ struct Frame {
     /// None while it was not handed out.
     request_id: Option<String>,
     response: Option<Response>,
-    /// It may not be tried again earlier.
+    /// It may not be tried again earlier, and must not be later.
     not_before: i64,
+    not_after: i64,
 }
 
 impl Frame {
@@ -45,7 +49,18 @@ impl Frame {
             request_id: None,
             response: None,
             not_before: i64::MIN,
+            not_after: i64::MIN,
         }
+    }
+}
+
+impl Frame {
+    /// The pause after so many failures: 0.2 s doubling to 60 s, a tenth more or less.
+    fn pause(&mut self, failures: u32, now: i64) {
+        let double = |base: i64, _| (base * 2).min(BACKOFF_MAX_MS);
+        let base = (1..failures).fold(BACKOFF_MIN_MS, double);
+        self.not_before = now + base - base / 10;
+        self.not_after = now + base + base / 10;
     }
 }
 
@@ -93,6 +108,8 @@ pub(crate) struct Reference {
     lanes: Vec<Lane>,
     /// Index of the record after the last one taken in.
     pub(crate) taken_in: usize,
+    /// Index of the first record that this run takes in, which has the ordinal 0.
+    began_at: usize,
     offered_at: Vec<i64>,
     /// Complete for order, in this run.
     done: Vec<bool>,
@@ -135,6 +152,7 @@ impl Reference {
             sync_checkpoints: options.sync_checkpoints,
             lanes: Vec::new(),
             taken_in: 0,
+            began_at: 0,
             offered_at: vec![0; log.len()],
             done: Vec::new(),
             known: Vec::new(),
@@ -164,6 +182,7 @@ impl Reference {
         let watermark = from.and_then(|(_, checkpoint)| checkpoint.watermark.as_ref());
         self.taken_in =
             watermark.map_or(0, |position| self.log.find(position.sequence.as_str()) + 1);
+        self.began_at = self.taken_in;
         self.done = vec![false; records];
         self.replay_now = i64::MIN;
         self.unconfirmed.clear();
@@ -248,531 +267,6 @@ impl Reference {
             got, expected,
             "I12: what the checkpoint knows as complete is not taken in again, all else is"
         );
-    }
-
-    // ---- batches ----
-
-    /// The limit that ends a record, the smaller one of age and retention.
-    fn limit(&self) -> Option<(i64, Fate)> {
-        let age = self.mapping.record_age_max_ms.map(|age| (age, Fate::Aged));
-        let retention = self
-            .retention_ms
-            .map(|retention| (retention, Fate::Expired));
-        age.into_iter()
-            .chain(retention)
-            .min_by_key(|(limit, _)| *limit)
-    }
-
-    fn stale(&self, record: usize, now: i64) -> Option<Fate> {
-        let (limit, fate) = self.limit()?;
-        let now = if self.clock == StreamClock::Wall {
-            now
-        } else {
-            self.replay_now
-        };
-        (now.saturating_sub(self.log.entries[record].arrival_ms) > limit).then_some(fate)
-    }
-
-    fn event_bytes<'a>(&self, records: impl Iterator<Item = &'a usize>) -> usize {
-        let mut bytes = usize::try_from(ENVELOPE_BYTES).unwrap();
-        for (nth, record) in records.enumerate() {
-            bytes += self.log.entries[*record].json.len() + usize::from(nth > 0);
-        }
-        bytes
-    }
-
-    /// The next batch of waiting records: its frame, and whether no further record could join it.
-    fn cut(&self, index: usize) -> (Frame, bool, bool) {
-        let pending = &self.lanes[index].pending;
-        let max = usize::try_from(self.mapping.payload_bytes_max).unwrap();
-        let size = usize::try_from(self.mapping.batch_size).unwrap();
-        let fits = |len: &usize| self.event_bytes(pending.iter().take(*len)) <= max;
-        let len = (1..=size.min(pending.len()))
-            .take_while(fits)
-            .last()
-            .unwrap_or(0);
-        if len == 0 {
-            return (
-                Frame {
-                    fate: Fate::Oversized,
-                    ..Frame::new(1)
-                },
-                true,
-                false,
-            );
-        }
-        let by_bytes = len < size && len < pending.len();
-        (Frame::new(len), len == size || by_bytes, by_bytes)
-    }
-
-    /// The engine turns to a lane: a batch is cut if none is in work, and what is too old leaves it. True if the payload limit cut it.
-    fn turn_to(&mut self, index: usize, now: i64) -> bool {
-        let mut by_bytes = false;
-        if self.lanes[index].stack.is_empty() {
-            assert!(
-                !self.lanes[index].pending.is_empty(),
-                "I1: lane {index} has no record to work on"
-            );
-            let (frame, full, bytes) = self.cut(index);
-            by_bytes = bytes;
-            let first = self.lanes[index].pending[0];
-            let early = full || self.loose || self.mapping.batching_window_ms == 0;
-            let fresh = self.lanes[index]
-                .pending
-                .iter()
-                .take(frame.len)
-                .all(|record| self.stale(*record, now).is_none());
-            if !early && fresh {
-                let begin = self.lanes[index]
-                    .last_completion
-                    .unwrap_or(i64::MIN)
-                    .max(self.offered_at[first]);
-                assert!(
-                    now >= begin + self.mapping.batching_window_ms,
-                    "the batching window of lane {index} is open until {}, now is {now}",
-                    begin + self.mapping.batching_window_ms
-                );
-            }
-            self.lanes[index].stack.push(frame);
-        }
-        self.settle(index, now);
-        by_bytes
-    }
-
-    fn settle(&mut self, index: usize, now: i64) {
-        loop {
-            let Some(top) = self.lanes[index].stack.last() else {
-                self.lanes[index].last_completion = Some(now);
-                return;
-            };
-            match top.fate {
-                Fate::Aged => self.give_up(index, Condition::RecordAgeExceeded),
-                Fate::Expired => {
-                    let len = self.lanes[index].stack.pop().unwrap().len;
-                    self.complete(index, len);
-                    self.lanes[index].expected.push_back(Expected::Expired(len));
-                }
-                Fate::Invoke | Fate::Oversized => {
-                    if self.split_by_age(index, now) {
-                        continue;
-                    }
-                    let lane = &mut self.lanes[index];
-                    let top = lane.stack.last_mut().unwrap();
-                    if top.fate == Fate::Invoke {
-                        return;
-                    }
-                    assert!(
-                        now >= top.not_before,
-                        "a record too large is tried again before its pause is over"
-                    );
-                    top.attempts += 1;
-                    let attempts = top.attempts;
-                    lane.expected.push_back(Expected::Oversized(attempts));
-                    if !self.retry(index, now) {
-                        continue;
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    /// The top frame has failed once more. False if it was given up.
-    fn retry(&mut self, index: usize, now: i64) -> bool {
-        let top = self.lanes[index].stack.last_mut().unwrap();
-        if self
-            .mapping
-            .retry_attempts_max
-            .is_some_and(|max| top.attempts == max + 1)
-        {
-            self.give_up(index, Condition::RetryAttemptsExhausted);
-            return false;
-        }
-        top.not_before = now + backoff_at_least(top.attempts);
-        true
-    }
-
-    fn split_by_age(&mut self, index: usize, now: i64) -> bool {
-        let top = self.lanes[index].stack.last().unwrap().clone();
-        let fates: Vec<Fate> = self.lanes[index]
-            .pending
-            .iter()
-            .take(top.len)
-            .map(|record| self.stale(*record, now).unwrap_or(top.fate))
-            .collect();
-        if fates.iter().all(|fate| *fate == top.fate) {
-            return false;
-        }
-        let stack = &mut self.lanes[index].stack;
-        stack.pop();
-        for range in fates
-            .chunk_by(|a, b| a == b)
-            .collect::<Vec<_>>()
-            .into_iter()
-            .rev()
-        {
-            stack.push(if range[0] == Fate::Invoke {
-                Frame::new(range.len())
-            } else {
-                Frame {
-                    len: range.len(),
-                    fate: range[0],
-                    ..top.clone()
-                }
-            });
-        }
-        true
-    }
-
-    fn give_up(&mut self, index: usize, condition: Condition) {
-        let frame = self.lanes[index].stack.pop().unwrap();
-        let records = self.complete(index, frame.len);
-        self.lanes[index]
-            .expected
-            .push_back(Expected::Discard(GivenUp {
-                condition,
-                records,
-                invoke_count: frame.attempts.max(1),
-                request_id: frame.request_id,
-                response: frame
-                    .response
-                    .filter(|_| condition == Condition::RetryAttemptsExhausted),
-            }));
-    }
-
-    /// The first `len` records of a lane are complete for order.
-    fn complete(&mut self, index: usize, len: usize) -> Vec<usize> {
-        let records: Vec<usize> = self.lanes[index].pending.drain(..len).collect();
-        for record in &records {
-            assert!(
-                !self.done[*record],
-                "I1: record {record} ends once in a run"
-            );
-            self.done[*record] = true;
-            self.end(*record);
-        }
-        self.changes += 1;
-        records
-    }
-
-    /// A record has ended, in this run or in one whose results were never seen.
-    fn end(&mut self, record: usize) {
-        self.ended[record] = true;
-        let (ended, _) = self
-            .by_key
-            .get_mut(&self.log.entries[record].key_hash)
-            .unwrap();
-        let place = self.place[record];
-        assert!(
-            place <= *ended,
-            "I3: record {record} ended before an earlier one of its key"
-        );
-        *ended = (*ended).max(place + 1);
-    }
-
-    /// The function succeeded with these, and nobody saw it.
-    pub(crate) fn unseen_success(&mut self, records: &[usize]) {
-        for record in records {
-            self.end(*record);
-        }
-    }
-
-    fn handed_out(&mut self, batch: &Batch, whole: bool, now: i64) -> (Vec<usize>, bool) {
-        assert!(
-            !self.holds_back(),
-            "a batch was handed out before the last completion was saved"
-        );
-        let records: Vec<usize> = batch
-            .records()
-            .map(|record| self.log.find(record.sequence()))
-            .collect();
-        let index = self.lane_of(records[0]);
-        assert!(
-            !self.lanes[index].in_flight,
-            "I4: lane {index} has a batch in flight already"
-        );
-        assert!(self.lanes[index].expected.is_empty());
-        let turned = self
-            .turned
-            .filter(|(lane, _)| *lane == index && !self.lanes[index].stack.is_empty());
-        let first = turned.map_or(records[0], |(_, first)| first);
-        let by_bytes = self.turn_to(index, now);
-        assert!(
-            self.lanes[index].expected.is_empty(),
-            "lane {index} must first tell {:?}",
-            self.lanes[index].expected
-        );
-        let Some(top) = self.lanes[index].stack.last() else {
-            panic!("lane {index} has nothing to hand out")
-        };
-        let next: Vec<usize> = self.lanes[index]
-            .pending
-            .iter()
-            .take(top.len)
-            .copied()
-            .collect();
-        assert_eq!(records, next, "I6: the next batch of lane {index}");
-        assert_eq!(
-            batch.attempt(),
-            top.attempts + 1,
-            "I5: the attempt of the batch"
-        );
-        assert!(
-            now >= top.not_before,
-            "a batch is tried again at {now}, before {}",
-            top.not_before
-        );
-        match &top.request_id {
-            Some(own) => assert_eq!(batch.request_id(), own, "I6: a retry keeps its request id"),
-            None => assert!(
-                self.request_ids.insert(batch.request_id().to_owned()),
-                "I6: a new batch has a request id of its own"
-            ),
-        }
-        for record in &records {
-            assert_eq!(self.lane_of(*record), index, "I4: a batch is of one lane");
-            assert_eq!(
-                self.stale(*record, now),
-                None,
-                "record {record} is too old to be handed out"
-            );
-        }
-        let bytes = self.event_bytes(records.iter());
-        assert_eq!(batch.json_bytes(), bytes, "I4: the bytes of the event");
-        assert!(
-            bytes <= usize::try_from(self.mapping.payload_bytes_max).unwrap(),
-            "I4: the payload limit"
-        );
-        if whole {
-            let parts: Vec<&str> = records
-                .iter()
-                .map(|record| &*self.log.entries[*record].json)
-                .collect();
-            let event = format!(r#"{{"Records":[{}]}}"#, parts.join(","));
-            assert_eq!(String::from_utf8_lossy(&batch.json()), event, "the event");
-        }
-        self.check_oldest_first(index, first);
-        for record in &records {
-            self.replay_now = self.replay_now.max(self.log.entries[*record].arrival_ms);
-        }
-        let top = self.lanes[index].stack.last_mut().unwrap();
-        top.request_id = Some(batch.request_id().to_owned());
-        self.lanes[index].in_flight = true;
-        assert!(
-            self.in_flight() <= self.mapping.parallelization_factor.into(),
-            "I4: at most ParallelizationFactor"
-        );
-        (records, by_bytes)
-    }
-
-    /// Of the lanes that could surely hand out, the chosen one had the oldest record when the engine turned to it.
-    fn check_oldest_first(&self, index: usize, first: usize) {
-        if self.mapping.batching_window_ms > 0 {
-            return;
-        }
-        for (other, lane) in self.lanes.iter().enumerate() {
-            let parked = lane
-                .stack
-                .last()
-                .is_some_and(|top| top.not_before > i64::MIN);
-            if let Some(waiting) = lane.pending.front()
-                && other != index
-                && !parked
-                && !lane.in_flight
-            {
-                assert!(
-                    first < *waiting,
-                    "the oldest lane goes first: {waiting} of lane {other} was ready"
-                );
-            }
-        }
-    }
-
-    pub(crate) fn finished(&mut self, records: &[usize], outcome: &Outcome, now: i64) {
-        let index = self.lane_of(records[0]);
-        let lane = &mut self.lanes[index];
-        assert!(std::mem::take(&mut lane.in_flight));
-        let top = lane.stack.last_mut().unwrap();
-        match outcome {
-            Outcome::Success => {
-                let len = lane.stack.pop().unwrap().len;
-                self.complete(index, len);
-                self.settle(index, now);
-            }
-            Outcome::Partial { index: done, .. } if *done > 0 => {
-                let done = usize::try_from(*done).unwrap();
-                *top = Frame::new(top.len - done);
-                self.complete(index, done);
-                self.settle(index, now);
-            }
-            Outcome::Partial { response, .. } | Outcome::Failure(response) => {
-                top.attempts += 1;
-                top.throttles = 0;
-                top.response = Some(response.clone());
-                let len = top.len;
-                if self.split_by_age(index, now) {
-                    self.settle(index, now);
-                } else if self.mapping.bisect_batch_on_function_error && len > 1 {
-                    let stack = &mut self.lanes[index].stack;
-                    stack.pop();
-                    stack.push(Frame::new(len.div_ceil(2)));
-                    stack.push(Frame::new(len / 2));
-                } else if !self.retry(index, now) {
-                    self.settle(index, now);
-                }
-            }
-            Outcome::Throttled => {
-                top.throttles += 1;
-                top.not_before = now + backoff_at_least(top.throttles);
-            }
-        }
-    }
-
-    // ---- what the engine tells ----
-
-    /// Compares what a call put into the trace. Returns the records of the batch that it handed out, and whether bytes limited it.
-    pub(crate) fn compare(
-        &mut self,
-        trace: &[Event],
-        batch: Option<&Batch>,
-        whole: bool,
-        now: i64,
-    ) -> Option<(Vec<usize>, bool)> {
-        let mut handed_out = None;
-        self.turned = None;
-        for event in trace {
-            match event {
-                Event::HandedOut { .. } => {
-                    handed_out = Some(self.handed_out(batch.unwrap(), whole, now));
-                }
-                Event::Oversized {
-                    lane,
-                    sequence,
-                    attempts,
-                } => {
-                    let first = self.lanes[usize::from(*lane)].pending.front().copied();
-                    match self.expect(*lane, now) {
-                        Expected::Oversized(own) => {
-                            assert_eq!(*attempts, own, "I5: attempts with a record too large");
-                        }
-                        other => panic!("lane {lane} must tell {other:?}, not {event}"),
-                    }
-                    assert_eq!(
-                        first,
-                        Some(self.log.find(sequence)),
-                        "the record too large is the first of its lane"
-                    );
-                }
-                Event::Expired { lane, records } => match self.expect(*lane, now) {
-                    Expected::Expired(own) => assert_eq!(
-                        usize::try_from(*records).unwrap(),
-                        own,
-                        "records that expire"
-                    ),
-                    other => panic!("lane {lane} must tell {other:?}, not {event}"),
-                },
-                Event::Discarded {
-                    lane,
-                    condition,
-                    first,
-                    last,
-                    records,
-                    invoke_count,
-                } => {
-                    let Expected::Discard(own) = self.expect(*lane, now) else {
-                        panic!("lane {lane} must not give up anything: {event}")
-                    };
-                    assert_eq!(*condition, own.condition, "why records are given up");
-                    assert_eq!(self.log.find(first), own.records[0]);
-                    assert_eq!(self.log.find(last), *own.records.last().unwrap());
-                    assert_eq!(usize::try_from(*records).unwrap(), own.records.len());
-                    assert_eq!(
-                        *invoke_count, own.invoke_count,
-                        "I5: a discard carries the exact count"
-                    );
-                    self.next_number += 1;
-                    self.unconfirmed
-                        .insert(self.next_number, (usize::from(*lane), own.records[0]));
-                    self.announced.push_back((self.next_number, own));
-                }
-                _ => {}
-            }
-        }
-        for (index, lane) in self.lanes.iter().enumerate() {
-            assert!(
-                lane.expected.is_empty(),
-                "lane {index} has not told {:?}",
-                lane.expected
-            );
-        }
-        handed_out
-    }
-
-    fn expect(&mut self, lane: u8, now: i64) -> Expected {
-        let index = usize::from(lane);
-        if self.lanes[index].expected.is_empty() {
-            assert!(
-                !self.lanes[index].in_flight,
-                "I4: lane {lane} has a batch in flight"
-            );
-            self.turned = self.lanes[index]
-                .pending
-                .front()
-                .map(|first| (index, *first));
-            self.turn_to(index, now);
-        }
-        let expected = self.lanes[index].expected.pop_front();
-        expected.unwrap_or_else(|| panic!("lane {lane} has nothing to tell but its next batch"))
-    }
-
-    /// A discard was handed over, in the order in which they were told.
-    pub(crate) fn discard(&mut self, discard: &Discard) {
-        let (number, own) = self
-            .announced
-            .pop_front()
-            .expect("each discard is told in the trace first");
-        let records: Vec<usize> = discard
-            .records()
-            .map(|record| self.log.find(record.sequence()))
-            .collect();
-        assert_eq!(records, own.records);
-        assert_eq!(discard.condition(), own.condition);
-        assert_eq!(discard.approximate_invoke_count(), own.invoke_count);
-        assert_eq!(
-            discard.response(),
-            own.response.as_ref(),
-            "what the function's service said last"
-        );
-        if let Some(request_id) = own.request_id {
-            assert_eq!(
-                discard.request_id(),
-                request_id,
-                "the request id of the last attempt"
-            );
-        }
-        for record in discard.records() {
-            let entry = &self.log.entries[self.log.find(record.sequence())];
-            assert_eq!(
-                (record.key(), record.arrival_ms()),
-                (entry.key.as_str().into(), entry.arrival_ms)
-            );
-        }
-        assert!(
-            self.ids.insert(discard.id(), number).is_none(),
-            "a discard has an id of its own"
-        );
-    }
-
-    pub(crate) fn discards_handed_over(&self) -> bool {
-        self.announced.is_empty()
-    }
-
-    pub(crate) fn confirmed(&mut self, id: DiscardId) -> bool {
-        let Some(number) = self.ids.remove(&id) else {
-            return false;
-        };
-        self.changes += 1;
-        self.unconfirmed.remove(&number).is_some()
     }
 
     // ---- checkpoints and life cycle ----
@@ -876,11 +370,4 @@ impl Reference {
         }
         self.changes += 1;
     }
-}
-
-/// The least pause after so many failures: 0.2 s doubling to 60 s, less a tenth.
-fn backoff_at_least(failures: u32) -> i64 {
-    let base = (0..failures.saturating_sub(1))
-        .fold(BACKOFF_MIN_MS, |base, _| (base * 2).min(BACKOFF_MAX_MS));
-    base - base / 10
 }

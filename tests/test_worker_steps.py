@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -508,7 +509,9 @@ def test_the_life_of_a_worker_goes_one_way() -> None:
 def test_every_call_in_a_forked_child_is_refused() -> None:
     world = World()
     worker = world.worker(ScriptedFunction())
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, where another test has left a thread
+        child = os.fork()
     if child == 0:
         refused = 0
         calls: list[Callable[[], Any]] = [worker.run, worker.start, worker.stop, worker.join, worker.stats, worker.summary]

@@ -1,0 +1,433 @@
+//! Batches of the reference: what is cut, handed out, tried again and given up.
+
+use streamcore::{Batch, Condition, ENVELOPE_BYTES, Outcome, StreamClock};
+
+use super::{Expected, Fate, Frame, GivenUp, Reference};
+
+impl Reference {
+    /// The limit that ends a record, the smaller one of age and retention.
+    pub(super) fn limit(&self) -> Option<(i64, Fate)> {
+        let age = self.mapping.record_age_max_ms.map(|age| (age, Fate::Aged));
+        let retention = self
+            .retention_ms
+            .map(|retention| (retention, Fate::Expired));
+        age.into_iter()
+            .chain(retention)
+            .min_by_key(|(limit, _)| *limit)
+    }
+
+    pub(super) fn stale(&self, record: usize, now: i64) -> Option<Fate> {
+        let (limit, fate) = self.limit()?;
+        let now = if self.clock == StreamClock::Wall {
+            now
+        } else {
+            self.replay_now
+        };
+        (now.saturating_sub(self.log.entries[record].arrival_ms) > limit).then_some(fate)
+    }
+
+    pub(super) fn event_bytes<'a>(&self, records: impl Iterator<Item = &'a usize>) -> usize {
+        let mut bytes = usize::try_from(ENVELOPE_BYTES).unwrap();
+        for (nth, record) in records.enumerate() {
+            bytes += self.log.entries[*record].json.len() + usize::from(nth > 0);
+        }
+        bytes
+    }
+
+    /// The next batch of waiting records: its frame, and whether no further record could join it.
+    pub(super) fn cut(&self, index: usize) -> (Frame, bool, bool) {
+        let pending = &self.lanes[index].pending;
+        let max = usize::try_from(self.mapping.payload_bytes_max).unwrap();
+        let size = usize::try_from(self.mapping.batch_size).unwrap();
+        let fits = |len: &usize| self.event_bytes(pending.iter().take(*len)) <= max;
+        let len = (1..=size.min(pending.len()))
+            .take_while(fits)
+            .last()
+            .unwrap_or(0);
+        if len == 0 {
+            return (
+                Frame {
+                    fate: Fate::Oversized,
+                    ..Frame::new(1)
+                },
+                true,
+                false,
+            );
+        }
+        let by_bytes = len < size && len < pending.len();
+        (Frame::new(len), len == size || by_bytes, by_bytes)
+    }
+
+    /// The engine turns to a lane: a batch is cut if none is in work, and what is too old leaves it. True if the payload limit cut it.
+    pub(super) fn turn_to(&mut self, index: usize, now: i64) -> bool {
+        let mut by_bytes = false;
+        if self.lanes[index].stack.is_empty() {
+            assert!(
+                !self.lanes[index].pending.is_empty(),
+                "I1: lane {index} has no record to work on"
+            );
+            let (frame, full, bytes) = self.cut(index);
+            by_bytes = bytes;
+            let first = self.lanes[index].pending[0];
+            let early = full || self.loose || self.mapping.batching_window_ms == 0;
+            let fresh = self.lanes[index]
+                .pending
+                .iter()
+                .take(frame.len)
+                .all(|record| self.stale(*record, now).is_none());
+            if !early && fresh {
+                let begin = self.lanes[index]
+                    .last_completion
+                    .unwrap_or(i64::MIN)
+                    .max(self.offered_at[first]);
+                assert!(
+                    now >= begin + self.mapping.batching_window_ms,
+                    "the batching window of lane {index} is open until {}, now is {now}",
+                    begin + self.mapping.batching_window_ms
+                );
+            }
+            self.lanes[index].stack.push(frame);
+        }
+        self.settle(index, now);
+        by_bytes
+    }
+
+    pub(super) fn settle(&mut self, index: usize, now: i64) {
+        loop {
+            let Some(top) = self.lanes[index].stack.last() else {
+                self.lanes[index].last_completion = Some(now);
+                return;
+            };
+            match top.fate {
+                Fate::Aged => self.give_up(index, Condition::RecordAgeExceeded),
+                Fate::Expired => {
+                    let len = self.lanes[index].stack.pop().unwrap().len;
+                    self.complete(index, len);
+                    self.lanes[index].expected.push_back(Expected::Expired(len));
+                }
+                Fate::Invoke | Fate::Oversized => {
+                    if self.split_by_age(index, now) {
+                        continue;
+                    }
+                    let lane = &mut self.lanes[index];
+                    let top = lane.stack.last_mut().unwrap();
+                    if top.fate == Fate::Invoke {
+                        return;
+                    }
+                    assert!(
+                        now >= top.not_before,
+                        "a record too large is tried again before its pause is over"
+                    );
+                    top.attempts += 1;
+                    let attempts = top.attempts;
+                    lane.expected.push_back(Expected::Oversized(attempts));
+                    if !self.retry(index, now) {
+                        continue;
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The top frame has failed once more. False if it was given up.
+    pub(super) fn retry(&mut self, index: usize, now: i64) -> bool {
+        let top = self.lanes[index].stack.last_mut().unwrap();
+        if self
+            .mapping
+            .retry_attempts_max
+            .is_some_and(|max| top.attempts == max + 1)
+        {
+            self.give_up(index, Condition::RetryAttemptsExhausted);
+            return false;
+        }
+        top.pause(top.attempts, now);
+        true
+    }
+
+    pub(super) fn split_by_age(&mut self, index: usize, now: i64) -> bool {
+        let top = self.lanes[index].stack.last().unwrap().clone();
+        let fates: Vec<Fate> = self.lanes[index]
+            .pending
+            .iter()
+            .take(top.len)
+            .map(|record| self.stale(*record, now).unwrap_or(top.fate))
+            .collect();
+        if fates.iter().all(|fate| *fate == top.fate) {
+            return false;
+        }
+        let stack = &mut self.lanes[index].stack;
+        stack.pop();
+        for range in fates
+            .chunk_by(|a, b| a == b)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .rev()
+        {
+            stack.push(if range[0] == Fate::Invoke {
+                Frame::new(range.len())
+            } else {
+                Frame {
+                    len: range.len(),
+                    fate: range[0],
+                    ..top.clone()
+                }
+            });
+        }
+        true
+    }
+
+    pub(super) fn give_up(&mut self, index: usize, condition: Condition) {
+        let frame = self.lanes[index].stack.pop().unwrap();
+        let records = self.complete(index, frame.len);
+        self.lanes[index]
+            .expected
+            .push_back(Expected::Discard(GivenUp {
+                condition,
+                records,
+                invoke_count: frame.attempts.max(1),
+                request_id: frame.request_id,
+                response: frame
+                    .response
+                    .filter(|_| condition == Condition::RetryAttemptsExhausted),
+            }));
+    }
+
+    /// The first `len` records of a lane are complete for order.
+    pub(super) fn complete(&mut self, index: usize, len: usize) -> Vec<usize> {
+        let records: Vec<usize> = self.lanes[index].pending.drain(..len).collect();
+        for record in &records {
+            assert!(
+                !self.done[*record],
+                "I1: record {record} ends once in a run"
+            );
+            self.done[*record] = true;
+            self.end(*record);
+        }
+        self.changes += 1;
+        records
+    }
+
+    /// A record has ended, in this run or in one whose results were never seen.
+    pub(super) fn end(&mut self, record: usize) {
+        self.ended[record] = true;
+        let (ended, _) = self
+            .by_key
+            .get_mut(&self.log.entries[record].key_hash)
+            .unwrap();
+        let place = self.place[record];
+        assert!(
+            place <= *ended,
+            "I3: record {record} ended before an earlier one of its key"
+        );
+        *ended = (*ended).max(place + 1);
+    }
+
+    /// The function succeeded with these, and nobody saw it.
+    pub(crate) fn unseen_success(&mut self, records: &[usize]) {
+        for record in records {
+            self.end(*record);
+        }
+    }
+
+    pub(super) fn handed_out(
+        &mut self,
+        batch: &Batch,
+        whole: bool,
+        now: i64,
+    ) -> (Vec<usize>, bool) {
+        assert!(
+            !self.holds_back(),
+            "a batch was handed out before the last completion was saved"
+        );
+        let records: Vec<usize> = batch
+            .records()
+            .map(|record| self.log.find(record.sequence()))
+            .collect();
+        let index = self.lane_of(records[0]);
+        assert!(
+            !self.lanes[index].in_flight,
+            "I4: lane {index} has a batch in flight already"
+        );
+        assert!(self.lanes[index].expected.is_empty());
+        let turned = self
+            .turned
+            .filter(|(lane, _)| *lane == index && !self.lanes[index].stack.is_empty());
+        let first = turned.map_or(records[0], |(_, first)| first);
+        let by_bytes = self.turn_to(index, now);
+        assert!(
+            self.lanes[index].expected.is_empty(),
+            "lane {index} must first tell {:?}",
+            self.lanes[index].expected
+        );
+        let Some(top) = self.lanes[index].stack.last() else {
+            panic!("lane {index} has nothing to hand out")
+        };
+        let next: Vec<usize> = self.lanes[index]
+            .pending
+            .iter()
+            .take(top.len)
+            .copied()
+            .collect();
+        assert_eq!(records, next, "I6: the next batch of lane {index}");
+        assert_eq!(
+            batch.attempt(),
+            top.attempts + 1,
+            "I5: the attempt of the batch"
+        );
+        assert!(
+            now >= top.not_before,
+            "a batch is tried again at {now}, before {}",
+            top.not_before
+        );
+        match &top.request_id {
+            Some(own) => assert_eq!(batch.request_id(), own, "I6: a retry keeps its request id"),
+            None => assert!(
+                self.request_ids.insert(batch.request_id().to_owned()),
+                "I6: a new batch has a request id of its own"
+            ),
+        }
+        for record in &records {
+            assert_eq!(self.lane_of(*record), index, "I4: a batch is of one lane");
+            assert_eq!(
+                self.stale(*record, now),
+                None,
+                "record {record} is too old to be handed out"
+            );
+        }
+        for ((ordinal, key_hash, _), record) in batch.numbered().zip(&records) {
+            let own = u64::try_from(record - self.began_at).unwrap();
+            assert_eq!(ordinal, own, "the ordinal of record {record}");
+            assert_eq!(key_hash, self.log.entries[*record].key_hash);
+        }
+        let bytes = self.event_bytes(records.iter());
+        assert_eq!(batch.json_bytes(), bytes, "I4: the bytes of the event");
+        assert!(
+            bytes <= usize::try_from(self.mapping.payload_bytes_max).unwrap(),
+            "I4: the payload limit"
+        );
+        if whole {
+            let parts: Vec<&str> = records
+                .iter()
+                .map(|record| &*self.log.entries[*record].json)
+                .collect();
+            let event = format!(r#"{{"Records":[{}]}}"#, parts.join(","));
+            assert_eq!(String::from_utf8_lossy(&batch.json()), event, "the event");
+        }
+        self.check_oldest_first(index, first);
+        for record in &records {
+            self.replay_now = self.replay_now.max(self.log.entries[*record].arrival_ms);
+        }
+        let top = self.lanes[index].stack.last_mut().unwrap();
+        top.request_id = Some(batch.request_id().to_owned());
+        self.lanes[index].in_flight = true;
+        assert!(
+            self.in_flight() <= self.mapping.parallelization_factor.into(),
+            "I4: at most ParallelizationFactor"
+        );
+        (records, by_bytes)
+    }
+
+    /// Of the lanes that could surely hand out, the chosen one had the oldest record when the engine turned to it.
+    pub(super) fn check_oldest_first(&self, index: usize, first: usize) {
+        if self.mapping.batching_window_ms > 0 {
+            return;
+        }
+        for (other, lane) in self.lanes.iter().enumerate() {
+            let parked = lane
+                .stack
+                .last()
+                .is_some_and(|top| top.not_before > i64::MIN);
+            if let Some(waiting) = lane.pending.front()
+                && other != index
+                && !parked
+                && !lane.in_flight
+            {
+                assert!(
+                    first < *waiting,
+                    "the oldest lane goes first: {waiting} of lane {other} was ready"
+                );
+            }
+        }
+    }
+
+    /// When the first of the next `len` records of a lane becomes too old, if that is known beforehand.
+    pub(super) fn ages_at(&self, index: usize, len: usize) -> Option<i64> {
+        let (limit, _) = self.limit().filter(|_| self.clock == StreamClock::Wall)?;
+        let records = self.lanes[index].pending.iter().take(len);
+        let oldest = records
+            .map(|record| self.log.entries[*record].arrival_ms)
+            .min()?;
+        Some(oldest + limit + 1)
+    }
+
+    /// The engine says that nothing may run before `until`: no lane may be due by then.
+    pub(crate) fn waits(&self, until: Option<i64>, open: bool, now: i64) {
+        if self.holds_back() {
+            return;
+        }
+        for (index, lane) in self.lanes.iter().enumerate() {
+            let Some(first) = lane.pending.front().filter(|_| !lane.in_flight) else {
+                continue;
+            };
+            let due = match lane.stack.last() {
+                Some(top) => top.not_after,
+                None if open && self.mapping.batching_window_ms > 0 && !self.cut(index).1 => {
+                    let begin = lane.last_completion.unwrap_or(i64::MIN);
+                    begin.max(self.offered_at[*first]) + self.mapping.batching_window_ms
+                }
+                None => i64::MIN,
+            };
+            let tried = lane.stack.last().map_or(1, |top| top.len);
+            let due = self.ages_at(index, tried).map_or(due, |at| at.min(due));
+            assert!(
+                now < due,
+                "I11: lane {index} was due at {due}, now is {now}"
+            );
+            assert!(
+                until.is_some_and(|until| until <= due),
+                "I11: lane {index} is due at {due}, the engine wakes at {until:?}"
+            );
+        }
+    }
+
+    pub(crate) fn finished(&mut self, records: &[usize], outcome: &Outcome, now: i64) {
+        let index = self.lane_of(records[0]);
+        let lane = &mut self.lanes[index];
+        assert!(std::mem::take(&mut lane.in_flight));
+        let top = lane.stack.last_mut().unwrap();
+        match outcome {
+            Outcome::Success => {
+                let len = lane.stack.pop().unwrap().len;
+                self.complete(index, len);
+                self.settle(index, now);
+            }
+            Outcome::Partial { index: done, .. } if *done > 0 => {
+                let done = usize::try_from(*done).unwrap();
+                *top = Frame::new(top.len - done);
+                self.complete(index, done);
+                self.settle(index, now);
+            }
+            Outcome::Partial { response, .. } | Outcome::Failure(response) => {
+                top.attempts += 1;
+                top.throttles = 0;
+                top.response = Some(response.clone());
+                let len = top.len;
+                if self.split_by_age(index, now) {
+                    self.settle(index, now);
+                } else if self.mapping.bisect_batch_on_function_error && len > 1 {
+                    let stack = &mut self.lanes[index].stack;
+                    stack.pop();
+                    stack.push(Frame::new(len.div_ceil(2)));
+                    stack.push(Frame::new(len / 2));
+                } else if !self.retry(index, now) {
+                    self.settle(index, now);
+                }
+            }
+            Outcome::Throttled => {
+                top.throttles += 1;
+                top.pause(top.throttles, now);
+            }
+        }
+    }
+}
