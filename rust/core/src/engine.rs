@@ -254,7 +254,8 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// There is no such shard, it is closed, or no sequence number is left to assign.
+    /// There is no such shard, it is closed, or no sequence number is left to assign. Nothing is changed then, so the fetch still has its
+    /// reservation: call [`Self::fetch_failed`].
     pub fn offer(
         &mut self,
         shard: u32,
