@@ -317,6 +317,18 @@ def test_a_missing_permission_is_named(streams: StreamsServer, sources: Any, ope
     assert caught.value.action == f"dynamodb:{operation}"
 
 
+def test_a_start_at_the_tip_names_a_missing_permission_and_outlasts_a_short_fault(streams: StreamsServer, sources: Any) -> None:
+    shard, source = streams.add_shard(), sources("orders", streams)
+    streams.put(shard, "old", 1)
+    streams.fail("GetShardIterator", ("AccessDeniedException", "User is not authorized"))
+    with pytest.raises(SourceUnavailableError, match="no permission for dynamodb:GetShardIterator"):
+        source.open(shard, Start("LATEST"))
+    streams.fail("GetShardIterator", ("LimitExceededException", "slow down"), ("InternalServerError", "sorry"))
+    reader = source.open(shard, Start("LATEST"))
+    streams.put(shard, "new", 2)
+    assert numbers(reader.fetch(100)) == 1
+
+
 def test_a_disabled_stream_is_read_to_its_end(streams: StreamsServer, sources: Any) -> None:
     shard = streams.add_shard()
     streams.put(shard, "a", 1)

@@ -163,7 +163,12 @@ class DynamoDBStreamsSource:
         """
         reader = DynamoDBStreamsReader(self, shard_id, start)
         if start.kind == "LATEST":
-            reader.stand()
+            try:
+                reader.stand()
+            except AwsError as error:
+                if error.kind in ("transient", "throttled"):
+                    raise
+                raise error.unavailable(f"{self.stream}, shard {shard_id}") from error
         return reader
 
     def set_wakeup(self, callback: Callable[[], None] | None) -> None:
@@ -183,7 +188,9 @@ class DynamoDBStreamsSource:
         parameters: dict[str, object] = {"StreamArn": self._resolved(), "ShardId": shard_id, "ShardIteratorType": kind}
         if sequence_number is not None:
             parameters["SequenceNumber"] = sequence_number
-        answer = self._noting(lambda: self._client.ask("GetShardIterator", parameters))
+        # The tip is asked for at first contact, where nobody else would try again.
+        tries = _TRIES if kind == "LATEST" else 1
+        answer = self._noting(lambda: self._client.ask("GetShardIterator", parameters, tries=tries))
         found = answer.get("ShardIterator")
         if not isinstance(found, str):
             action = self._client.action("GetShardIterator")
