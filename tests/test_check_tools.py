@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-NEEDED = ("sh", "bash", "sed", "head", "sort", "dirname")
+NEEDED = ("sh", "bash", "sed", "head", "sort", "dirname", "grep")
 GOOD_RUST = 'echo "rustc 1.200.0 (0 2030-01-01)"'
 
 
@@ -29,9 +29,9 @@ class Machine:
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
 
-    def check(self, **environment: str) -> subprocess.CompletedProcess[str]:
+    def check(self, script: str = "check-tools", **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["/bin/sh", str(ROOT / "scripts" / "check-tools")],
+            ["/bin/sh", str(ROOT / "scripts" / script)],
             env={"PATH": str(self.folder), **environment},
             capture_output=True,
             text=True,
@@ -99,3 +99,43 @@ def test_an_old_rust(machine: Machine) -> None:
 def test_a_rustup_without_a_toolchain(machine: Machine) -> None:
     machine.write("rustc", "echo 'error: no default toolchain' >&2; exit 1")
     assert "'rustc --version' gives no answer" in refusal(machine.check())
+
+
+@pytest.fixture
+def peers_machine(tmp_path: Path) -> Machine:
+    machine = Machine(tmp_path)
+    machine.write("node", "echo v20.1.0")
+    machine.write("java", "case $1 in --list-modules) echo jdk.compiler@17.0.1 ;; *) echo 'openjdk version \"17.0.1\"' >&2 ;; esac")
+    for name in ("npm", "mvn"):
+        machine.write(name, "exit 0")
+    return machine
+
+
+def test_a_machine_with_everything_for_the_peers_passes(peers_machine: Machine) -> None:
+    answer = peers_machine.check("check-peers")
+    assert (answer.returncode, answer.stderr) == (0, "")
+
+
+def test_all_that_the_peers_lack_is_named_at_once(peers_machine: Machine) -> None:
+    for name in ("npm", "mvn"):
+        (peers_machine.folder / name).unlink()
+    answer = peers_machine.check("check-peers")
+    assert answer.returncode == 1
+    first, *missing = answer.stderr.splitlines()
+    assert first == "streamcore: make test-peers needs these too, and they are not on PATH:"
+    assert [line.split(":")[0].strip() for line in missing] == ["npm", "mvn"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "body", "said"),
+    [
+        ("node", "echo v16.20.2", "needs Node.js 18 or newer; node is v16.20.2"),
+        ("java", "echo 'openjdk version \"11.0.2\"' >&2", "needs a JDK of version 17 or newer"),
+        ("java", "[ $1 = --list-modules ] || echo 'openjdk version \"17.0.2\"' >&2", "not a runtime alone"),
+    ],
+)
+def test_a_tool_of_the_peers_that_is_too_old_is_named(peers_machine: Machine, tool: str, body: str, said: str) -> None:
+    peers_machine.write(tool, body)
+    answer = peers_machine.check("check-peers")
+    assert answer.returncode == 1
+    assert said in answer.stderr

@@ -312,8 +312,11 @@ def test_nothing_at_all_and_unknown_commands_say_what_there_is(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("arn:aws:kinesis:us-east-1:123456789012:stream/s", "this version of streamcore-esm reads files"),
-        ("kafka:topic", "--source must be file:PATH?key=COLUMN, not 'kafka:topic'"),
+        ("arn:aws:sqs:us-east-1:123456789012:q", "--source must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN"),
+        ("arn:aws:kinesis:us-east-1:123456789012:table/s", "nor its ARN (arn:aws:kinesis:REGION:ACCOUNT:stream/NAME)"),
+        ("kinesis:no blanks", "is neither the name of a Kinesis stream"),
+        ("dynamodb:", "is neither the name of a DynamoDB table"),
+        ("kafka:topic", "not 'kafka:topic'"),
         ("file:rows.csv", "say which column holds the key"),
         ("file:rows.csv?key=carier", "carrier"),
         ("file:rows.csv?kee=carrier", "did you mean 'key'?"),

@@ -178,6 +178,21 @@ def test_events_are_the_models_in_every_key_and_byte(drawn: list[dict[str, Any]]
     assert in_order(batch.event()) == in_order(expected)
 
 
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+)
+
+
+@given(json_values, st.booleans(), st.sampled_from([None, 1, "\t"]))
+def test_whatever_json_a_change_holds_becomes_what_json_loads_makes_of_it(value: Any, ascii_only: bool, indent: Any) -> None:  # noqa: FBT001
+    body = json.dumps({"Records": [plain(New=value)]}, ensure_ascii=ascii_only, indent=indent).encode()
+    batch = batch_of(Page.parse(body, "dynamodb"))
+    (record,) = batch.event()["Records"]
+    assert repr(in_order(record["dynamodb"]["New"])) == repr(in_order(value))
+    assert repr(in_order(batch.event())) == repr(in_order(json.loads(batch.json())))
+
+
 @given(st.lists(records(), max_size=4))
 def test_records_as_python_objects_give_the_bytes_of_the_wire(drawn: list[dict[str, Any]]) -> None:
     def event(page: Page) -> bytes:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from streamcore.protocols import ShardDescription
 from streamcore.sources.lineage import Lineage
 
@@ -126,3 +129,94 @@ def test_random_family_trees_start_every_shard_once_and_parents_first() -> None:
             ended.append(end)
         assert sorted(started) == sorted(s.shard_id for s in listed), f"seed {seed}"
         assert lineage.all_ended, f"seed {seed}"
+
+
+class History:
+    """A stream that is split and merged as Kinesis allows it, with a reader of it that may crash and start again.
+
+    A split closes a shard and opens two children; a merge closes two and opens one. Trimming removes closed shards, oldest first. A listing
+    may come from a moment before, so it may lack the newest shards, but never shows a child without what was there before it.
+    """
+
+    def __init__(self) -> None:
+        self.shards: list[ShardDescription] = [shard("s0"), shard("s1")]
+        self.open = ["s0", "s1"]
+        self.trimmed: set[str] = set()
+        self.saved: set[str] = set()  # ends in the checkpoint store
+        self.started: list[str] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Start a reader that knows nothing but the store."""
+        self.lineage = Lineage()
+        self.running: set[str] = set()
+        self.look(len(self.shards))
+
+    def reshard(self, *parents: str) -> None:
+        for parent in parents:
+            self.open.remove(parent)
+        for _ in range(2 if len(parents) == 1 else 1):
+            name = f"s{len(self.shards)}"
+            self.shards.append(shard(name, *parents))
+            self.open.append(name)
+
+    def trim(self, count: int) -> None:
+        """Take away the oldest closed shards, whether or not they were read."""
+        closed = [one.shard_id for one in self.shards if one.shard_id not in self.open]
+        self.trimmed.update(closed[:count])
+
+    def look(self, known: int) -> None:
+        """Take in a listing of the first `known` shards, and the ends that an earlier run saved."""
+        self.lineage.update(one for one in self.shards[:known] if one.shard_id not in self.trimmed)
+        for name in self.lineage.waiting:
+            if name in self.saved:
+                self.lineage.end(name)
+        for name in self.lineage.startable():
+            parents = next(one.parents for one in self.shards if one.shard_id == name)
+            unfinished = [parent for parent in parents if parent not in self.saved and parent not in self.trimmed]
+            assert not unfinished, f"{name} may start though {unfinished} have not ended (I9)"
+            assert name not in self.running
+            assert name not in self.saved, f"{name} starts again though its end is saved"
+            self.lineage.start(name)
+            self.running.add(name)
+            self.started.append(name)
+
+    def end(self, name: str) -> None:
+        """Read a closed shard to its end and save that."""
+        self.saved.add(name)
+        self.running.remove(name)
+        self.lineage.end(name)
+
+    def finished(self) -> list[str]:
+        """Return the shards that can be read to their ends now."""
+        return sorted(name for name in self.running if name not in self.open)
+
+
+@given(st.data())
+def test_any_history_of_splits_merges_trimming_and_crashes_keeps_parents_first(data: st.DataObject) -> None:
+    """I9, and nothing is left waiting: when the stream comes to rest, every shard that was not trimmed away has been started."""
+    history = History()
+    for _ in range(data.draw(st.integers(0, 25), label="steps")):
+        match data.draw(st.sampled_from(["split", "merge", "trim", "end", "end", "look", "crash"])):
+            case "split":
+                history.reshard(data.draw(st.sampled_from(history.open)))
+            case "merge" if len(history.open) > 1:
+                at = data.draw(st.integers(0, len(history.open) - 2))
+                history.reshard(*history.open[at : at + 2])
+            case "trim":
+                history.trim(data.draw(st.integers(1, 3)))
+            case "end" if history.finished():
+                history.end(data.draw(st.sampled_from(history.finished())))
+            case "crash":
+                history.begin()
+            case _:
+                history.look(data.draw(st.integers(max(2, len(history.shards) - 2), len(history.shards))))
+
+    history.look(len(history.shards))
+    while history.finished():
+        for name in history.finished():
+            history.end(name)
+        history.look(len(history.shards))
+    assert set(history.open) <= history.running, "an open shard is not read"
+    assert not history.lineage.waiting
+    assert {one.shard_id for one in history.shards} - history.trimmed <= set(history.started)

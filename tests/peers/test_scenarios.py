@@ -40,10 +40,10 @@ def on(*names: str, fixture: str = "peer") -> pytest.MarkDecorator:
     return pytest.mark.parametrize(fixture, [name for name in names if name in HERE], indirect=True)
 
 
-def kinds(fixture: str = "peer") -> pytest.MarkDecorator:
+def kinds(fixture: str = "peer", *, without: tuple[str, ...] = ()) -> pytest.MarkDecorator:
     """Run a test on the streams of both APIs, on each server that is here."""
     both = [(name, KinesisStream) for name in KINESIS] + [(name, Table) for name in DYNAMODB]
-    here = [pytest.param(name, kind, id=f"{name}-{kind.__name__}") for name, kind in both if name in HERE]
+    here = [pytest.param(name, kind, id=f"{name}-{kind.__name__}") for name, kind in both if name in HERE and name not in without]
     return pytest.mark.parametrize((fixture, "kind"), here, indirect=[fixture])
 
 
@@ -152,7 +152,7 @@ def test_a_run_that_begins_after_the_resharding_reads_every_generation(peer: Ser
 def test_a_hundred_and_fifty_shards(peer: Server) -> None:
     stream = KinesisStream(peer, 150)
     assert len(stream.shards()) == 150
-    rows = Rows(random.Random(SEED), keys=3000).take(6000)
+    rows = Rows(random.Random(SEED), keys=3000).take(3000)
     stream.write(rows)
     seen = Seen()
     summary = consume(stream.source(), seen, parallelization_factor=2)
@@ -197,7 +197,9 @@ def test_at_timestamp_begins_at_that_instant(peer: Server) -> None:
     assert_once_and_in_order(seen.rows, after, f"seed {SEED}")
 
 
-@kinds()
+# DynamoDB Local cuts the time at which a record was created to the minute (AWS: to the second), so what is written after the first contact
+# seems to be older than that.
+@kinds(without=("dynamodb-local",))
 def test_a_quiet_stream_loses_nothing_between_a_kill_and_the_next_run(peer: Server, kind: type[Stream], tmp_path: Path) -> None:
     stream = make(kind, peer)
     command = Command(tmp_path, stream, "--starting-position", "LATEST")
@@ -239,10 +241,10 @@ def test_faults_of_reading_cost_no_record_and_no_retry(peer: Server, kind: type[
     stream.write(rows)
     seen = Seen()
     with fault_proxy(peer) as proxy:
-        for _ in range(3):
-            proxy.fault("GetRecords", error(code))
+        for shard in stream.shards():
+            proxy.fault("GetRecords", error(code), shard_id=shard["ShardId"])
         summary = consume(stream.source(proxy.endpoint_url), seen, batch_size=500)
-        assert proxy.count("GetRecords") > 3
+        assert proxy.count("GetRecords") > 2 * len(stream.shards())
     assert_once_and_in_order(seen.rows, rows, f"seed {SEED}, {code}")
     assert (summary.failed_invocations, summary.retries, summary.records) == (0, 0, len(rows))
 

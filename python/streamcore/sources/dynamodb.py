@@ -51,7 +51,8 @@ class DynamoDBStreamsSource:
 
     LATEST means the records created from that moment on. DynamoDB Streams know no reading from a point in time, so a shard of which
     nothing is complete yet is read from its oldest record, and what was created before that moment is left out. Times are whole
-    seconds, and records of the very second count as new: some may be repeated, none is skipped.
+    seconds, and records of the very second count as new: some may be repeated, none is skipped. With another server than AWS's own it
+    is the very minute, since DynamoDB Local cuts times to the minute.
 
     Args:
         stream: the table's name, its ARN, or the ARN of one of its streams. With a table it is the newest stream.
@@ -103,6 +104,7 @@ class DynamoDBStreamsSource:
             read_timeout_s=read_timeout_s,
         )
         self._clock: Clock = clock if clock is not None else WallClock()
+        self._tick_ms = 1000 if self._client.endpoint_url is None else 60_000
         self._lock = threading.Lock()
         self._label: str | None = None
         self._doubtful = False
@@ -161,7 +163,12 @@ class DynamoDBStreamsSource:
         """
         reader = DynamoDBStreamsReader(self, shard_id, start)
         if start.kind == "LATEST":
-            reader.stand()
+            try:
+                reader.stand()
+            except AwsError as error:
+                if error.kind in ("transient", "throttled"):
+                    raise
+                raise error.unavailable(f"{self.stream}, shard {shard_id}") from error
         return reader
 
     def set_wakeup(self, callback: Callable[[], None] | None) -> None:
@@ -181,7 +188,9 @@ class DynamoDBStreamsSource:
         parameters: dict[str, object] = {"StreamArn": self._resolved(), "ShardId": shard_id, "ShardIteratorType": kind}
         if sequence_number is not None:
             parameters["SequenceNumber"] = sequence_number
-        answer = self._noting(lambda: self._client.ask("GetShardIterator", parameters))
+        # The tip is asked for at first contact, where nobody else would try again.
+        tries = _TRIES if kind == "LATEST" else 1
+        answer = self._noting(lambda: self._client.ask("GetShardIterator", parameters, tries=tries))
         found = answer.get("ShardIterator")
         if not isinstance(found, str):
             action = self._client.action("GetShardIterator")
@@ -202,6 +211,10 @@ class DynamoDBStreamsSource:
     def now_ms(self) -> int:
         """Return the time."""
         return self._clock.now_ms()
+
+    def tick(self, instant_ms: int) -> int:
+        """Return the time that the server gives to a record that is created at this instant, or an earlier one."""
+        return instant_ms // self._tick_ms * self._tick_ms
 
     def _noting(self, call: Callable[[], Any]) -> Any:
         """Call, and take note where what answers later may not be the same stream."""
@@ -276,7 +289,7 @@ class DynamoDBStreamsReader:
         self._after = start.sequence_number if start.kind == "AFTER_SEQUENCE_NUMBER" else None
         # Where nothing has been read yet: what was created before this instant is old. It is left out of what an iterator at the horizon
         # gives; one taken at the tip needs no clock that agrees with the server's.
-        self._since_ms = (start.timestamp_ms or 0) // 1000 * 1000 if start.kind == "AT_TIMESTAMP" else None
+        self._since_ms = source.tick(start.timestamp_ms or 0) if start.kind == "AT_TIMESTAMP" else None
         self._leaves_out = False
         self._empty = 0
         self._throttled = 0
@@ -287,7 +300,7 @@ class DynamoDBStreamsReader:
         if self._at_tip:
             now_ms = self._source.now_ms()
             self._iterator = self._source.iterator(self._shard_id, "LATEST")
-            self._at_tip, self._since_ms = False, now_ms // 1000 * 1000
+            self._at_tip, self._since_ms = False, self._source.tick(now_ms)
         elif self._after is None:
             self._iterator = self._source.iterator(self._shard_id, "TRIM_HORIZON")
             self._leaves_out = self._since_ms is not None
@@ -321,8 +334,8 @@ class DynamoDBStreamsReader:
                 return self._throttle(error)
             if error.kind == "not_found" or (error.kind == "invalid" and self._is_of_shard(error)):
                 return self._gone(error)
-            if error.kind == "transient":
-                raise
+            if error.kind in ("transient", "expired_iterator"):
+                raise  # an iterator that was renewed has expired again: the next try comes after a pause
             raise error.unavailable(f"{self._source.stream}, shard {self._shard_id}") from error
         return Fetched(None, retry_after_ms=1)
 
