@@ -1,8 +1,9 @@
-"""Settings of hypothesis for every test, and the servers that tests share."""
+"""Settings for every test, hypothesis and Ctrl-C, and the servers that tests share."""
 
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,6 +20,8 @@ settings.register_profile("default", derandomize=True, deadline=None, print_blob
 settings.register_profile("soak", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
+# What a shell starts in the background ignores SIGINT, and so do its children; the tests are about a Ctrl-C that arrives.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Server]:
