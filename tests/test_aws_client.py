@@ -216,6 +216,16 @@ def test_without_credentials_the_error_says_so(proxy: Proxy, monkeypatch: pytest
     assert not proxy.requests
 
 
+def test_a_proxy_of_the_environment_is_used(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", proxy.endpoint_url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    client = AwsClient("kinesis", endpoint_url="http://kinesis.example:1234")
+    assert "StreamNames" in client.ask("ListStreams", {})
+    client.close()
+    assert proxy.count("ListStreams") == 1
+
+
 def test_the_endpoint_is_found_as_every_aws_tool_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "config").write_text(
         "[profile local]\nregion = eu-central-1\nservices = here\n[services here]\nkinesis =\n  endpoint_url = http://127.0.0.1:4\n"

@@ -46,9 +46,10 @@ def test_a_stream_has_one_mapping_under_its_name_and_under_its_arn(stream: Kines
 
 
 def test_the_start_says_what_polling_costs(stream: KinesisStream | Table, tmp_path: Path) -> None:
-    service = "dynamodb" if isinstance(stream, Table) else "kinesis"
+    option = StreamOption.parse(stream.option)
+    assert option is not None
     lines = [line for line in Command(tmp_path, stream).finish()["log"].splitlines() if line.startswith("streamcore: note:")]
-    assert lines == [f"streamcore: note: {StreamOption(service, stream.name).cost}"]
+    assert lines == [f"streamcore: note: {option.cost}"]
     assert "free for no poller but Lambda's own" in lines[0]
 
 

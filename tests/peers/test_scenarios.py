@@ -294,7 +294,8 @@ def test_items_are_put_updated_deleted_and_written_in_batches(peer: Server) -> N
             case "put":
                 client.put_item(TableName=name, Item={"key": {"S": key}, "number": {"N": str(number)}})
                 happened(key, "MODIFY" if known else "INSERT", number)
-            case "update":
+            # moto writes two records for an update that makes an item: one of the bare key, and one of the change.
+            case "update" if known or peer.name != "moto":
                 values = {":n": {"N": str(number)}}
                 names = {"#n": "number"}
                 client.update_item(
@@ -330,9 +331,10 @@ def test_items_are_put_updated_deleted_and_written_in_batches(peer: Server) -> N
             assert isinstance(change["ApproximateCreationDateTime"], int)
             seen.setdefault(change["Keys"]["key"]["S"], []).append((record["eventName"], old, new))
 
-    summary = consume(table.source(), handler, parallelization_factor=10, batch_size=7)
+    summary = consume(table.source(), handler, parallelization_factor=10, batch_size=7, maximum_retry_attempts=0)
+    assert summary.failed_invocations == 0
     assert seen == expected, f"seed {SEED}"
-    assert (summary.records, summary.failed_invocations) == (sum(map(len, expected.values())), 0)
+    assert summary.records == sum(map(len, expected.values()))
 
 
 # AWS rotates the shards of a table about every four hours; of the servers only DynamoDB Local can, when it is told to.

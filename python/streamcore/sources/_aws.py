@@ -467,7 +467,7 @@ class AwsClient:
                 text = "none found in the environment, the shared configuration files, or from the host's own role"
                 raise AwsError("credentials", "NoCredentials", text, action=self.action(operation))
             frozen = credentials.get_frozen_credentials()
-        except (BotoCoreError, ConfigError) as error:
+        except (BotoCoreError, ConfigError, RuntimeError) as error:  # the last where new ones have expired already
             self._credentials = None
             raise AwsError("credentials", type(error).__name__, str(error), action=self.action(operation)) from error
         facts = (frozen.access_key, frozen.secret_key, frozen.token)
