@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use streamcore::{
-    Confirmation, ENVELOPE_BYTES, EventIdentity, EventTemplate, MappingConfig, Outcome, Taken, Task,
+    Confirmation, ENVELOPE_BYTES, EventIdentity, EventTemplate, Format, MappingConfig, Outcome, Taken, Task,
 };
 
 use super::{Written, batch_numbers, engine_with, numbers, page, shard_config, written};
@@ -18,12 +18,13 @@ enum Cut {
 /// The bytes of an event, from its text.
 fn event_bytes(records: &[&Written]) -> usize {
     let config = shard_config("mapping", "shard", MappingConfig::default());
-    let template = EventTemplate::new(&EventIdentity {
+    let identity = EventIdentity {
         shard_id: config.key.shard_id,
         event_source_arn: config.identity.event_source_arn,
         invoke_identity_arn: config.identity.execution_role_arn,
         aws_region: config.identity.aws_region,
-    });
+    };
+    let template = EventTemplate::new(&identity, Format::Kinesis);
     let owned: Vec<Written> = records.iter().map(|record| (*record).clone()).collect();
     let page = page(&owned);
     let mut event = Vec::new();
