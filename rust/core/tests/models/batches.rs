@@ -3,7 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use streamcore::{
-    Confirmation, ENVELOPE_BYTES, EventIdentity, EventTemplate, Format, MappingConfig, Outcome, Taken, Task,
+    Confirmation, ENVELOPE_BYTES, EventIdentity, EventTemplate, Format, MappingConfig, Outcome,
+    Taken, Task,
 };
 
 use super::{Written, batch_numbers, engine_with, numbers, page, shard_config, written};
