@@ -285,16 +285,27 @@ def test_reading_resumes_behind_the_checkpoint(server: Server, sources: Any) -> 
     assert handled.numbers == list(range(300))
 
 
+def made_after(server: Server, other: Any) -> Any:
+    """Make the stream "orders" at another time than `other` and return that; MiniStack tells whole seconds, Kinesis tells milliseconds."""
+    client = server.client("kinesis")
+    while True:
+        client.create_stream(StreamName="orders", ShardCount=1)
+        born = client.describe_stream_summary(StreamName="orders")["StreamDescriptionSummary"]["StreamCreationTimestamp"]
+        if born != other:
+            return born
+        client.delete_stream(StreamName="orders")
+
+
 def test_a_stream_made_anew_is_read_from_its_beginning(sources: Any) -> None:
     """The server is restarted empty between two runs: its sequence numbers begin again."""
     handled, store = Handled(), MemoryCheckpointStore()
     with ministack_server() as first:
-        first.client("kinesis").create_stream(StreamName="orders", ShardCount=1)
+        born = made_after(first, None)
         put(first, "orders", range(20))
         assert worker_over(sources("orders", first), handled, store).run(until_idle=True).records == 20
         port = first.port
     with ministack_server(port) as second:
-        second.client("kinesis").create_stream(StreamName="orders", ShardCount=1)
+        made_after(second, born)
         put(second, "orders", range(20, 40))
         summary = worker_over(sources("orders", second), handled, store).run(until_idle=True)
     assert (summary.records, summary.other_identities) == (20, 1)
