@@ -23,6 +23,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # What a shell starts in the background ignores SIGINT, and so do its children; the tests are about a Ctrl-C that arrives.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Server]:
     """One moto for all tests."""
