@@ -20,8 +20,10 @@ settings.register_profile("default", derandomize=True, deadline=None, print_blob
 settings.register_profile("soak", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# What a shell starts in the background ignores SIGINT, and so do its children; the tests are about a Ctrl-C that arrives.
+# What a shell starts in the background ignores SIGINT, and what nohup starts SIGHUP; so do its children. The tests are about a Ctrl-C
+# that arrives, and rotate the shards of a server by SIGHUP.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
