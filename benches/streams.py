@@ -30,8 +30,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))  # the servers are those of the tests
 
 from servers import Server, ministack_server  # noqa: E402  (found by the line above)
-from streamcore import EventSourceMapping, KinesisSource, LocalFunction, MemoryCheckpointStore, Worker  # noqa: E402
-from streamcore.testing import ManualClock  # noqa: E402
+from streamcore import EventSourceMapping, KinesisSource, LocalFunction, MemoryCheckpointStore, Worker  # noqa: E402  (it stands below the line above)
+from streamcore.testing import ManualClock  # noqa: E402  (it stands below the line above)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
