@@ -14,10 +14,13 @@ import pytest
 
 from streamcore import CheckpointError, EventSourceMapping, LocalFunction, MemoryCheckpointStore, MemoryStream, SourceError, Worker
 from streamcore.mapping import local_function_arn
+from streamcore.protocols import Fetched, ShardDescription, StreamDescription
 from streamcore.testing import ScriptedFunction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from streamcore.protocols import ShardReader, Start
 
 
 def mapping(**options: Any) -> EventSourceMapping:
@@ -238,6 +241,59 @@ def test_splits_and_merges_under_load_lose_nothing_and_keep_the_order() -> None:
     assert (summary.records, summary.invocations > 0) == (6000, True)
     assert sum(map(len, handler.by_key.values())) == 6000
     assert all(numbers == sorted(numbers) for numbers in handler.by_key.values())
+
+
+class SlowTip:
+    """A polled stream of two empty shards where one or the other is always being read: a read ends only when the other has begun."""
+
+    def __init__(self) -> None:
+        self.begun: collections.Counter[str] = collections.Counter()
+        self.changed = threading.Condition()
+
+    def describe(self) -> StreamDescription:
+        return StreamDescription("created-1", "arn:aws:kinesis:eu-west-1:123456789012:stream/slow", poll_interval_ms=1)
+
+    def list_shards(self) -> list[ShardDescription]:
+        return [ShardDescription("left"), ShardDescription("right")]
+
+    def open(self, shard_id: str, start: Start) -> ShardReader:  # noqa: ARG002
+        return SlowTipReader(self, shard_id)
+
+    def set_wakeup(self, callback: Callable[[], None] | None) -> None:
+        if callback is None:
+            self.close()
+
+    def close(self) -> None:
+        with self.changed:
+            self.begun.update({"left": 1_000_000, "right": 1_000_000})
+            self.changed.notify_all()
+
+
+class SlowTipReader:
+    def __init__(self, stream: SlowTip, shard_id: str) -> None:
+        self.stream = stream
+        self.shard_id = shard_id
+        self.other = "left" if shard_id == "right" else "right"
+
+    def fetch(self, limit: int) -> Fetched:  # noqa: ARG002
+        stream = self.stream
+        with stream.changed:
+            before = stream.begun[self.other]
+            stream.begun[self.shard_id] += 1
+            stream.changed.notify_all()
+            # The first read of each shard, and the one that finds the other waiting, go through.
+            if before and stream.begun[self.shard_id] > 1:
+                assert stream.changed.wait_for(lambda: stream.begun[self.other] > before, timeout=60)
+        return Fetched(None, millis_behind=0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_run_ends_when_idle_though_some_tip_is_always_being_looked_at() -> None:
+    worker = Worker(checkpoints=MemoryCheckpointStore())
+    worker.add(mapping(), SlowTip(), LocalFunction(Noted()))
+    assert worker.run(until_idle=True, timeout_s=60).reason == "idle"
 
 
 def test_ctrl_c_lets_running_batches_finish_and_says_how_many(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,13 +17,18 @@ _UNKNOWN = StreamDescription(identity="", event_source_arn="")
 
 
 class Task:
-    """Something that the poller does when it is due. `entry` is the number of its only valid place in the heap, 0 for none."""
+    """Something that the poller does when it is due.
 
-    __slots__ = ("entry", "failures")
+    `entry` is the number of its only valid place in the heap, 0 for none. `pressing` says of a task under way that a run must not end
+    without it.
+    """
+
+    __slots__ = ("entry", "failures", "pressing")
 
     def __init__(self) -> None:
         self.entry = 0
         self.failures = 0
+        self.pressing = False
 
 
 class Job(Task):

@@ -62,6 +62,7 @@ class Poller:
         self._number = 0
         self._wakeups = itertools.count(1)
         self._busy = 0
+        self._pressing = 0  # of the busy threads, those that a run must not end without
         self._failing = 0  # of the busy threads, those with a task that failed the last time
         # One idle thread, the leader, waits for the clock; the others wait for their turn to lead.
         self._wake = threading.Condition(self._lock)
@@ -132,7 +133,10 @@ class Poller:
             task.entry = 0
             if isinstance(task, Reading):
                 task.job.parked.pop(task, None)
+            # A look at the tip of a polled stream is not pressing: with many shards one or another is always under way.
+            task.pressing = not (isinstance(task, Reading) and task.at_tip and task.job.description.poll_interval_ms)
             self._busy += 1
+            self._pressing += task.pressing
             self._failing += task.failures > 0
             return task
         return None
@@ -147,6 +151,7 @@ class Poller:
         finally:
             with self._lock:
                 self._busy -= 1
+                self._pressing -= task.pressing
                 self._failing -= failing
 
     def _woken(self, job: Job) -> None:
@@ -232,7 +237,8 @@ class Poller:
         try:
             due = self._fetch(reading, now)
         except UsageError:
-            if reading.state == "gone":
+            # The engine has it no more: its claim was lost, or the worker has stopped while the source kept this thread waiting.
+            if reading.state == "gone" or self._stopping:
                 self._close(reading)
                 return
             raise
@@ -425,7 +431,7 @@ class Poller:
         """Whether every shard that may be read has been read to its tip or its end, and no listing is outstanding."""
         if self._stopping:
             return self._busy == 0
-        if self._busy:
+        if self._pressing:
             return False
         for job in self.jobs:
             if not job.failed and (job.ends or not job.checked or job.failures):

@@ -483,7 +483,8 @@ class Worker:
         if self._saver.error is not None and now < self._saver.next_due():
             return False
         # The save may have been the end of a shard, which makes its children startable.
-        return self._saver.save(now) and self._poller.quiet
+        # What a look at the tip has found meanwhile is to be done too.
+        return self._saver.save(now) and self._poller.quiet and self._done()
 
     # Stopping: each step is guarded on its own, so that one that fails does not keep the next from being done.
 

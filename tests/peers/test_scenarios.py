@@ -247,7 +247,7 @@ def test_faults_of_reading_cost_no_record_and_no_retry(peer: Server, kind: type[
         for shard in stream.shards():
             proxy.fault("GetRecords", error(code), shard_id=shard["ShardId"])
         summary = consume(stream.source(proxy.endpoint_url), seen, batch_size=500)
-        assert proxy.count("GetRecords") > 2 * len(stream.shards())
+        assert proxy.count("GetRecords") >= 2 * len(stream.shards()), "each shard is read again after its fault"
     assert_once_and_in_order(seen.rows, rows, f"seed {SEED}, {code}")
     assert (summary.failed_invocations, summary.retries, summary.records) == (0, 0, len(rows))
 

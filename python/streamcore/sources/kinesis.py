@@ -43,6 +43,9 @@ _UNSURE_MS = 1000
 _ENDLESS_READS = 3
 # Some servers list this as the last sequence number of an open shard.
 _NO_END = str(2**63 - 1)
+# Some servers say that they are 0 ms behind whatever is left to be read. Where the answer is also smaller than what was asked for, and than
+# what any of them cuts an answer at, nothing is left.
+_CUT_BYTES = 1_500_000
 
 
 class KinesisSource:
@@ -118,6 +121,7 @@ class KinesisSource:
         self._lock = threading.Lock()
         self._identity: str | None = None
         self._doubtful = False
+        self._fresh = False  # described, and not listed since
         self._closed: frozenset[str] = frozenset()
         self._tries = _TRIES  # until first contact is made: later the worker repeats what failed, each thing at its own pace
 
@@ -139,6 +143,7 @@ class KinesisSource:
         with self._lock:
             known = self._identity = self._identity or identity
             self._doubtful = False
+            self._fresh = True
         if known != identity:
             raise SourceError(
                 f"stream {self.stream} was made anew while it was read: it was {known}, it is {identity}; "
@@ -158,7 +163,8 @@ class KinesisSource:
             SourceUnavailableError: the shards cannot be listed now.
             SourceError: the stream was made anew since the first call of `describe`.
         """
-        if self._identity is not None:
+        fresh, self._fresh = self._fresh, False
+        if self._identity is not None and not fresh:
             self.describe()
         found: list[dict[str, Any]] | None = None
         listings = 0
@@ -352,9 +358,9 @@ class KinesisReader:
             # A body that broke off, or a server that errs: nothing was taken in, and the same records are asked for again.
             message = f"the answer for shard {self._shard_id} of {self._source.stream} cannot be read: {error}"
             raise SourceUnavailableError(message, action="kinesis:GetRecords") from error
-        return self._handed_over(page, len(body))
+        return self._handed_over(page, len(body), cut=len(page) >= min(limit, _RECORDS_MAX) or len(body) >= _CUT_BYTES)
 
-    def _handed_over(self, page: Page, size: int) -> Fetched:
+    def _handed_over(self, page: Page, size: int, *, cut: bool) -> Fetched:
         self._throttled = 0
         pause_ms = self._source.pause_ms(size)
         self._not_before_ms = self._source.now_ms() + pause_ms if pause_ms else 0
@@ -372,8 +378,7 @@ class KinesisReader:
             self._empty_at_tip = self._empty_at_tip + 1 if self._source.is_closed(self._shard_id) else 0
             ended = self._empty_at_tip >= _ENDLESS_READS
         trimmed, self._trimmed = self._trimmed, False
-        # Some servers say 0 whatever is left to be read. Theirs is believed when there were no records with it.
-        behind = page.millis_behind if not len(page) or self._source.says_end else None
+        behind = None if cut and not self._source.says_end else page.millis_behind
         return Fetched(page, behind, ended, 0 if ended else pause_ms, trimmed)
 
     def _ask_iterator(self, tries: int) -> str:
