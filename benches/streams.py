@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,11 +31,11 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests"))  # the servers are those of the tests
 
 from servers import Server, ministack_server  # noqa: E402  (found by the line above)
-from streamcore import EventSourceMapping, KinesisSource, LocalFunction, MemoryCheckpointStore, Worker  # noqa: E402  (it stands below the line above)
+from streamcore import DynamoDBStreamsSource, EventSourceMapping, KinesisSource, LocalFunction, MemoryCheckpointStore, Worker  # noqa: E402  (it stands below the line above)
 from streamcore.testing import ManualClock  # noqa: E402  (it stands below the line above)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 SEED = 11
 STREAM = "bench"
@@ -91,32 +92,51 @@ def idle(server: Server, rounds: int) -> None:
 
 
 def shards(server: Server, seconds: int) -> None:
-    """A worker over many idle shards, in threads, for a while."""
+    """A worker over many idle shards, in threads, for a while: of one stream of Kinesis, and of as many tables, each with one shard."""
     print("| idle shards | polls a second | CPU of one core | poll threads |\n|---|---|---|---|")
     for count in (50, 200):
         stream = f"{STREAM}-{count}"
         server.client("kinesis").create_stream(StreamName=stream, ShardCount=count)
-        source = KinesisSource(stream, endpoint_url=server.endpoint_url)
-        polls = 0
-        records = source.records
+        idle_shards(f"{count} of Kinesis", [KinesisSource(stream, endpoint_url=server.endpoint_url)], seconds)
+    tables = [f"{STREAM}-{number}" for number in range(50)]
+    for table in tables:
+        server.client("dynamodb").create_table(
+            TableName=table,
+            KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+            AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+            BillingMode="PAY_PER_REQUEST",
+            StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"},
+        )
+    idle_shards("50 of DynamoDB", [DynamoDBStreamsSource(table, endpoint_url=server.endpoint_url) for table in tables], seconds)
 
-        def counted(iterator: str, limit: int, records: Callable[[str, int], bytes] = records) -> bytes:
+
+def idle_shards(name: str, sources: Sequence[KinesisSource | DynamoDBStreamsSource], seconds: int) -> None:
+    """Run a worker over the sources and print what their polling costs."""
+    polls = 0
+
+    def counted(records: Callable[[str, int], bytes]) -> Callable[[str, int], bytes]:
+        def call(iterator: str, limit: int) -> bytes:
             nonlocal polls
             polls += 1
             return records(iterator, limit)
 
-        source.records = counted  # type: ignore[method-assign] # to count them
-        worker = worker_over(source)
-        worker.start()
-        time.sleep(3)
-        cpu, wall, before = time.process_time(), time.perf_counter(), polls
-        time.sleep(seconds)
-        cpu, wall, made = time.process_time() - cpu, time.perf_counter() - wall, polls - before
-        threads = sum(thread.name.startswith("streamcore-poll") for thread in threading.enumerate())
-        worker.stop()
-        worker.join()
+        return call
+
+    worker = Worker(checkpoints=MemoryCheckpointStore(), seed=SEED)
+    for number, source in enumerate(sources):
+        source.records = counted(source.records)  # type: ignore[method-assign] # to count them
+        worker.add(EventSourceMapping(starting_position="TRIM_HORIZON", uuid=str(uuid.UUID(int=number))), source, LocalFunction(handler))
+    worker.start()
+    time.sleep(3)
+    cpu, wall, before = time.process_time(), time.perf_counter(), polls
+    time.sleep(seconds)
+    cpu, wall, made = time.process_time() - cpu, time.perf_counter() - wall, polls - before
+    threads = sum(thread.name.startswith("streamcore-poll") for thread in threading.enumerate())
+    worker.stop()
+    worker.join()
+    for source in sources:
         source.close()
-        print(f"| {count} | {made / wall:.0f} | {cpu / wall:.3f} | {threads} |")
+    print(f"| {name} | {made / wall:.0f} | {cpu / wall:.3f} | {threads} |")
 
 
 def fill(server: Server, count: int, shard_count: int) -> list[str]:
@@ -135,7 +155,7 @@ def fill(server: Server, count: int, shard_count: int) -> list[str]:
 
 
 def bare(server: Server, shard_ids: list[str], threads: int, seen: Callable[[bytes], object] = len) -> None:
-    """Read every shard to its tip with GetRecords alone; of the answers only the next iterator and the word that nothing is left are read."""
+    """Read every shard to its tip with GetRecords alone; of an answer only the next iterator and whether it is the last are looked at."""
 
     def ask(connection: http.client.HTTPConnection, operation: str, parameters: dict[str, Any]) -> bytes:
         headers = {
