@@ -136,7 +136,9 @@ class Worker:
             on_lost=self._shard_lost,
         )
         self._save_at_once = self._save_now if sync else None
-        self._delivery = Delivery(self._engine, self._clock, self._job_of, self._save_at_once or _nothing)
+        self._delivery = Delivery(
+            self._engine, self._clock, self._job_of, on_confirmed=self._save_at_once or _nothing, on_failed=self._crashed
+        )
         self._invoker = Invoker(
             self._engine,
             self._clock,
@@ -169,13 +171,16 @@ class Worker:
             mapping: the mapping; its UUID must differ from those of the others.
             source: where its records come from.
             function: what is invoked.
-            destination: where its discards go; without one they are logged and dropped, as Lambda does.
+            destination: where its discards go; without one they are logged and dropped, as Lambda does. Up to four are sent to it at a
+                time. Mappings may share one.
             running_max: at most so many batches of this mapping run at once, over all shards. By default there is no limit for one
                 mapping alone; of several each leaves a thread for each of the others.
-            on_undeliverable: what to do with a discard that cannot be delivered: "continue" gives it up after `discard_tries` tries within
-                `discard_budget_s` seconds, as Lambda does; "block" tries for ever, and the checkpoint does not pass its records.
-            discard_tries: see `on_undeliverable`.
-            discard_budget_s: see `on_undeliverable`.
+            on_undeliverable: what to do with a discard that cannot be delivered: "continue" gives it up after `discard_tries` tries or
+                `discard_budget_s` seconds, whichever comes first; it is counted and logged, and the shard goes on, as with Lambda.
+                "block" tries for ever, and the checkpoint does not pass its records. A shard with 1,000 discards on their way waits.
+            discard_tries: see `on_undeliverable`; 1 to 20.
+            discard_budget_s: for one discard, from when it is made, over all tries and the pauses between them. A try under way is not cut
+                off, and one is always made. 0 to 86,400.
             clock: which time windows, record age and iterator age go by: "wall", or "replay" for the largest arrival time handed out. By
                 default what the source says, which for recorded data is "replay".
 
