@@ -201,6 +201,10 @@ class Worker:
         _check("discard_budget_s", discard_budget_s, 0, 86_400)
         if on_undeliverable not in ("continue", "block"):
             raise ConfigError(f"on_undeliverable must be 'continue' or 'block', not {on_undeliverable!r}", parameter="on_undeliverable")
+        if on_undeliverable == "block" and destination is None:
+            raise ConfigError(
+                "on_undeliverable 'block' needs a destination: without one discards are dropped", parameter="on_undeliverable"
+            )
         if clock not in (None, "wall", "replay"):
             raise ConfigError(f"clock must be 'wall' or 'replay', not {clock!r}", parameter="clock")
         self._jobs.append(

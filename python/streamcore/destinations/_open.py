@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from streamcore.errors import ConfigError
@@ -9,7 +11,9 @@ from streamcore.errors import ConfigError
 if TYPE_CHECKING:
     from streamcore.protocols import Destination
 
-__all__ = ["destination_policy", "open_destination"]
+__all__ = ["destination_policy", "open_destination", "parse_destination_config"]
+
+_SHORTHAND = re.compile(r"(?P<kind>\w+)=\{\s*Destination=(?P<where>[^{}]*)\}")
 
 # The parts of S3's keys that do not depend on the discard.
 _OBJECTS = "aws/lambda/*"
@@ -21,9 +25,30 @@ _KEY_ACTIONS = {
 }
 
 
-def open_destination(
-    where: str, *, region: str | None = None, endpoint_url: str | None = None, profile: str | None = None
-) -> Destination:
+def parse_destination_config(text: str) -> dict[str, Any]:
+    """Read a destination configuration as the AWS CLI takes it: as JSON, or in shorthand.
+
+    Raises:
+        ConfigError: it is neither.
+
+    Example:
+        >>> parse_destination_config("OnFailure={Destination=file:discards.ndjson}")
+        {'OnFailure': {'Destination': 'file:discards.ndjson'}}
+    """
+    if text.lstrip().startswith("{"):
+        try:
+            config: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise ConfigError(f"not JSON: {error}", parameter="destination_config") from None
+        return config
+    match = _SHORTHAND.fullmatch(text.strip())
+    if match is None:
+        right = "OnFailure={Destination=WHERE} or the same as JSON"
+        raise ConfigError(f"must be {right}, not {text!r}", parameter="destination_config")
+    return {match["kind"]: {"Destination": match["where"].strip().strip("\"'")}}
+
+
+def open_destination(where: str, *, region: str | None = None, endpoint_url: str | None = None, profile: str | None = None) -> Destination:
     """Return the destination that `where` names: `file:PATH`, or the ARN of a standard SQS queue, a standard SNS topic or an S3 bucket.
 
     Args:

@@ -204,9 +204,9 @@ class S3Destination(_AwsDestination):
 
     def _put(self, discard: Discard) -> object:
         record = discard.invocation_record()
-        return self._client.put_object(
-            Bucket=self._arn.name, Key=_key(discard, record["timestamp"]), Body=_object(discard, record), ContentType="application/octet-stream"
-        )
+        key = _key(discard, record["timestamp"])
+        body = _object(discard, record)
+        return self._client.put_object(Bucket=self._arn.name, Key=key, Body=body, ContentType="application/octet-stream")
 
     def _look(self) -> object:
         return self._client.head_bucket(Bucket=self._arn.name)
