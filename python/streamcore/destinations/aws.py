@@ -182,8 +182,8 @@ class S3Destination(_AwsDestination):
 
     Args:
         arn: the bucket's.
-        region: where the bucket is, as its ARN does not say; by default that of the environment or the profile. One in another region is
-            found at the price of a second request.
+        region: where the bucket is, as its ARN does not say; by default what the environment or the profile says. One in another region
+            is found at the price of a second request.
         endpoint_url: see `SqsDestination`. At an endpoint of one's own the bucket's name stands in the path.
         profile: a profile of the shared configuration files.
 
@@ -234,15 +234,15 @@ def _key(discard: Discard, timestamp: str) -> str:
 
 
 def _client(service: str, *, region: str | None, endpoint_url: str | None, profile: str | None) -> Any:
-    """Return a boto3 client that tries once.
+    """Return a boto3 client that tries once: the worker repeats, and knows how long.
 
     Raises:
-        ConfigError: boto3 is not installed, or region, profile or endpoint are missing or cannot be right.
+        ConfigError: boto3 is not installed, or region, profile or endpoint cannot be right.
     """
     try:
         import boto3  # noqa: PLC0415  (only who sends to AWS has it)
         from botocore.config import Config  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError, NoRegionError, ProfileNotFound  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ProfileNotFound  # noqa: PLC0415
     except ModuleNotFoundError as error:
         message = f"a destination of AWS needs boto3, which is not installed: pip install '{DISTRIBUTION}[aws]'"
         raise ConfigError(message) from error
@@ -255,11 +255,7 @@ def _client(service: str, *, region: str | None, endpoint_url: str | None, profi
     )
     try:
         session = boto3.session.Session(profile_name=profile)
-        region = region or session.region_name or ("us-east-1" if endpoint_url else None)
         return session.client(service, region_name=region, endpoint_url=endpoint_url, config=config)
-    except NoRegionError:
-        message = "no region: give one with --region or region=, in AWS_REGION, AWS_DEFAULT_REGION or in the profile"
-        raise ConfigError(message, parameter="region") from None
     except ProfileNotFound as error:
         raise ConfigError(str(error), parameter="profile") from None
     except ValueError as error:  # botocore's words for a URL that cannot be used
