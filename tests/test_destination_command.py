@@ -166,19 +166,15 @@ def test_a_file_may_have_a_queue_as_destination(ministack: Server, tmp_path: Pat
         ("arn:aws:sqs:us-east-1:000000000000:missing.fifo", "missing.fifo)) is invalid.; give the ARN of a standard SQS queue"),
     ],
 )
-def test_a_destination_that_is_not_there_is_wrong_usage(
-    ministack: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: str, said: str
-) -> None:
-    for name, value in ministack.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
+def test_a_destination_that_is_not_there_is_wrong_usage(ministack: Server, tmp_path: Path, where: str, said: str) -> None:
     (tmp_path / "rows.csv").write_text("key\na\n")
     (tmp_path / "handlers.py").write_text(HANDLER)
-    arguments = ["run", "--source", "file:rows.csv?key=key", "--function", "handlers.py:handle", "--state", ":memory:"]
-    assert main([*arguments, "--destination-config", json.dumps({"OnFailure": {"Destination": where}})]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("streamcore: --destination-config: ")
-    assert said in error
+    command = [sys.executable, "-m", "streamcore", "run", "--source", "file:rows.csv?key=key", "--function", "handlers.py:handle"]
+    command += ["--state", ":memory:", "--destination-config", json.dumps({"OnFailure": {"Destination": where}})]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **ministack.env}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("streamcore: --destination-config: ")
+    assert said in done.stderr
 
 
 def test_without_the_extra_the_message_says_what_to_install(tmp_path: Path) -> None:
@@ -198,6 +194,7 @@ def test_without_the_extra_the_message_says_what_to_install(tmp_path: Path) -> N
 STREAM = "arn:aws:kinesis:eu-west-1:123456789012:stream/orders"
 QUEUE = "arn:aws:sqs:eu-west-1:123456789012:discards"
 TOPIC = "arn:aws:sns:eu-west-1:123456789012:discards"
+BUCKET = "arn:aws:s3:::discards"
 KEY = "arn:aws:kms:eu-west-1:123456789012:key/0b0f6b39"
 KEY_OPTION = ["--destination-kms-key-arn", KEY]
 

@@ -293,15 +293,14 @@ def run(destination: Destination, payloads: list[bytes], **options: Any) -> tupl
 def test_a_queue_that_is_down_for_a_while_gets_everything_in_the_end(ministack: Server, proxy: Proxy) -> None:
     queue = Queue(ministack)
     for fault in (faults.refuse(), faults.error("ServiceUnavailable", 503), faults.error("AccessDenied", 403), faults.cut()):
-        proxy.fault("SendMessage", fault, times=2)
+        proxy.fault("SendMessage", fault)
     destination = SqsDestination(queue.arn, endpoint_url=proxy.endpoint_url)
     summary, seen = run(destination, [b"bad", b"good", b"bad", b"good"], on_undeliverable="block")
     destination.close()
     assert len(seen) == 4  # the shard went on meanwhile
-    assert (summary.discards, summary.delivered, summary.undelivered, summary.failed_deliveries) == (2, 2, 0, 8)
-    # Where the answer was cut the message had arrived: twice is possible, never not at all.
-    bodies = queue.receive(4)
-    assert sorted(json.loads(body)["KinesisBatchInfo"]["startSequenceNumber"] for body in bodies).count(seen[0]) >= 1
+    assert (summary.discards, summary.delivered, summary.undelivered, summary.failed_deliveries) == (2, 2, 0, 4)
+    # Where the answer was cut the message had arrived: it is there twice.
+    bodies = queue.receive(3)
     assert {json.loads(body)["KinesisBatchInfo"]["startSequenceNumber"] for body in bodies} == {seen[0], seen[2]}
 
 
