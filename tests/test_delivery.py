@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from engines import NOW, mapping, one_shard, take
-from streamcore import ConfigError, DeliveryError, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Outcome, Wait, Worker
+from streamcore import Answer, ConfigError, DeliveryError, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Outcome, Wait, Worker
 from streamcore.testing import ManualClock, ScriptedFunction, run_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from streamcore import Discard
 
@@ -115,6 +117,63 @@ def test_blocking_without_a_destination_is_refused() -> None:
     assert refused.value.parameter == "on_undeliverable"
 
 
+# What is told of it.
+
+
+def test_the_record_holds_what_the_service_said_last() -> None:
+    answers = [
+        Answer("function_error", {}, status_code=200, executed_version="3", function_error="Unhandled", request_id=f"00000000-{number:04}")
+        for number in range(3)
+    ]
+    clock, sent = ManualClock(), list[dict[str, Any]]()
+    worker = Worker(checkpoints=MemoryCheckpointStore(), clock=clock, seed=1)
+    arn = "arn:aws:lambda:us-east-1:123456789012:function:handler:live"
+    destination = Destination(lambda discard: sent.append(discard.invocation_record()))
+    worker.add(failing(maximum_retry_attempts=2, function_arn=arn), stream_of(1, clock), ScriptedFunction(answers), destination)
+    run_until_idle(worker, clock)
+    worker.stop()
+    (record,) = sent
+    assert record["requestContext"] == {
+        "requestId": "00000000-0002",
+        "functionArn": arn,
+        "condition": "RetryAttemptsExhausted",
+        "approximateInvokeCount": 3,
+    }
+    assert record["responseContext"] == {"statusCode": 200, "executedVersion": "3", "functionError": "Unhandled"}
+
+
+def test_a_record_that_grew_too_old_between_its_tries_says_how_often_it_was_tried() -> None:
+    clock, sent, function = ManualClock(), list[dict[str, Any]](), ScriptedFunction(poison=lambda _: True)
+    worker = Worker(checkpoints=MemoryCheckpointStore(), clock=clock, seed=1)
+    destination = Destination(lambda discard: sent.append(discard.invocation_record()))
+    worker.add(failing(maximum_retry_attempts=-1, maximum_record_age_in_seconds=60), stream_of(1, clock), function, destination)
+    stats = run_until_idle(worker, clock)
+    worker.stop()
+    (record,) = sent
+    context = record["requestContext"]
+    assert (context["condition"], context["approximateInvokeCount"]) == ("RecordAgeExceeded", stats.invocations)
+    assert stats.invocations > 1
+    assert context["requestId"] == function.invocations[-1].request_id
+    assert list(record) == ["requestContext", "version", "timestamp", "KinesisBatchInfo"]
+
+
+# Which destination.
+
+
+def test_the_destination_of_the_mapping_is_opened_and_closed_by_the_worker(tmp_path: Path) -> None:
+    path = tmp_path / "discards.ndjson"
+    clock = ManualClock()
+    worker = Worker(checkpoints=MemoryCheckpointStore(), clock=clock, seed=1)
+    config = {"OnFailure": {"Destination": f"file:{path}"}}
+    worker.add(failing(destination_config=config), stream_of(1, clock), REFUSES, on_undeliverable="block")
+    assert run_until_idle(worker, clock).delivered == 1
+    worker.stop()
+    assert json.loads(path.read_text())["requestContext"]["condition"] == "RetryAttemptsExhausted"
+    refused = Worker(checkpoints=MemoryCheckpointStore())
+    with pytest.raises(FileNotFoundError):
+        refused.add(failing(destination_config={"OnFailure": {"Destination": f"file:{tmp_path}/no/x"}}), MemoryStream("orders"), REFUSES)
+
+
 # Many discards.
 
 
@@ -153,6 +212,24 @@ def test_discards_that_wait_are_a_metric_and_hold_back_the_checkpoint() -> None:
     stats = run_until_idle(again, clock)
     again.stop()
     assert (stats.records, stats.discards, stats.delivered, stats.unconfirmed) == (3, 3, 3, 0)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_delivery() -> None:
+    sending, let_go = threading.Event(), threading.Event()
+
+    def hangs(_: Discard) -> None:
+        sending.set()
+        let_go.wait()
+
+    worker = Worker(checkpoints=MemoryCheckpointStore(), stop_timeout_s=3600)
+    worker.add(failing(), stream_of(1), REFUSES, Destination(hangs))
+    worker.start()
+    sending.wait()
+    worker._interrupted()
+    worker._interrupted()
+    summary = worker.join()
+    let_go.set()
+    assert (summary.reason, summary.unconfirmed, summary.delivered) == ("interrupted", 1, 0)
 
 
 # Several at a time. Each of these hangs, and is ended by pytest's time limit, where one delivery waits for another.

@@ -127,10 +127,9 @@ def test_killed_between_a_discard_and_its_checkpoint_nothing_is_lost(
     assert queue.receive(0) == []
 
 
-def test_the_summary_says_what_became_of_the_discards(
-    stream: KinesisStream | Table, ministack: Server, proxy: Proxy, tmp_path: Path
-) -> None:
-    queue = Queue(ministack)
+def test_the_summary_says_what_became_of_the_discards(ministack: Server, proxy: Proxy, tmp_path: Path) -> None:
+    queue, stream = Queue(ministack), KinesisStream(ministack, 1)
+    stream.write([("a", 0), ("bad", 0)])
     run = Run(tmp_path, stream, queue, proxy)
     proxy.fault("SendMessage", faults.error("AccessDenied", 403), times=2)
     done = run.finish("--discard-tries", "2", "--discard-budget", "0.2")

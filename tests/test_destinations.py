@@ -148,7 +148,7 @@ def _older(answer: dict[str, Any]) -> None:
             record["dynamodb"]["ApproximateCreationDateTime"] -= 7200
 
 
-@pytest.fixture(scope="module", params=["moto-kinesis", "moto-dynamodb", "ministack-kinesis", "ministack-dynamodb"])
+@pytest.fixture(scope="module", params=["ministack-kinesis", "moto-dynamodb"])
 def world(request: pytest.FixtureRequest) -> World:
     name, _, kind = request.param.partition("-")
     server: Server = request.getfixturevalue(name)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("streamcore.worker")
 
 _THREADS_MAX = 4  # that send to one destination at a time
+_GLANCE_S = 0.05  # how often to look whether stopping is to be cut short
 
 
 class _Parcel:
@@ -237,8 +238,11 @@ class Delivery:
             line.threads.discard(threading.current_thread())
             return None
 
-    def stop(self, timeout_s: float) -> None:
-        """Send what is due now, then end the threads. What is left stays unconfirmed: its records come again at the next start."""
+    def stop(self, timeout_s: float, *, aborted: Callable[[], bool]) -> None:
+        """Send what is due now, then end the threads. What is left stays unconfirmed: its records come again at the next start.
+
+        Deliveries under way are waited for, for so many seconds, or until `aborted`.
+        """
         with self._lock:
             self._stopping = True
             threads = [thread for line in self._lines.values() for thread in line.threads]
@@ -246,7 +250,8 @@ class Delivery:
                 line.changed.notify_all()
         deadline = time.monotonic() + timeout_s
         for thread in threads:
-            thread.join(max(deadline - time.monotonic(), 0))
+            while thread.is_alive() and not aborted() and (left_s := deadline - time.monotonic()) > 0:
+                thread.join(min(left_s, _GLANCE_S))
         if left := len(self):
             _log.warning("%d discards were not delivered; their records are processed again at the next start", left)
 
