@@ -55,7 +55,7 @@ examples:
   streamcore run --source kinesis:orders --function handlers.py:handle --starting-position LATEST --endpoint-url http://127.0.0.1:4566
   streamcore run --source 'file:flights.csv.gz?key=carrier&time=time_hour' --function handlers.py:handle \\
       --parallelization-factor 10 --bisect-batch-on-function-error --maximum-retry-attempts 2 \\
-      --destination-config 'OnFailure={Destination=file:discards.ndjson}'
+      --destination-config 'OnFailure={Destination=arn:aws:sqs:eu-west-1:123456789012:discards}'
 """
 
 
