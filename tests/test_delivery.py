@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -299,6 +300,28 @@ def test_one_that_waits_for_its_next_try_holds_up_none_behind_it() -> None:
     worker.add(failing(), stream, REFUSES, destination, discard_tries=20, discard_budget_s=3600)  # the first pause is 6 ms
     summary = worker.run(until_idle=True)
     assert (summary.delivered, summary.failed_deliveries, summary.undelivered) == (10, 1, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_many_that_fail_at_first_all_arrive(seed: int) -> None:
+    """A lost wake-up would leave one of them behind, and the run would never end."""
+    rng = random.Random(seed)
+    failures = [rng.choice([0, 0, 0, 1, 2]) for _ in range(200)]
+    left: dict[str, int] = {}
+    lock = threading.Lock()
+
+    def send(discard: Discard) -> None:
+        with lock:
+            left[discard.first_sequence_number] = left.get(discard.first_sequence_number, failures[len(left) % 200]) - 1
+            if left[discard.first_sequence_number] >= 0:
+                raise DeliveryError("busy")
+
+    worker = Worker(checkpoints=MemoryCheckpointStore())
+    destination = Destination(send)
+    worker.add(failing(parallelization_factor=10), stream_of(200), REFUSES, destination, discard_tries=20, discard_budget_s=600)
+    summary = worker.run(until_idle=True)
+    counts = (summary.delivered, summary.failed_deliveries, summary.undelivered)
+    assert counts == (200, sum(failures), 0), f"seed {seed}"
 
 
 def test_stopping_sends_what_is_due_and_leaves_what_waits_for_its_next_try() -> None:

@@ -315,7 +315,7 @@ def test_a_queue_that_stays_down_costs_the_message_and_not_the_shard(
     assert len(seen) == 2
     assert (summary.discards, summary.delivered, summary.undelivered, summary.unconfirmed) == (1, 0, 1, 0)
     assert summary.failed_deliveries == proxy.count("SendMessage") <= 3  # the client does not repeat on its own
-    assert f"tries to deliver it: sqs:SendMessage to {queue.arn}: AccessDenied: made by the proxy" in caplog.text
+    assert f"tries to deliver it: sqs:SendMessage on {queue.arn}: AccessDenied: made by the proxy" in caplog.text
     assert queue.receive(0) == []
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("streamcore.worker")
 
 _THREADS_MAX = 4  # that send to one destination at a time
+_LINGER_S = 1.0  # how long a thread waits for more beside another one
 _GLANCE_S = 0.05  # how often to look whether stopping is to be cut short
 
 
@@ -38,8 +39,8 @@ class _Parcel:
 class _Line:
     """The way to one destination: its parcels by when they are due, and the threads that send them.
 
-    While there are parcels, a thread waits for the next one, unless all are sending (`Delivery._staff` sees to it). A line without parcels
-    has no thread.
+    While there are parcels, a thread waits for the next one, unless all are sending: `Delivery._staff` sees to it. Threads are made when
+    there is work and none is idle.
     """
 
     __slots__ = ("_number", "changed", "parcels", "threads", "waiting")
@@ -48,7 +49,7 @@ class _Line:
         self.changed = threading.Condition(lock)
         self.parcels: list[tuple[int, int, _Parcel]] = []
         self.threads: set[threading.Thread] = set()
-        self.waiting = False
+        self.waiting = 0
         self._number = 0
 
     def push(self, due: int, parcel: _Parcel) -> None:
@@ -223,20 +224,24 @@ class Delivery:
 
     def _next(self, line: _Line) -> _Parcel | None:
         """Wait for the next parcel; None where this thread is not needed any more."""
+        spare = False
         with self._lock:
-            while line.parcels:
+            while True:
                 now = self._clock.now_ms()
                 parcel = line.pop(now)
                 if parcel is not None:
                     self._staff(line)
                     return parcel
-                if self._stopping or line.waiting:
-                    break
-                line.waiting = True
-                line.changed.wait((line.parcels[0][0] - now) / 1000)
-                line.waiting = False
-            line.threads.discard(threading.current_thread())
-            return None
+                if self._stopping or (spare and line.waiting and not line.parcels):
+                    line.threads.discard(threading.current_thread())
+                    return None
+                due_s = (line.parcels[0][0] - now) / 1000 if line.parcels else None
+                # Without parcels one thread waits for what may come, and those beside it leave when nothing has come for a while.
+                beside = line.waiting > 0 and not line.parcels
+                line.waiting += 1
+                called = line.changed.wait(_LINGER_S if beside else due_s)
+                line.waiting -= 1
+                spare = beside and not called
 
     def stop(self, timeout_s: float, *, aborted: Callable[[], bool]) -> None:
         """Send what is due now, then end the threads. What is left stays unconfirmed: its records come again at the next start.

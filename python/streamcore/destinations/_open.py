@@ -74,7 +74,11 @@ def open_destination(where: str, *, region: str | None = None, endpoint_url: str
         return FileDestination(where.removeprefix("file:"))
     from streamcore.destinations.aws import S3Destination, SnsDestination, SqsDestination  # noqa: PLC0415
 
-    kinds = {"sqs": SqsDestination, "sns": SnsDestination, "s3": S3Destination}
+    kinds: dict[str, type[SqsDestination | SnsDestination | S3Destination]] = {
+        "sqs": SqsDestination,
+        "sns": SnsDestination,
+        "s3": S3Destination,
+    }
     kind = kinds.get(_service(where))
     if kind is None:
         text = f"{where!r} is no destination; give file:PATH, or the ARN of a standard SQS queue, a standard SNS topic or an S3 bucket"

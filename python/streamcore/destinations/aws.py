@@ -7,6 +7,7 @@ they expire. An object in S3 holds the event too. boto3 is imported when the fir
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import json
 import logging
@@ -19,6 +20,8 @@ from streamcore._distribution import DISTRIBUTION, version
 from streamcore.errors import ConfigError, DeliveryError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from streamcore._streamcore import Discard
 
 __all__ = ["S3Destination", "SnsDestination", "SqsDestination"]
@@ -41,13 +44,14 @@ class _Arn:
     name: str
 
 
-class _AwsDestination:
-    """What the three kinds share: a client that tries once, since the worker repeats, and what its errors mean."""
+class _AwsDestination(abc.ABC):
+    """What the three kinds share: a client, and what its errors mean."""
 
     _service: ClassVar[str]
     _pattern: ClassVar[re.Pattern[str]]
     _right: ClassVar[str]
-    _action: ClassVar[str]
+    _sending: ClassVar[str]  # the IAM actions of both calls
+    _looking: ClassVar[str]
 
     def __init__(self, arn: str, *, region: str | None = None, endpoint_url: str | None = None, profile: str | None = None) -> None:
         match = self._pattern.fullmatch(arn)
@@ -67,7 +71,7 @@ class _AwsDestination:
         Raises:
             DeliveryError: it could not be delivered.
         """
-        self._call(self._action, lambda: self._put(discard))
+        self._call(self._sending, lambda: self._put(discard))
 
     def check(self) -> None:
         """Look whether it is there, so that a mistyped ARN is found before the first discard. What does not answer now is let pass.
@@ -76,7 +80,7 @@ class _AwsDestination:
             ConfigError: it does not exist.
         """
         try:
-            self._call(f"looking for {self._service}", self._look)
+            self._call(self._looking, self._look)
         except DeliveryError as error:
             if error.code in _NOT_THERE:
                 raise ConfigError(f"destination {self.arn} does not exist: {error.code}", parameter="destination_config") from error
@@ -87,13 +91,15 @@ class _AwsDestination:
         """Close the connections. Safe to call twice."""
         self._client.close()
 
+    @abc.abstractmethod
     def _put(self, discard: Discard) -> object:
-        raise NotImplementedError
+        """Send one discard."""
 
+    @abc.abstractmethod
     def _look(self) -> object:
-        raise NotImplementedError
+        """Make a call that fails where there is nothing of this ARN."""
 
-    def _call(self, action: str, call: Any) -> None:
+    def _call(self, action: str, call: Callable[[], object]) -> None:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415  (only who sends to AWS has it)
 
         try:
@@ -101,9 +107,9 @@ class _AwsDestination:
         except ClientError as error:
             said = error.response.get("Error", {})
             code = str(said.get("Code", ""))
-            raise DeliveryError(f"{action} to {self.arn}: {code}: {said.get('Message', '')}", code=code, action=action) from error
+            raise DeliveryError(f"{action} on {self.arn}: {code}: {said.get('Message', '')}", code=code, action=action) from error
         except BotoCoreError as error:
-            raise DeliveryError(f"{action} to {self.arn}: {error}", code=type(error).__name__, action=action) from error
+            raise DeliveryError(f"{action} on {self.arn}: {error}", code=type(error).__name__, action=action) from error
 
 
 class SqsDestination(_AwsDestination):
@@ -128,7 +134,7 @@ class SqsDestination(_AwsDestination):
     _service = "sqs"
     _pattern = re.compile(r"arn:aws[a-zA-Z0-9-]*:sqs:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):(?P<name>[A-Za-z0-9_-]+)")
     _right = "the ARN of a standard SQS queue, as arn:aws:sqs:eu-west-1:123456789012:discards"
-    _action = "sqs:SendMessage"
+    _sending, _looking = "sqs:SendMessage", "sqs:GetQueueAttributes"
 
     @property
     def _url(self) -> str:
@@ -164,7 +170,7 @@ class SnsDestination(_AwsDestination):
     _service = "sns"
     _pattern = re.compile(r"arn:aws[a-zA-Z0-9-]*:sns:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):(?P<name>[A-Za-z0-9_-]+)")
     _right = "the ARN of a standard SNS topic, as arn:aws:sns:eu-west-1:123456789012:discards"
-    _action = "sns:Publish"
+    _sending, _looking = "sns:Publish", "sns:GetTopicAttributes"
 
     def _put(self, discard: Discard) -> object:
         return self._client.publish(TopicArn=self.arn, Message=_message(discard))
@@ -200,7 +206,7 @@ class S3Destination(_AwsDestination):
     _service = "s3"
     _pattern = re.compile(r"arn:aws[a-zA-Z0-9-]*:s3:(?P<region>):(?P<account>):(?P<name>[a-z0-9][a-z0-9._-]+)")
     _right = "the ARN of an S3 bucket, as arn:aws:s3:::discards"
-    _action = "s3:PutObject"
+    _sending, _looking = "s3:PutObject", "s3:ListBucket"
 
     def _put(self, discard: Discard) -> object:
         record = discard.invocation_record()
