@@ -408,6 +408,19 @@ def test_what_is_not_there_is_told_at_once(server: Server) -> None:
         assert refused.value.parameter == "destination_config"
 
 
+def test_the_worker_opens_what_the_mapping_names(ministack: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", ministack.endpoint_url)
+    queue, stream = Queue(ministack), MemoryStream("orders")
+    number = stream.put("key", b"bad")[1]
+    worker = Worker(checkpoints=MemoryCheckpointStore())
+    config = {"OnFailure": {"Destination": queue.arn}}
+    mapping = EventSourceMapping(starting_position="TRIM_HORIZON", maximum_retry_attempts=0, destination_config=config)
+    worker.add(mapping, stream, ScriptedFunction(poison=lambda _: True))
+    assert worker.run(until_idle=True).delivered == 1
+    (body,) = queue.receive(1)
+    assert json.loads(body)["KinesisBatchInfo"]["startSequenceNumber"] == number
+
+
 def test_what_cannot_be_looked_at_is_tried_when_there_is_a_discard(
     ministack: Server, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:

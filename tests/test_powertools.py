@@ -10,11 +10,11 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 
 from discards import FUNCTION_ARN, Queue, assert_invocation_record, sequence_number
 from scenario import KinesisStream, Table
-from servers import REGION, Server
+from servers import REGION
 from streamcore import EventSourceMapping, LocalFunction, MemoryCheckpointStore, SqsDestination, Worker
 
 if TYPE_CHECKING:
-    from aws_lambda_powertools.utilities.data_classes import DynamoDBStreamEvent  # noqa: F401
+    from servers import Server
 
 
 class Handler:
