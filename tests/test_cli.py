@@ -257,6 +257,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     options += (
         " function-response-types state until-idle json timeout clock max-records fail-on-discard running-max checkpoint-interval log-level"
     )
+    options += " on-undeliverable discard-tries discard-budget"
     for option in options.split():
         assert f"--{option} " in text.replace(",", " ").replace("]", " ") + " ", option
 
@@ -280,12 +281,15 @@ def usage(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--starting-position", "BEGINNING"], "[LATEST, AT_TIMESTAMP, TRIM_HORIZON]"),
         (["--starting-position-timestamp", "yesterday"], "must be a time such as 2026-01-31T12:00:00Z"),
         (["--function-response-types", "Everything"], "[ReportBatchItemFailures]"),
-        (["--destination-config", "file:x"], "must be OnFailure={Destination=file:PATH} or the same as JSON"),
-        (["--destination-config", "{"], "--destination-config is not JSON"),
+        (["--destination-config", "file:x"], "must be OnFailure={Destination=WHERE} or the same as JSON"),
+        (["--destination-config", "{"], "--destination-config: not JSON"),
         (
-            ["--destination-config", "OnFailure={Destination=arn:aws:sqs:us-east-1:123456789012:q}"],
-            "delivers to file:PATH, not to arn:aws:sqs",
+            ["--destination-config", "OnFailure={Destination=arn:aws:sqs:us-east-1:123456789012:q.fifo}"],
+            "q.fifo)) is invalid.; give",
         ),
+        (["--destination-config", "OnFailure={Destination=file:missing/x}"], "--destination-config: [Errno 2] No such file"),
+        (["--on-undeliverable", "block"], "--on-undeliverable: on_undeliverable 'block' needs a destination"),
+        (["--discard-tries", "21"], "discard_tries must be a number from 1 to 20, not 21"),
         (["--destination-config", "OnSuccess={Destination=file:x}"], "OnSuccess"),
         (["--clock", "sundial"], "invalid choice: 'sundial'"),
         (["--max-records", "0"], "max_records must be a number from 1"),

@@ -297,9 +297,6 @@ def test_no_destination_has_many_forms_and_one_meaning(config: Any) -> None:
         ({"onFailure": {}}, "Unknown parameter 'onFailure' in destination_config; known are: OnFailure, OnSuccess."),
         ({"OnFailure": {"Dest": QUEUE}}, "Unknown parameter 'Dest' in destination_config.OnFailure; known are: Destination."),
         ({"OnFailure": {"Destination": 3}}, "destination_config must be a string, not 3"),
-        ({"OnFailure": {"Destination": QUEUE + ".fifo"}}, "give the ARN of a standard SQS queue"),
-        ({"OnFailure": {"Destination": "kafka://topic"}}, "destination 'kafka://topic' is not supported"),
-        ({"OnFailure": {"Destination": "discards.ndjson"}}, "or file:PATH"),
         ({"OnFailure": {"Destination": "file:" + "x" * 346}}, "Member must have length less than or equal to 350"),
     ],
 )
@@ -307,6 +304,33 @@ def test_destinations_that_are_refused(config: Any, text: str) -> None:
     error = refusal(destination_config=config)
     assert text in str(error)
     assert error.parameter == "destination_config"
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        QUEUE + ".fifo",
+        "arn:aws:sns:us-east-2:123456789012:failed.fifo",
+        "arn:aws:lambda:us-east-2:123456789012:function:failed",
+        "arn:aws:events:us-east-2:123456789012:event-bus/failed",
+        "arn:aws:s3:::failed/prefix",
+        "kafka://topic",
+    ],
+)
+def test_what_is_no_destination_of_a_stream_is_refused_with_the_text_of_lambda(destination: str) -> None:
+    error = refusal(destination_config={"OnFailure": {"Destination": destination}})
+    config = f"DestinationConfig(onSuccess=null, onFailure=OnFailure(destination={destination}))"
+    assert (str(error), error.code) == (f"The provided destination config {config} is invalid.", "InvalidParameterValueException")
+    assert error.__notes__ == ["give the ARN of a standard SQS queue, of a standard SNS topic or of an S3 bucket, or file:PATH"]
+    assert error.parameter == "destination_config"
+
+
+def test_what_is_no_arn_is_refused_with_the_text_of_lambda() -> None:
+    error = refusal(destination_config={"OnFailure": {"Destination": "discards.ndjson"}})
+    text = "Value 'discards.ndjson' at 'destinationConfig.onFailure.destination' failed to satisfy constraint: Member must satisfy regular"
+    assert text in str(error)
+    assert error.code == "ValidationException"
+    assert "or file:PATH" in error.__notes__[0]
 
 
 def test_metrics() -> None:

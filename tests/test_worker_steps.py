@@ -190,7 +190,7 @@ def test_without_a_destination_discards_are_logged_and_dropped(caplog: pytest.Lo
     world = World()
     (number,) = world.put(b"1")
     stats = world.run(world.worker(ScriptedFunction(poison=lambda _: True), maximum_retry_attempts=0))
-    assert stats.undelivered == 1
+    assert (stats.dropped, stats.undelivered, stats.delivered, stats.unconfirmed) == (1, 0, 0, 0)
     assert f"{number}..{number}); the mapping has no destination, the records are dropped" in caplog.text
 
 

@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     )
     from streamcore.checkpoints.memory import MemoryCheckpointStore
     from streamcore.checkpoints.sqlite import SqliteCheckpointStore
+    from streamcore.destinations.aws import S3Destination, SnsDestination, SqsDestination
     from streamcore.destinations.file import FileDestination
     from streamcore.errors import (
         CheckpointError,
         ClaimError,
         ConfigError,
+        DeliveryError,
         EngineBrokenError,
         ForkError,
         PageError,
@@ -89,11 +91,13 @@ _HOME = {
     "MemoryCheckpointStore": "streamcore.checkpoints.memory",
     "SqliteCheckpointStore": "streamcore.checkpoints.sqlite",
     "FileDestination": "streamcore.destinations.file",
+    **dict.fromkeys(("S3Destination", "SnsDestination", "SqsDestination"), "streamcore.destinations.aws"),
     **dict.fromkeys(
         (
             "CheckpointError",
             "ClaimError",
             "ConfigError",
+            "DeliveryError",
             "EngineBrokenError",
             "ForkError",
             "PageError",
@@ -146,6 +150,7 @@ __all__ = [
     "Clock",
     "Columns",
     "ConfigError",
+    "DeliveryError",
     "Destination",
     "Discard",
     "DynamoDBStreamsSource",
@@ -166,13 +171,16 @@ __all__ = [
     "Outcome",
     "Page",
     "PageError",
+    "S3Destination",
     "ShardDescription",
     "ShardReader",
     "ShardStats",
+    "SnsDestination",
     "Source",
     "SourceError",
     "SourceUnavailableError",
     "SqliteCheckpointStore",
+    "SqsDestination",
     "Start",
     "StreamDescription",
     "StreamcoreError",

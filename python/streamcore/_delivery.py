@@ -5,7 +5,8 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
-from typing import TYPE_CHECKING, Literal
+import time
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamcore._job import backoff_ms
 
@@ -18,138 +19,246 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("streamcore.worker")
 
+_THREADS_MAX = 4  # that send to one destination at a time
+_LINGER_S = 1.0  # how long a thread waits for more beside another one
+_GLANCE_S = 0.05  # how often to look whether stopping is to be cut short
+
 
 class _Parcel:
-    """A discard on its way."""
+    """A discard on its way, to be there by `deadline`."""
 
-    __slots__ = ("discard", "job", "tries")
+    __slots__ = ("deadline", "discard", "job", "tries")
 
-    def __init__(self, discard: Discard, job: Job) -> None:
+    def __init__(self, discard: Discard, job: Job, now: int) -> None:
         self.discard = discard
         self.job = job
         self.tries = 0
+        self.deadline = now + job.discard_budget_ms
+
+
+class _Line:
+    """The way to one destination: its parcels by when they are due, and the threads that send them.
+
+    While there are parcels, a thread waits for the next one, unless all are sending: `Delivery._staff` sees to it. Threads are made when
+    there is work and none is idle.
+    """
+
+    __slots__ = ("_number", "changed", "parcels", "threads", "waiting")
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.changed = threading.Condition(lock)
+        self.parcels: list[tuple[int, int, _Parcel]] = []
+        self.threads: set[threading.Thread] = set()
+        self.waiting = 0
+        self._number = 0
+
+    def push(self, due: int, parcel: _Parcel) -> None:
+        self._number += 1
+        heapq.heappush(self.parcels, (due, self._number, parcel))
+
+    def pop(self, now: int) -> _Parcel | None:
+        """Return the parcel that is due, if there is one."""
+        return heapq.heappop(self.parcels)[2] if self.parcels and self.parcels[0][0] <= now else None
 
 
 class Delivery:
-    """A queue of discards, each sent until it has arrived or is given up.
+    """The discards on their way, each sent until it has arrived or is given up.
 
     Lambda sends a discard record a few times and then drops it (the metrics DestinationDeliveryFailures and DroppedEventCount); with
-    `on_undeliverable="block"` it is sent for ever instead, and the checkpoint waits. One slow destination holds up the others.
+    `on_undeliverable="block"` it is sent for ever instead, and the checkpoint waits. Every destination has threads of its own, and up to
+    four at a time, so that a slow destination holds up no other, and a slow delivery none of the three beside it. How many discards can be
+    on their way is bounded by the engine: a shard with 1,000 of them unconfirmed hands nothing out.
     """
 
-    def __init__(self, engine: Engine, clock: Clock, job_of: Callable[[int], Job], on_confirmed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        job_of: Callable[[int], Job],
+        *,
+        on_confirmed: Callable[[], None],
+        on_failed: Callable[[BaseException], None],
+    ) -> None:
         self._engine = engine
         self._clock = clock
         self._job_of = job_of
         self._on_confirmed = on_confirmed
-        self._wake = threading.Condition()
-        self._parcels: list[tuple[int, int, _Parcel]] = []
-        self._number = 0
+        self._on_failed = on_failed
+        self._lock = threading.Lock()
+        self._lines: dict[int, _Line] = {}  # by the identity of the destination, which several mappings may share
         self._threaded = False
         self._stopping = False
-        self._thread: threading.Thread | None = None
-        self.discards = 0
-        self.discarded_records = 0
-        self.by_condition: dict[str, int] = {}
-        self.delivered = 0
-        self.undelivered = 0
-        self.failed_tries = 0
+        self._discards = 0
+        self._discarded_records = 0
+        self._by_condition: dict[str, int] = {}
+        self._delivered = 0
+        self._undelivered = 0
+        self._dropped = 0
+        self._failed_deliveries = 0
 
     def add(self, discard: Discard) -> None:
         """Send the discard as soon as possible. May be called by any thread."""
-        parcel = _Parcel(discard, self._job_of(discard.shard))
-        with self._wake:
-            self.discards += 1
-            self.discarded_records += discard.record_count
-            self.by_condition[discard.condition] = self.by_condition.get(discard.condition, 0) + discard.record_count
-            self._push(0, parcel)
-            if self._threaded and self._thread is None and not self._stopping:
-                self._thread = threading.Thread(target=self._run, name="streamcore-deliver", daemon=True)
-                self._thread.start()
-            self._wake.notify()
-
-    def _push(self, due: int, parcel: _Parcel) -> None:
-        self._number += 1
-        heapq.heappush(self._parcels, (due, self._number, parcel))
+        job = self._job_of(discard.shard)
+        with self._lock:
+            self._discards += 1
+            self._discarded_records += discard.record_count
+            self._by_condition[discard.condition] = self._by_condition.get(discard.condition, 0) + discard.record_count
+            if job.destination is not None:
+                line = self._lines.get(id(job.destination))
+                if line is None:
+                    line = self._lines[id(job.destination)] = _Line(self._lock)
+                now = self._clock.now_ms()
+                line.push(now, _Parcel(discard, job, now))
+                self._staff(line)
+                return
+        _log.warning("%s; the mapping has no destination, the records are dropped", _described(discard))
+        self._confirm(discard, "dropped")
 
     def step(self, now: int) -> bool:
         """Send the discard that is due, if there is one. Returns whether there was."""
-        with self._wake:
-            if not self._parcels or self._parcels[0][0] > now:
-                return False
-            parcel = heapq.heappop(self._parcels)[2]
-        self._send(parcel, now)
-        return True
+        for line in self._lines.values():
+            with self._lock:
+                parcel = line.pop(now)
+            if parcel is not None:
+                self._send(line, parcel)
+                return True
+        return False
 
     def next_due(self) -> int | None:
-        """Return when the next try is due; None where nothing waits."""
-        with self._wake:
-            return self._parcels[0][0] if self._parcels else None
+        """Return when the next try is due; None where nothing waits for one."""
+        with self._lock:
+            return min((line.parcels[0][0] for line in self._lines.values() if line.parcels), default=None)
 
     def __len__(self) -> int:
-        return len(self._parcels)
+        """How many discards are neither delivered nor given up nor dropped."""
+        with self._lock:
+            return self._discards - self._delivered - self._undelivered - self._dropped
 
-    def _send(self, parcel: _Parcel, now: int) -> None:
-        discard, job = parcel.discard, parcel.job
-        if job.destination is None:
-            _log.warning("%s; the mapping has no destination, the records are dropped", _described(discard))
-            self._confirm(discard, "given_up")
-            return
+    def counts(self) -> dict[str, Any]:
+        """Return the fields of `Totals` that are about discards."""
+        with self._lock:
+            return {
+                "discards": self._discards,
+                "discarded_records": self._discarded_records,
+                "discarded_by_condition": dict(self._by_condition),
+                "delivered": self._delivered,
+                "undelivered": self._undelivered,
+                "dropped": self._dropped,
+                "unconfirmed": self._discards - self._delivered - self._undelivered - self._dropped,
+                "failed_deliveries": self._failed_deliveries,
+            }
+
+    # One parcel.
+
+    def _send(self, line: _Line, parcel: _Parcel) -> None:
+        destination = parcel.job.destination
+        assert destination is not None  # noqa: S101 - `add` puts no other in a line
         try:
-            job.destination.send(discard)
+            destination.send(parcel.discard)
         except Exception as error:  # noqa: BLE001 - whatever it is, delivery is tried again
-            parcel.tries += 1
-            self.failed_tries += 1
-            if not isinstance(error, OSError):
-                _log.exception("the destination failed in an unexpected way")
-            if not job.blocks and parcel.tries >= job.discard_tries:
-                _log.error("%s; given up after %d tries to deliver it: %s", _described(discard), parcel.tries, error)
-                self._confirm(discard, "given_up")
-                return
-            if job.blocks:
-                pause = backoff_ms(parcel.tries, 60_000)
-            else:
-                # The pauses double and add up to the budget: with 5 tries in 30 s they are 2, 4, 8 and 16 s.
-                pause = (job.discard_budget_ms << (parcel.tries - 1)) // max((1 << (job.discard_tries - 1)) - 1, 1)
-            _log.warning("%s; try %d to deliver it failed, next in %.1f s: %s", _described(discard), parcel.tries, pause / 1000, error)
-            with self._wake:
-                self._push(now + pause, parcel)
+            self._failed(line, parcel, error)
             return
-        self._confirm(discard, "delivered")
+        self._confirm(parcel.discard, "delivered")
 
-    def _confirm(self, discard: Discard, how: Literal["delivered", "given_up"]) -> None:
-        if how == "delivered":
-            self.delivered += 1
+    def _failed(self, line: _Line, parcel: _Parcel, error: Exception) -> None:
+        discard, job = parcel.discard, parcel.job
+        now = self._clock.now_ms()
+        left = parcel.deadline - now
+        parcel.tries += 1
+        with self._lock:
+            self._failed_deliveries += 1
+        if not isinstance(error, OSError):
+            _log.error("the destination failed in an unexpected way", exc_info=error)
+        if job.blocks:
+            pause = backoff_ms(parcel.tries, 60_000)
+        elif parcel.tries >= job.discard_tries or left <= 0:
+            _log.error("%s; given up after %d tries to deliver it: %s", _described(discard), parcel.tries, error)
+            self._confirm(discard, "undelivered")
+            return
         else:
-            self.undelivered += 1
-        self._engine.confirm(discard.id, how)
+            # The pauses double and add up to the budget: with 5 tries in 30 s they are 2, 4, 8 and 16 s. What the tries take comes off.
+            pause = min((job.discard_budget_ms << (parcel.tries - 1)) // ((1 << (job.discard_tries - 1)) - 1), left)
+        if not job.blocks or parcel.tries & (parcel.tries - 1) == 0:  # what is tried for ever is told of ever more rarely
+            text = "%s; try %d to deliver it failed, next in %.1f s: %s"
+            _log.warning(text, _described(discard), parcel.tries, pause / 1000, error)
+        with self._lock:
+            line.push(now + pause, parcel)
+            self._staff(line)
+
+    def _confirm(self, discard: Discard, how: Literal["delivered", "undelivered", "dropped"]) -> None:
+        # Confirmed before it is counted: what counts as done may be saved.
+        self._engine.confirm(discard.id, "delivered" if how == "delivered" else "given_up")
+        with self._lock:
+            if how == "delivered":
+                self._delivered += 1
+            elif how == "undelivered":
+                self._undelivered += 1
+            else:
+                self._dropped += 1
         self._on_confirmed()
 
+    # Threads.
+
     def start(self) -> None:
-        """Send in a thread, which is made with the first discard, until `stop`."""
+        """Send in threads, which are made when there are discards, until `stop`."""
         self._threaded = True
 
-    def _run(self) -> None:
-        while True:
-            now = self._clock.now_ms()
-            if self.step(now):
-                continue
-            with self._wake:
-                if self._stopping:
-                    return
-                due = self._parcels[0][0] if self._parcels else None
-                if due is None or due > now:
-                    self._wake.wait(None if due is None else (due - now) / 1000)
+    def _staff(self, line: _Line) -> None:
+        """See to it that a thread waits for the line's next parcel, or all are sending. Called with the lock held."""
+        if not self._threaded or self._stopping or not line.parcels:
+            return
+        if line.waiting:
+            line.changed.notify()  # it may be due sooner now
+        elif len(line.threads) < _THREADS_MAX:
+            thread = threading.Thread(target=self._run, args=(line,), name="streamcore-deliver", daemon=True)
+            line.threads.add(thread)
+            thread.start()
 
-    def stop(self, timeout_s: float) -> None:
-        """Send what is due now, then end the thread. What is left stays unconfirmed: its records come again at the next start."""
-        with self._wake:
+    def _run(self, line: _Line) -> None:
+        try:
+            while (parcel := self._next(line)) is not None:
+                self._send(line, parcel)
+        except BaseException as error:  # noqa: BLE001 - a thread must not die in silence
+            _log.exception("delivering stopped")
+            self._on_failed(error)
+
+    def _next(self, line: _Line) -> _Parcel | None:
+        """Wait for the next parcel; None where this thread is not needed any more."""
+        spare = False
+        with self._lock:
+            while True:
+                now = self._clock.now_ms()
+                parcel = line.pop(now)
+                if parcel is not None:
+                    self._staff(line)
+                    return parcel
+                if self._stopping or (spare and line.waiting and not line.parcels):
+                    line.threads.discard(threading.current_thread())
+                    return None
+                due_s = (line.parcels[0][0] - now) / 1000 if line.parcels else None
+                # Without parcels one thread waits for what may come, and those beside it leave when nothing has come for a while.
+                beside = line.waiting > 0 and not line.parcels
+                line.waiting += 1
+                called = line.changed.wait(_LINGER_S if beside else due_s)
+                line.waiting -= 1
+                spare = beside and not called
+
+    def stop(self, timeout_s: float, *, aborted: Callable[[], bool]) -> None:
+        """Send what is due now, then end the threads. What is left stays unconfirmed: its records come again at the next start.
+
+        Deliveries under way are waited for, for so many seconds, or until `aborted`.
+        """
+        with self._lock:
             self._stopping = True
-            self._wake.notify_all()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-        if self._parcels:
-            _log.warning("%d discards were not delivered; their records are processed again at the next start", len(self._parcels))
+            threads = [thread for line in self._lines.values() for thread in line.threads]
+            for line in self._lines.values():
+                line.changed.notify_all()
+        deadline = time.monotonic() + timeout_s
+        for thread in threads:
+            while thread.is_alive() and not aborted() and (left_s := deadline - time.monotonic()) > 0:
+                thread.join(min(left_s, _GLANCE_S))
+        if left := len(self):
+            _log.warning("%d discards were not delivered; their records are processed again at the next start", left)
 
 
 def _described(discard: Discard) -> str:

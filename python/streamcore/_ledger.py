@@ -105,7 +105,7 @@ class Ledger:
             sums.add(self._gone)
         for shard in live:
             sums.add(shard)
-        delivery, saver = self._delivery, self._saver
+        saver = self._saver
         end = self._ended_at or time.monotonic()
         return {
             "records": sums.succeeded + sums.discarded + sums.expired,
@@ -116,11 +116,7 @@ class Ledger:
             "failed_invocations": sums.failed_invocations,
             "retries": sums.retries,
             "throttles": sums.throttles,
-            "discards": delivery.discards,
-            "discarded_records": delivery.discarded_records,
-            "discarded_by_condition": dict(delivery.by_condition),
-            "delivered": delivery.delivered,
-            "undelivered": delivery.undelivered,
+            **self._delivery.counts(),
             "checkpoints": saver.checkpoints,
             "failed_saves": saver.failed_saves,
             "lost_claims": saver.lost,

@@ -15,7 +15,15 @@ __all__ = ["destination_config", "failed", "filter_criteria", "metrics_config", 
 
 _METRICS = ("EventCount", "ErrorCount", "KafkaMetrics")
 _FILTERS_MAX = 10  # with a raised quota; five without
-_DESTINATION = re.compile(r"|file:.+|arn:aws[a-zA-Z0-9-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[^:]+|arn:aws[a-zA-Z0-9-]*:s3:::.+", re.DOTALL)
+_DESTINATION = re.compile(
+    r"|file:.+|arn:aws[a-zA-Z0-9-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]+|arn:aws[a-zA-Z0-9-]*:s3:::[^:/]+", re.DOTALL
+)
+# What the API takes in this place at all: the `pattern` of DestinationArn in the Lambda API reference.
+_DESTINATION_PATTERN = (
+    r"$|kafka://([^.]([a-zA-Z0-9\-_.]{0,248}))|arn:(aws[a-zA-Z0-9-]*):([a-zA-Z0-9\-])+"
+    r":((eusc-)?[a-z]{2}((-gov)|(-iso([a-z]?)))?-[a-z]+-\d{1})?:(\d{12})?:(.*)"
+)
+_DESTINATIONS = "give the ARN of a standard SQS queue, of a standard SNS topic or of an S3 bucket, or file:PATH"
 _TYPE_NAMES = {bool: "True or False", int: "an integer", str: "a string"}
 
 
@@ -34,13 +42,26 @@ def destination_config(config: object) -> dict[str, Any] | None:
         path = "destinationConfig.onFailure.destination"
         text = f"Value '{destination}' at '{path}' failed to satisfy constraint: Member must have length less than or equal to 350"
         raise_faults([(name, text)])
-    if not _DESTINATION.fullmatch(destination) or destination.endswith(".fifo"):
-        text = (
-            f"destination {destination!r} is not supported; give the ARN of a standard SQS queue, of a standard SNS topic "
-            "or of an S3 bucket, or file:PATH"
-        )
-        raise ConfigError(text, parameter=name)
+    if not _DESTINATION.fullmatch(destination):
+        error = _no_destination(name, destination)
+        error.add_note(_DESTINATIONS)
+        raise error
     return {"OnFailure": {"Destination": destination}} if destination else None
+
+
+def _no_destination(name: str, destination: str) -> ConfigError:
+    """Return Lambda's answer to what is no destination of a stream."""
+    if re.fullmatch(_DESTINATION_PATTERN, destination) is None:
+        text = (
+            f"1 validation error detected: Value '{destination}' at 'destinationConfig.onFailure.destination' "
+            f"failed to satisfy constraint: Member must satisfy regular expression pattern: {_DESTINATION_PATTERN}"
+        )
+        return ConfigError(text, code="ValidationException", parameter=name)
+    # A FIFO queue or topic, and what only other invocations take: a function, an event bus, a topic of Kafka.
+    return ConfigError(
+        f"The provided destination config DestinationConfig(onSuccess=null, onFailure=OnFailure(destination={destination})) is invalid.",
+        parameter=name,
+    )
 
 
 def filter_criteria(criteria: object) -> dict[str, Any] | None:

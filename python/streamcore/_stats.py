@@ -30,7 +30,11 @@ class Totals:
         discarded_records: records discarded.
         discarded_by_condition: the same by condition, RetryAttemptsExhausted and RecordAgeExceeded.
         delivered: discards that reached their destination.
-        undelivered: discards given up, or dropped for want of a destination.
+        undelivered: discards given up after tries to deliver them that failed.
+        dropped: discards of mappings without a destination.
+        unconfirmed: discards that are none of these yet. At most 1,000 for each shard and a few more; the checkpoint does not pass them. Of
+            those that are left at the end of a run the records come again.
+        failed_deliveries: tries to deliver a discard that failed.
         checkpoints: snapshots of shards saved.
         failed_saves: times that the checkpoint store failed.
         lost_claims: shards that another worker took over.
@@ -53,6 +57,9 @@ class Totals:
     discarded_by_condition: Mapping[str, int] = field(default_factory=dict)
     delivered: int = 0
     undelivered: int = 0
+    dropped: int = 0
+    unconfirmed: int = 0
+    failed_deliveries: int = 0
     checkpoints: int = 0
     failed_saves: int = 0
     lost_claims: int = 0

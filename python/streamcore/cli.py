@@ -8,7 +8,6 @@ import dataclasses
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import uuid
@@ -56,7 +55,7 @@ examples:
   streamcore run --source kinesis:orders --function handlers.py:handle --starting-position LATEST --endpoint-url http://127.0.0.1:4566
   streamcore run --source 'file:flights.csv.gz?key=carrier&time=time_hour' --function handlers.py:handle \\
       --parallelization-factor 10 --bisect-batch-on-function-error --maximum-retry-attempts 2 \\
-      --destination-config 'OnFailure={Destination=file:discards.ndjson}'
+      --destination-config 'OnFailure={Destination=arn:aws:sqs:eu-west-1:123456789012:discards}'
 """
 
 
@@ -131,7 +130,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run.add_argument("--source", required=True, metavar="SOURCE", help="what to read")
     run.add_argument("--function", required=True, metavar="TARGET", help="what to call")
 
-    aws = run.add_argument_group("streams of AWS", "named and meant as in the AWS CLI")
+    aws = run.add_argument_group("streams and services of AWS", "named and meant as in the AWS CLI")
     aws.add_argument("--endpoint-url", metavar="URL", help="another server than AWS's own, such as http://127.0.0.1:4566")
     aws.add_argument("--region", metavar="REGION", help="where the stream is; an ARN says it already")
     aws.add_argument("--profile", metavar="NAME", help="a profile of the shared configuration files")
@@ -160,7 +159,8 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     lambda_.add_argument(
         "--destination-config",
         metavar="CONFIG",
-        help="where discards are reported: OnFailure={Destination=file:PATH} or the same as JSON",
+        help="where discards are reported: OnFailure={Destination=WHERE} or the same as JSON; WHERE is file:PATH, or the ARN of a standard "
+        "SQS queue, a standard SNS topic or an S3 bucket",
     )
 
     running = run.add_argument_group("running")
@@ -179,6 +179,14 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     running.add_argument("--running-max", type=int, metavar="N", help="most batches at a time, over all shards")
     running.add_argument("--checkpoint-interval", type=float, default=1.0, metavar="S", help="seconds between saves (1); 0: each batch")
+    running.add_argument(
+        "--on-undeliverable",
+        choices=["continue", "block"],
+        default="continue",
+        help="a discard that cannot be delivered is given up, as Lambda does, or tried for ever, and holds back the checkpoint (continue)",
+    )
+    running.add_argument("--discard-tries", type=int, default=5, metavar="N", help="most tries to deliver a discard, 1 to 20 (5)")
+    running.add_argument("--discard-budget", type=float, default=30.0, metavar="S", help="most seconds to deliver a discard in (30)")
     running.add_argument("--fail-on-discard", action="store_true", help="exit with 1 if records were discarded")
     running.add_argument("--json", action="store_true", help="write the summary as one JSON object, and nothing else, to standard output")
     running.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(warning)")
@@ -222,22 +230,20 @@ def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
         "policy",
         allow_abbrev=False,
         help="print the IAM policy that a run needs",
-        description="Prints the IAM policy that reading a stream needs, as JSON. Calls nothing and needs no credentials.",
+        description="Prints the IAM policy that a run needs, as JSON. Calls nothing and needs no credentials.",
     )
     policy.add_argument("--source", required=True, metavar="SOURCE", help="the stream, as `streamcore run` takes it")
     policy.add_argument("--region", metavar="REGION", help="where a stream given by name is (any)")
     policy.add_argument("--kms-key-arn", metavar="ARN", help="the customer managed key that the stream is encrypted with")
+    policy.add_argument("--destination-config", metavar="CONFIG", help="where discards are reported, as `streamcore run` takes it")
+    policy.add_argument("--destination-kms-key-arn", metavar="ARN", help="the customer managed key that the destination is encrypted with")
     policy.set_defaults(command=_policy)
 
 
 def _policy(arguments: argparse.Namespace) -> int:
-    from streamcore._streams import StreamOption  # noqa: PLC0415 - `streamcore --help` does without it
+    from streamcore._policy_command import policy  # noqa: PLC0415 - `streamcore --help` does without it
 
-    stream = StreamOption.parse(arguments.source)
-    if stream is None:
-        right = "kinesis:NAME, dynamodb:TABLE or the ARN of one; a file needs no permission of AWS"
-        raise _UsageError(f"--source must be {right}; it is {arguments.source!r}")
-    print(json.dumps(stream.policy(region=arguments.region, kms_key_arn=arguments.kms_key_arn), indent=2))
+    print(json.dumps(policy(arguments), indent=2))
     return 0
 
 
@@ -257,10 +263,19 @@ def _run(arguments: argparse.Namespace) -> int:
             mapping = _mapping(arguments, source)
             timeout_ms = 3000 if arguments.timeout is None else round(arguments.timeout * 1000)
             function = LocalFunction(arguments.function, timeout_ms=timeout_ms)
-            destination = _destination(mapping)
-            with contextlib.closing(_store(arguments.state)) as store:
+            with _destination(mapping, arguments) as destination, contextlib.closing(_store(arguments.state)) as store:
                 worker = Worker(checkpoints=store, checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000))
-                worker.add(mapping, source, function, destination, running_max=arguments.running_max, clock=arguments.clock)
+                worker.add(
+                    mapping,
+                    source,
+                    function,
+                    destination,
+                    running_max=arguments.running_max,
+                    on_undeliverable=arguments.on_undeliverable,
+                    discard_tries=arguments.discard_tries,
+                    discard_budget_s=arguments.discard_budget,
+                    clock=arguments.clock,
+                )
                 error: BaseException | None = None
                 with _termination(worker), Progress(worker.stats, sys.stderr, terminal=sys.stderr.isatty()) as progress:
                     handler.progress = progress
@@ -320,7 +335,10 @@ def _summary_text(summary: Summary) -> str:
         ("  retries", f"{summary.retries:,}"),
         ("  throttled", f"{summary.throttles:,}" if summary.throttles else ""),
         ("discards", f"{summary.discards:,}"),
-        ("  undelivered", f"{summary.undelivered:,}" if summary.undelivered else ""),
+        ("  delivered", f"{summary.delivered:,}" if summary.delivered else ""),
+        ("  undelivered", f"{summary.undelivered:,} (given up; nothing tells of them but the log)" if summary.undelivered else ""),
+        ("  dropped", f"{summary.dropped:,} (there is no destination)" if summary.dropped else ""),
+        ("  unconfirmed", f"{summary.unconfirmed:,} (their records come again)" if summary.unconfirmed else ""),
         ("checkpoints", f"{summary.checkpoints:,}"),
         ("elapsed", f"{summary.elapsed_seconds:.2f} s ({_rate(summary):,.0f} records/s)"),
         ("ended", summary.reason.replace("_", " ")),
@@ -390,8 +408,8 @@ def _source(arguments: argparse.Namespace) -> Source:
         if not text.startswith("file:"):
             raise _UsageError(f"--source must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN, not {text!r}")
         for name in ("endpoint_url", "region", "profile"):
-            if getattr(arguments, name) is not None:
-                raise _UsageError(f"--{name.replace('_', '-')} is for streams of AWS; --source is a file")
+            if getattr(arguments, name) is not None and ":aws" not in (arguments.destination_config or ""):
+                raise _UsageError(f"--{name.replace('_', '-')} is for streams and destinations of AWS; --source is a file")
         return parse_file_source(text)
     except ConfigError as error:
         if error.parameter is not None and hasattr(arguments, error.parameter):
@@ -402,6 +420,7 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _mapping(arguments: argparse.Namespace, source: Source) -> EventSourceMapping:
+    from streamcore.destinations._open import parse_destination_config  # noqa: PLC0415
     from streamcore.mapping import EventSourceMapping, local_function_arn  # noqa: PLC0415
 
     options = (
@@ -413,7 +432,7 @@ def _mapping(arguments: argparse.Namespace, source: Source) -> EventSourceMappin
     )
     values: dict[str, Any] = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
     if arguments.destination_config is not None:
-        values["destination_config"] = _destination_config(arguments.destination_config)
+        values["destination_config"] = parse_destination_config(arguments.destination_config)
     if arguments.starting_position_timestamp is not None:
         values["starting_position_timestamp"] = _timestamp(arguments.starting_position_timestamp)
     arn = source.describe().event_source_arn
@@ -454,35 +473,22 @@ def _timestamp(text: str) -> Any:
     return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
 
 
-_SHORTHAND = re.compile(r"(?P<kind>\w+)=\{\s*Destination=(?P<where>[^{}]*)\}")
-
-
-def _destination_config(text: str) -> dict[str, Any]:
-    """Read the option as JSON or as the AWS CLI's shorthand."""
-    if text.lstrip().startswith("{"):
-        try:
-            config: dict[str, Any] = json.loads(text)
-        except ValueError as error:
-            raise _UsageError(f"--destination-config is not JSON: {error}") from None
-        return config
-    match = _SHORTHAND.fullmatch(text.strip())
-    if match is None:
-        raise _UsageError(f"--destination-config must be OnFailure={{Destination=file:PATH}} or the same as JSON, not {text!r}")
-    return {match["kind"]: {"Destination": match["where"].strip().strip("\"'")}}
-
-
-def _destination(mapping: EventSourceMapping) -> Destination | None:
-    from streamcore.destinations.file import FileDestination  # noqa: PLC0415
+@contextlib.contextmanager
+def _destination(mapping: EventSourceMapping, arguments: argparse.Namespace) -> Iterator[Destination | None]:
+    from streamcore.destinations._open import open_destination  # noqa: PLC0415
 
     where = mapping.on_failure_destination
     if not where:
-        return None
-    if not where.startswith("file:"):
-        raise _UsageError(f"--destination-config: this version of {DISTRIBUTION} delivers to file:PATH, not to {where}")
+        yield None
+        return
+    # The ARN of a bucket does not say where it is.
+    region = arguments.region or (mapping.aws_region if mapping.source_kind in ("kinesis", "dynamodb") else None)
     try:
-        return FileDestination(where.removeprefix("file:"))
+        destination = open_destination(where, region=region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
     except OSError as error:
         raise _UsageError(f"--destination-config: {error}") from error
+    with contextlib.closing(destination):
+        yield destination
 
 
 def _store(state: str | None) -> CheckpointStore:

@@ -9,6 +9,7 @@ __all__ = [
     "CheckpointError",
     "ClaimError",
     "ConfigError",
+    "DeliveryError",
     "EngineBrokenError",
     "ForkError",
     "PageError",
@@ -63,6 +64,19 @@ class SourceUnavailableError(SourceError):
 
     `code` is the error code of the service, None where it gave none; `action` the IAM action that was refused or failed, as
     `kinesis:GetRecords`, or None.
+    """
+
+    def __init__(self, message: str, *, code: str | None = None, action: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.action = action
+
+
+class DeliveryError(StreamcoreError, OSError):
+    """A discard could not be delivered; the worker tries again.
+
+    `code` is the error code of the service, or the name of what broke on the way to it, `action` the IAM action of the call, as
+    `sqs:SendMessage`.
     """
 
     def __init__(self, message: str, *, code: str | None = None, action: str | None = None) -> None:

@@ -187,7 +187,7 @@ class Function(Protocol):
 
 
 class Destination(Protocol):
-    """Where the metadata of discarded records goes."""
+    """Where the metadata of discarded records goes. Called from several threads at once."""
 
     def send(self, discard: Discard) -> None:
         """Deliver one discard; returning means that it has arrived and will survive a crash.

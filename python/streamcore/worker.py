@@ -34,6 +34,7 @@ from streamcore._shards import Shards
 from streamcore._stats import StopReason, StuckBatch, Summary, Totals, WorkerStats
 from streamcore._streamcore import Engine
 from streamcore._watch import Watch
+from streamcore.destinations._open import open_destination
 from streamcore.errors import CheckpointError, ConfigError, ForkError, SourceError, UsageError
 from streamcore.sources._wall import WallClock as SystemClock
 
@@ -57,7 +58,7 @@ class Worker:
     """Runs one or many mappings until it is told to stop, or until its streams are done.
 
     Functions are called from several threads at once: at most one for each shard and unit of ParallelizationFactor, and at most
-    `invocation_threads`. Sources, functions, destinations and the store stay the caller's: the worker does not close them.
+    `invocation_threads`. Sources, functions, destinations and the store that it is given stay the caller's: the worker does not close them.
 
     Args:
         checkpoints: keeps the positions.
@@ -117,6 +118,7 @@ class Worker:
         self._poll_threads = poll_threads
         self._engine = Engine(budget_bytes=budget_bytes, seed=self.seed)
         self._jobs: list[Job] = []
+        self._opened: list[Destination] = []
         self._inbox: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._state: Literal["new", "open", "stopping", "stopped"] = "new"
         self._reason: StopReason | None = None
@@ -136,7 +138,9 @@ class Worker:
             on_lost=self._shard_lost,
         )
         self._save_at_once = self._save_now if sync else None
-        self._delivery = Delivery(self._engine, self._clock, self._job_of, self._save_at_once or _nothing)
+        self._delivery = Delivery(
+            self._engine, self._clock, self._job_of, on_confirmed=self._save_at_once or _nothing, on_failed=self._crashed
+        )
         self._invoker = Invoker(
             self._engine,
             self._clock,
@@ -169,19 +173,25 @@ class Worker:
             mapping: the mapping; its UUID must differ from those of the others.
             source: where its records come from.
             function: what is invoked.
-            destination: where its discards go; without one they are logged and dropped, as Lambda does.
+            destination: where its discards go; by default what the mapping's `destination_config` names, with the region, endpoint and
+                credentials of the environment. Without either they are logged and dropped, as Lambda does. Up to four are sent to it at a
+                time. Mappings may share one.
             running_max: at most so many batches of this mapping run at once, over all shards. By default there is no limit for one
                 mapping alone; of several each leaves a thread for each of the others.
-            on_undeliverable: what to do with a discard that cannot be delivered: "continue" gives it up after `discard_tries` tries within
-                `discard_budget_s` seconds, as Lambda does; "block" tries for ever, and the checkpoint does not pass its records.
-            discard_tries: see `on_undeliverable`.
-            discard_budget_s: see `on_undeliverable`.
+            on_undeliverable: what to do with a discard that cannot be delivered: "continue" gives it up after `discard_tries` tries or
+                `discard_budget_s` seconds, whichever comes first; it is counted and logged, and the shard goes on, as with Lambda.
+                "block" tries for ever, and the checkpoint does not pass its records. A shard with 1,000 discards on their way waits.
+            discard_tries: see `on_undeliverable`; 1 to 20.
+            discard_budget_s: for one discard, from when it is made, over all tries and the pauses between them. A try under way is not cut
+                off, and one is always made. 0 to 86,400.
             clock: which time windows, record age and iterator age go by: "wall", or "replay" for the largest arrival time handed out. By
                 default what the source says, which for recorded data is "replay".
 
         Raises:
-            ConfigError: the mapping is there already, asks for what this version cannot do, or an option is out of range.
+            ConfigError: the mapping is there already, asks for what this version cannot do or names a destination that does not exist, or
+                an option is out of range.
             UsageError: the worker has been started.
+            OSError: the mapping names a file as destination, which cannot be opened for writing.
         """
         self._check_process()
         if self._state != "new":
@@ -196,8 +206,18 @@ class Worker:
         _check("discard_budget_s", discard_budget_s, 0, 86_400)
         if on_undeliverable not in ("continue", "block"):
             raise ConfigError(f"on_undeliverable must be 'continue' or 'block', not {on_undeliverable!r}", parameter="on_undeliverable")
+        where = mapping.on_failure_destination
+        if on_undeliverable == "block" and destination is None and where is None:
+            raise ConfigError(
+                "on_undeliverable 'block' needs a destination: without one discards are dropped", parameter="on_undeliverable"
+            )
         if clock not in (None, "wall", "replay"):
             raise ConfigError(f"clock must be 'wall' or 'replay', not {clock!r}", parameter="clock")
+        if destination is None and where is not None:
+            # The ARN of a bucket does not say where it is; for want of better, where the stream is.
+            region = mapping.aws_region if mapping.source_kind in ("kinesis", "dynamodb") else None
+            destination = open_destination(where, region=region)
+            self._opened.append(destination)
         self._jobs.append(
             Job(
                 mapping,
@@ -277,7 +297,10 @@ class Worker:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._state == "open":
+        if self._state == "new":
+            for destination in self._opened:
+                destination.close()
+        elif self._state == "open":
             self.stop()
             if exc[0] is None:
                 self.join()
@@ -499,14 +522,16 @@ class Worker:
         self._guard(self._invoker.halt, errors)
         self._guard(lambda: self._await_functions(deadline), errors)
         abandoned = self._invoker.running()
-        left = 0.0 if self._abort else max(deadline - time.monotonic(), 1.0)
-        self._guard(lambda: self._delivery.stop(left), errors)
+        left = max(deadline - time.monotonic(), 1.0)
+        self._guard(lambda: self._delivery.stop(left, aborted=lambda: self._abort), errors)
         self._guard(self._saver.stop, errors)
         self._guard(self._save_last, errors)
         self._guard(lambda: self._poller.close(1.0), errors)
         self._guard(self._invoker.close, errors)
         self._guard(self._saver.release, errors)
         self._guard(self._shards.release, errors)
+        for destination in self._opened:
+            self._guard(destination.close, errors)
         if errors and self._error is None:
             self._error = errors[0]
         if self._error is not None:
