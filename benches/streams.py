@@ -124,7 +124,7 @@ def idle_shards(name: str, sources: Sequence[KinesisSource | DynamoDBStreamsSour
 
     worker = Worker(checkpoints=MemoryCheckpointStore(), seed=SEED)
     for number, source in enumerate(sources):
-        source.records = counted(source.records)  # type: ignore[method-assign] # to count them
+        source.records = counted(source.records)  # type: ignore[assignment, method-assign] # to count them
         worker.add(EventSourceMapping(starting_position="TRIM_HORIZON", uuid=str(uuid.UUID(int=number))), source, LocalFunction(handler))
     worker.start()
     time.sleep(3)
