@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
-import threading
 from typing import TYPE_CHECKING, Any
 
-from streamcore._streamcore import Page
-from streamcore.errors import ConfigError, PageError, SourceError, SourceUnavailableError
+from streamcore.errors import ConfigError, SourceError, SourceUnavailableError
 from streamcore.protocols import Fetched, ShardDescription, Start, StreamDescription
 from streamcore.sources._aws import AwsClient, AwsError
 from streamcore.sources._dynamodb_page import dynamodb_page
-from streamcore.sources._wall import WallClock
+from streamcore.sources._polled import PolledReader, PolledSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from streamcore._streamcore import Page
     from streamcore.protocols import Clock
 
 __all__ = ["DynamoDBStreamsSource", "dynamodb_page"]
@@ -28,16 +24,13 @@ _TABLE = r"[a-zA-Z0-9_.-]{3,255}"
 _ARN = re.compile(rf"arn:[a-z-]+:dynamodb:(?P<region>[a-z0-9-]+):[^:]*:table/(?P<table>{_TABLE})(?P<stream>/stream/(?P<label>[^/]+))?")
 _NAME = re.compile(_TABLE)
 
-_TRIES = 5  # of calls that describe and list; reading has a backoff for each shard
 _POLL_INTERVAL_MS = 250
 _RETENTION_MS = 24 * 60 * 60 * 1000
-_RECORDS_MAX = 1_000
 _EMPTY_AT_TIP = 3  # reads in a row without a record after which a shard counts as read to its tip
 _LEFT_OUT_MAX = 16  # reads in a row of which every record is left out, before others have their turn
-_THROTTLED_MS, _THROTTLED_MAX_MS = 250, 10_000
 
 
-class DynamoDBStreamsSource:
+class DynamoDBStreamsSource(PolledSource):
     """The stream of a DynamoDB table.
 
     Credentials, region and endpoint are found as every AWS tool finds them: environment, shared configuration files, the host's own role.
@@ -74,6 +67,9 @@ class DynamoDBStreamsSource:
             worker.run()
     """
 
+    format = "dynamodb"
+    records_max = 1_000
+
     def __init__(
         self,
         stream: str,
@@ -92,10 +88,7 @@ class DynamoDBStreamsSource:
                 "(arn:aws:dynamodb:REGION:ACCOUNT:table/NAME) nor the ARN of its stream (.../stream/LABEL)"
             )
             raise ConfigError(message, parameter="stream")
-        self.stream = stream
-        self._table = arn["table"] if arn else stream
-        self._arn = stream if arn and arn["stream"] else None
-        self._client = AwsClient(
+        client = AwsClient(
             "dynamodbstreams",
             region=region or (arn["region"] if arn else None),
             endpoint_url=endpoint_url,
@@ -103,127 +96,49 @@ class DynamoDBStreamsSource:
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
         )
-        self._clock: Clock = clock if clock is not None else WallClock()
-        self._tick_ms = 1000 if self._client.endpoint_url is None else 60_000
-        self._lock = threading.Lock()
-        self._label: str | None = None
-        self._doubtful = False
-
-    def describe(self) -> StreamDescription:
-        """Say what the stream is. The first one seen is the one that this source reads.
-
-        Raises:
-            SourceUnavailableError: there is no such stream, it is not active yet, or it may not be described.
-            SourceError: the stream was made anew since the first call.
-        """
-        arn = self._resolved()
-        said = self._page_of_shards(arn, None)
-        status = said.get("StreamStatus", "ENABLED")
-        if status == "ENABLING":
-            message = f"stream {arn} is not active: its status is {status}"
-            raise SourceUnavailableError(message, code="ResourceInUseException", action=self._client.action("DescribeStream"))
-        if status != "ENABLED":
-            _log.warning("stream %s is %s: it is read to its end, nothing new will come", arn, status)
-        label = str(said.get("StreamLabel") or arn.rsplit("/", 1)[-1])
-        with self._lock:
-            known = self._label = self._label or label
-            self._doubtful = False
-        if known != label:
-            raise self._made_anew(known, label)
-        return StreamDescription(
-            identity=label, event_source_arn=arn, retention_ms=_RETENTION_MS, poll_interval_ms=_POLL_INTERVAL_MS, format="dynamodb"
-        )
-
-    def list_shards(self) -> Sequence[ShardDescription]:
-        """Return every shard that can still be read, closed ones too, parents before children.
-
-        Raises:
-            SourceUnavailableError: the shards cannot be listed now.
-            SourceError: the stream was made anew since the first call of `describe`.
-        """
-        arn = self._resolved()
-        listed: dict[str, ShardDescription] = {}
-        after: str | None = None
-        while True:
-            said = self._page_of_shards(arn, after)
-            for described in said.get("Shards") or []:
-                shard = _shard(described)
-                listed[shard.shard_id] = shard
-            before, after = after, said.get("LastEvaluatedShardId")
-            if not after or after == before:
-                return _parents_first(listed)
-
-    def open(self, shard_id: str, start: Start) -> DynamoDBStreamsReader:
-        """Return a reader of the shard that begins at `start`; at LATEST it stands at the tip when this returns.
-
-        Raises:
-            SourceUnavailableError: the stream cannot be read now.
-            SourceError: the stream was made anew.
-            AwsError: the service failed, and may not the next time.
-        """
-        reader = DynamoDBStreamsReader(self, shard_id, start)
-        if start.kind == "LATEST":
-            try:
-                reader.stand()
-            except AwsError as error:
-                if error.kind in ("transient", "throttled"):
-                    raise
-                raise error.unavailable(f"{self.stream}, shard {shard_id}") from error
-        return reader
-
-    def set_wakeup(self, callback: Callable[[], None] | None) -> None:
-        """Do nothing: the stream is polled."""
-
-    def close(self) -> None:
-        """Close the connections. Safe to call twice."""
-        self._client.close()
-
-    # What a reader asks of its source.
-
-    def iterator(self, shard_id: str, kind: str, sequence_number: str | None = None) -> str:
-        """Return an iterator of the shard that begins at TRIM_HORIZON, LATEST or AFTER_SEQUENCE_NUMBER."""
-        if self._doubtful:
-            # The server failed or did not know the stream: what answers now may be another incarnation of it.
-            self.describe()
-        parameters: dict[str, object] = {"StreamArn": self._resolved(), "ShardId": shard_id, "ShardIteratorType": kind}
-        if sequence_number is not None:
-            parameters["SequenceNumber"] = sequence_number
-        # The tip is asked for at first contact, where nobody else would try again.
-        tries = _TRIES if kind == "LATEST" else 1
-        answer = self._noting(lambda: self._client.ask("GetShardIterator", parameters, tries=tries))
-        found = answer.get("ShardIterator")
-        if not isinstance(found, str):
-            action = self._client.action("GetShardIterator")
-            raise SourceUnavailableError(f"shard {shard_id} of {self.stream}: the server gave no iterator", action=action)
-        return found
-
-    def records(self, iterator: str, limit: int) -> bytes:
-        """Return the body of one GetRecords answer."""
-        body = json.dumps({"ShardIterator": iterator, "Limit": min(limit, _RECORDS_MAX)}).encode()
-        answer: bytes = self._noting(lambda: self._client.call("GetRecords", body))
-        return answer
-
-    def is_listed(self, shard_id: str) -> bool:
-        """Return whether a listing made now has the shard."""
-        self.describe()
-        return any(shard.shard_id == shard_id for shard in self.list_shards())
-
-    def now_ms(self) -> int:
-        """Return the time."""
-        return self._clock.now_ms()
+        super().__init__(stream, client, clock)
+        self._table = arn["table"] if arn else stream
+        self._arn = stream if arn and arn["stream"] else None
+        self._status = "ENABLED"
+        self._tick_ms = 1000 if client.endpoint_url is None else 60_000
 
     def tick(self, instant_ms: int) -> int:
         """Return the time that the server gives to a record that is created at this instant, or an earlier one."""
         return instant_ms // self._tick_ms * self._tick_ms
 
-    def _noting(self, call: Callable[[], Any]) -> Any:
-        """Call, and take note where what answers later may not be the same stream."""
-        try:
-            return call()
-        except AwsError as error:
-            if error.kind in ("not_found", "transient"):
-                self._doubtful = True
-            raise
+    def _described(self) -> tuple[str, StreamDescription]:
+        arn = self._resolved()
+        said = self._page_of_shards(arn, None)
+        before, self._status = self._status, str(said.get("StreamStatus", "ENABLED"))
+        if before != self._status and self._status in ("DISABLING", "DISABLED"):
+            _log.warning("stream %s is %s: it is read to its end, nothing new will come", arn, self._status)
+        label = str(said.get("StreamLabel") or arn.rsplit("/", 1)[-1])
+        description = StreamDescription(
+            identity=label, event_source_arn=arn, retention_ms=_RETENTION_MS, poll_interval_ms=_POLL_INTERVAL_MS, format="dynamodb"
+        )
+        return self._status, description
+
+    def _listed(self) -> list[ShardDescription]:
+        arn = self._resolved()
+        listed: dict[str, ShardDescription] = {}
+        after: str | None = None
+        while True:
+            said = self._page_of_shards(arn, after)
+            listed |= {shard.shard_id: shard for shard in map(_shard, said.get("Shards") or [])}
+            before, after = after, said.get("LastEvaluatedShardId")
+            if not after or after == before:
+                return list(listed.values())
+
+    def _iterator_parameters(self, start: Start) -> dict[str, object]:
+        # There is no reading from an instant: the reader leaves out what is older.
+        kind = "TRIM_HORIZON" if start.kind == "AT_TIMESTAMP" else start.kind
+        parameters: dict[str, object] = {"ShardIteratorType": kind, "StreamArn": self._resolved()}
+        if start.sequence_number is not None:
+            parameters["SequenceNumber"] = start.sequence_number
+        return parameters
+
+    def _reader(self, shard_id: str, start: Start) -> DynamoDBStreamsReader:
+        return DynamoDBStreamsReader(self, shard_id, start)
 
     def _resolved(self) -> str:
         """Return the stream's ARN. That of a table's newest stream is looked up once."""
@@ -241,7 +156,7 @@ class DynamoDBStreamsSource:
         parameters: dict[str, object] = {"TableName": self._table}
         while True:
             try:
-                answer = self._client.ask("ListStreams", parameters, tries=_TRIES)
+                answer = self._client.ask("ListStreams", parameters, tries=self._tries)
             except AwsError as error:
                 raise error.unavailable(f"table {self._table}") from error
             streams += answer.get("Streams") or []
@@ -258,165 +173,55 @@ class DynamoDBStreamsSource:
         if after is not None:
             parameters["ExclusiveStartShardId"] = after
         try:
-            answer = self._client.ask("DescribeStream", parameters, tries=_TRIES)
+            answer = self._client.ask("DescribeStream", parameters, tries=self._tries)
         except AwsError as error:
             self._doubtful = True
-            if error.kind == "not_found" and self._label is not None and self.stream != arn:
+            if error.kind == "not_found" and self._identity is not None and self.stream != arn:
                 newest = self._newest()
                 if newest not in (None, arn):
-                    raise self._made_anew(self._label, str(newest).rsplit("/", 1)[-1]) from error
+                    raise self._made_anew(self._identity, str(newest).rsplit("/", 1)[-1]) from error
             raise error.unavailable(arn) from error
         said = answer.get("StreamDescription")
         if not isinstance(said, dict):
             raise SourceError(f"what answers for stream {arn} does not speak the API of DynamoDB Streams: {str(answer)[:200]}")
         return said
 
-    def _made_anew(self, known: str, label: str) -> SourceError:
-        return SourceError(
-            f"the stream of table {self._table} was made anew while it was read: it was {known}, it is {label}; "
-            "start again to read the new one from the starting position"
-        )
 
-
-class DynamoDBStreamsReader:
+class DynamoDBStreamsReader(PolledReader):
     """Reads one shard of a `DynamoDBStreamsSource`."""
 
+    _source: DynamoDBStreamsSource
+
     def __init__(self, source: DynamoDBStreamsSource, shard_id: str, start: Start) -> None:
-        self._source = source
-        self._shard_id = shard_id
-        self._iterator: str | None = None
-        self._at_tip = start.kind == "LATEST"  # until the first iterator is there
-        self._after = start.sequence_number if start.kind == "AFTER_SEQUENCE_NUMBER" else None
-        # Where nothing has been read yet: what was created before this instant is old. It is left out of what an iterator at the horizon
-        # gives; one taken at the tip needs no clock that agrees with the server's.
-        self._since_ms = source.tick(start.timestamp_ms or 0) if start.kind == "AT_TIMESTAMP" else None
-        self._leaves_out = False
+        super().__init__(source, shard_id, start)
+        # What was created before this instant is old, and left out of what an iterator at the horizon gives. One taken at the tip needs
+        # no clock that agrees with the server's.
+        self._since_ms: int | None = None
         self._empty = 0
-        self._throttled = 0
-        self._trimmed = False
 
-    def stand(self) -> None:
-        """Take an iterator behind the last record handed over. A start at the tip is from then on this instant, whatever happens."""
-        if self._at_tip:
-            now_ms = self._source.now_ms()
-            self._iterator = self._source.iterator(self._shard_id, "LATEST")
-            self._at_tip, self._since_ms = False, self._source.tick(now_ms)
-        elif self._after is None:
-            self._iterator = self._source.iterator(self._shard_id, "TRIM_HORIZON")
-            self._leaves_out = self._since_ms is not None
-        else:
-            try:
-                self._iterator = self._source.iterator(self._shard_id, "AFTER_SEQUENCE_NUMBER", self._after)
-            except AwsError as error:
-                if error.kind not in ("trimmed", "invalid"):
-                    raise
-                self._to_horizon()
+    def stand(self, *, tries: int = 1) -> str:
+        """Take the iterator now and return it. A start at the tip is from then on this instant, however often the iterator expires."""
+        if self._start.kind == "AT_TIMESTAMP":
+            self._since_ms = self._source.tick(self._start.timestamp_ms or 0)
+        return super().stand(tries=tries)
 
-    def fetch(self, limit: int) -> Fetched:
-        """Return the next records, at most `limit` and at most 1,000.
-
-        An iterator that has expired, or that the server no longer takes since shards have rotated, is renewed behind the last record
-        handed over. Where that record is trimmed, or the shard is gone, the answer says `trimmed`.
-
-        Raises:
-            SourceUnavailableError: the stream cannot be read now.
-            SourceError: the stream was made anew.
-            AwsError: the service failed, and may not the next time.
-        """
-        try:
-            for _ in range(_LEFT_OUT_MAX):
-                page = self._page(self._records(limit))
-                kept = page.arrived_since(self._since_ms) if self._leaves_out and self._since_ms is not None else page
-                if len(kept) or not len(page) or self._iterator is None:
-                    return self._handed_over(kept)
-        except AwsError as error:
-            if error.kind == "throttled":
-                return self._throttle(error)
-            if error.kind == "not_found" or (error.kind == "invalid" and self._is_of_shard(error)):
-                return self._gone(error)
-            if error.kind in ("transient", "expired_iterator"):
-                raise  # an iterator that was renewed has expired again: the next try comes after a pause
-            raise error.unavailable(f"{self._source.stream}, shard {self._shard_id}") from error
+    def _fetch(self, limit: int) -> Fetched:
+        for _ in range(_LEFT_OUT_MAX):
+            page, _ = self._read(limit)
+            kept = page if self._since_ms is None else page.arrived_since(self._since_ms)
+            if len(kept) or not len(page) or self._iterator is None:
+                return self._handed_over(kept)
         return Fetched(None, retry_after_ms=1)
-
-    def close(self) -> None:
-        """Forget the iterator."""
-        self._iterator = None
-
-    def _records(self, limit: int) -> bytes:
-        if self._iterator is None:
-            self.stand()
-        try:
-            return self._source.records(self._iterator or "", limit)
-        except AwsError as error:
-            if error.kind not in ("expired_iterator", "trimmed", "invalid"):
-                raise
-            _log.debug("shard %s: %s; a new iterator begins after %s", self._shard_id, error, self._after)
-            if error.kind == "trimmed":
-                self._to_horizon()
-            else:
-                self._iterator = None
-                self.stand()
-            return self._source.records(self._iterator or "", limit)
-
-    def _page(self, body: bytes) -> Page:
-        try:
-            page = Page.parse(body, "dynamodb")
-        except PageError as error:
-            # A body that broke off, or a server that errs: nothing was taken in, and the same records are asked for again.
-            message = f"the answer for shard {self._shard_id} of {self._source.stream} cannot be read: {error}"
-            raise SourceUnavailableError(message, action="dynamodb:GetRecords") from error
-        self._throttled = 0
-        self._iterator = page.next_iterator
-        self._after = page.last_sequence_number or self._after
-        return page
 
     def _handed_over(self, page: Page) -> Fetched:
         self._empty = 0 if len(page) else self._empty + 1
         ended = self._iterator is None
         # No answer says whether the tip is reached. Until it is likely the reader asks for a pause, which says "not yet".
         unsure = not ended and 0 < self._empty < _EMPTY_AT_TIP
-        trimmed, self._trimmed = self._trimmed, False
-        return Fetched(page, None, ended, _POLL_INTERVAL_MS if unsure else 0, trimmed)
-
-    def _to_horizon(self) -> None:
-        """What comes next is trimmed, which takes 24 hours: go on with the oldest record that is left."""
-        self._iterator = self._source.iterator(self._shard_id, "TRIM_HORIZON")
-        self._trimmed = True
-
-    @staticmethod
-    def _is_of_shard(error: AwsError) -> bool:
-        # DynamoDB Local says "Invalid ShardId in ShardIterator" of a shard that has rotated away.
-        return "shard" in error.text.lower()
-
-    def _throttle(self, error: AwsError) -> Fetched:
-        pause_ms = min(_THROTTLED_MS << min(self._throttled, 16), _THROTTLED_MAX_MS)
-        self._throttled += 1
-        _log.info("shard %s: %s; next read in %.2f s", self._shard_id, error, pause_ms / 1000)
-        return Fetched(None, retry_after_ms=pause_ms)
-
-    def _gone(self, error: AwsError) -> Fetched:
-        """The stream or the shard is not there. A shard of a stream that is there has been trimmed away: nothing is left of it."""
-        self._iterator = None
-        if self._source.is_listed(self._shard_id):
-            raise error.unavailable(f"{self._source.stream}, shard {self._shard_id}") from error
-        return Fetched(None, ended=True, trimmed=True)
+        return Fetched(page, None, ended, _POLL_INTERVAL_MS if unsure else 0, self._told_trimmed())
 
 
 def _shard(described: dict[str, Any]) -> ShardDescription:
     parent = described.get("ParentShardId")
     end = (described.get("SequenceNumberRange") or {}).get("EndingSequenceNumber")
     return ShardDescription(described["ShardId"], (parent,) if parent else (), closed=bool(end))
-
-
-def _parents_first(listed: dict[str, ShardDescription]) -> list[ShardDescription]:
-    """Order a listing by the number of ancestors, of which a shard of DynamoDB Streams has one line."""
-
-    def ancestors(shard: ShardDescription) -> int:
-        seen = {shard.shard_id}
-        while shard.parents and shard.parents[0] in listed and shard.parents[0] not in seen:
-            shard = listed[shard.parents[0]]
-            seen.add(shard.shard_id)
-        return len(seen)
-
-    return sorted(listed.values(), key=ancestors)
