@@ -166,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        kept = ("content-type", "x-amz-target", "x-amz-date", "authorization", "x-amz-security-token")
+        kept = ("content-type", "x-amz-target", "x-amz-date", "authorization", "x-amz-security-token", "proxy-authorization")
         headers = {name: self.headers[name] for name in kept if name in self.headers}
         try:
             status, got, fault = self.proxy.serve(self.headers.get("X-Amz-Target", ""), body, headers)

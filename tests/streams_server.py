@@ -44,6 +44,7 @@ class StreamsServer:
         endpoint_url: where it listens.
         label: names the stream; a test may change it, as if the table were made anew.
         status: of the stream.
+        date: what its answers say as the time, in seconds; None for nothing.
         page_shards: shards of a page of a listing, at most; 100 on AWS.
         page_records: records of a page, at most.
         errors: for an operation, error answers of the next calls, each a code and a message.
@@ -54,6 +55,7 @@ class StreamsServer:
     endpoint_url: str = ""
     label: str = "2026-01-30T12:00:05.123"
     status: str = "ENABLED"
+    date: float | None = None
     page_shards: int = 100
     page_records: int = 1000
     shards: dict[str, Shard] = field(default_factory=dict)
@@ -195,7 +197,9 @@ def streams_server() -> Iterator[StreamsServer]:
                 status = 500 if code == "InternalServerError" else 400
                 answer = {"__type": f"com.amazonaws.dynamodb.v20120810#{code}", "message": message}
             body = json.dumps(answer).encode()
-            self.send_response(status)
+            self.send_response_only(status)
+            if server.date is not None:
+                self.send_header("Date", self.date_time_string(server.date))
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -234,6 +237,46 @@ def test_a_proxy_of_the_environment_is_used(proxy: Proxy, monkeypatch: pytest.Mo
     assert "StreamNames" in client.ask("ListStreams", {})
     client.close()
     assert proxy.count("ListStreams") == 1
+
+
+def test_the_proxy_is_told_who_asks(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name and password of a proxy's URL, in which characters may be escaped (RFC 3986)."""
+    monkeypatch.setenv("http_proxy", proxy.endpoint_url.replace("//", "//some%40one:pass%3Aword@"))
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    client = AwsClient("kinesis", endpoint_url="http://kinesis.example:1234")
+    assert "StreamNames" in client.ask("ListStreams", {})
+    client.close()
+    expected = "Basic " + base64.b64encode(b"some@one:pass:word").decode()
+    assert [request.headers["proxy-authorization"] for request in proxy.requests] == [expected]
+
+
+def test_the_proxy_of_an_encrypted_call_is_told_who_asks_and_the_service_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call by HTTPS goes through a tunnel: the name belongs to the request that opens it."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    heads: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def refuse() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                heads.append(connection.recv(65_536))
+                connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        monkeypatch.setenv("https_proxy", f"http://someone:password@127.0.0.1:{listening.getsockname()[1]}")
+        client = AwsClient("kinesis", region="eu-west-1")
+        with pytest.raises(AwsError, match="407") as caught:
+            client.ask("ListStreams", {})
+        thread.join()
+        client.close()
+    (head,) = heads
+    assert head.startswith(b"CONNECT kinesis.eu-west-1.amazonaws.com:443 ")
+    assert b"Proxy-Authorization: Basic " + base64.b64encode(b"someone:password") in head
+    assert caught.value.kind == "transient"
+    assert "password" not in str(caught.value)
 
 
 def test_the_endpoint_is_found_as_every_aws_tool_finds_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

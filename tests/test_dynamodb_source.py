@@ -297,12 +297,28 @@ def test_a_table_without_a_stream_is_said(streams: StreamsServer, sources: Any) 
     assert caught.value.action == "dynamodb:ListStreams"
 
 
-def test_a_stream_that_is_not_there_or_not_active_is_said(streams: StreamsServer, sources: Any) -> None:
+def test_a_stream_that_is_not_there_is_said(streams: StreamsServer, sources: Any) -> None:
     with pytest.raises(SourceUnavailableError, match="stream not found"):
         sources(f"{ARN}2020-01-01T00:00:00.000", streams).describe()
+
+
+def test_a_stream_that_is_being_enabled_is_waited_for(streams: StreamsServer, sources: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            streams.status = "ENABLED"
+
+    monkeypatch.setattr("streamcore.sources._polled.time.sleep", pause)
+    streams.status = "ENABLING"
+    source = sources("orders", streams)
+    assert source.describe().identity == streams.label
+    assert pauses == [2, 2, 2]
     streams.status = "ENABLING"
     with pytest.raises(SourceUnavailableError, match="is not active: its status is ENABLING"):
-        sources("orders", streams).describe()
+        source.describe()
+    assert len(pauses) == 3
 
 
 @pytest.mark.parametrize(
@@ -508,6 +524,19 @@ def test_latest_trusts_its_iterator_more_than_the_clock(streams: StreamsServer, 
     reader = sources("orders", streams, clock=fast).open(shard, Start("LATEST"))
     streams.put(shard, "new", 2)
     assert numbers(reader.fetch(100)) == 1
+
+
+@pytest.mark.parametrize("skew_s", [-3600, 3600])
+def test_latest_goes_by_the_clock_of_the_server(streams: StreamsServer, sources: Any, skew_s: int) -> None:
+    shard, clock = streams.add_shard(), ManualClock((MINUTE + 10 + skew_s) * 1000)
+    streams.date = MINUTE + 10.9
+    streams.put(shard, "old", 1, second=MINUTE - 30)
+    source = sources("orders", streams, clock=clock)
+    assert source.describe().now_ms == (MINUTE + 10) * 1000
+    reader = source.open(shard, Start("LATEST"))
+    streams.expire_iterators()
+    streams.put(shard, "new", 2, second=MINUTE + 11)
+    assert sum(map(numbers, drained(reader))) == 1
 
 
 def test_a_pinned_start_reads_from_the_minute_of_its_instant(streams: StreamsServer, sources: Any) -> None:

@@ -9,6 +9,7 @@ import base64
 import collections
 import json
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -27,7 +28,7 @@ from streamcore import (
 )
 from streamcore.protocols import Start
 from streamcore.sources.kinesis import KinesisSource
-from streamcore.testing import ManualClock
+from streamcore.testing import ManualClock, run_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -248,6 +249,28 @@ def test_latest_is_the_moment_of_first_contact(server: Server, sources: Any) -> 
     assert handled.numbers == list(range(50, 80))
 
 
+@pytest.mark.parametrize("skew_s", [-3600, 3600])
+def test_latest_goes_by_the_clock_of_the_server(moto: Server, proxy: Proxy, sources: Any, skew_s: int) -> None:
+    """Records get their times there: a clock here that is fast would skip some, one that is slow would bring what is old."""
+    stream, handled, store = stream_on(moto), Handled(), MemoryCheckpointStore()
+    began = int(time.time())
+    clock = ManualClock((began + skew_s) * 1000)
+
+    def run() -> None:
+        worker = worker_over(sources(stream, proxy, clock=clock), handled, store, clock=clock, starting_position="LATEST")
+        run_until_idle(worker, clock)
+        worker.stop()
+
+    proxy.fault("GetRecords", faults.error("ExpiredIteratorException"))  # of the tip
+    run()
+    put(moto, stream, range(10))
+    run()
+    assert handled.numbers == list(range(10))
+    asked = [request.parameters for request in proxy.requests if request.operation == "GetShardIterator"]
+    assert [one["ShardIteratorType"] for one in asked] == ["LATEST", "AT_TIMESTAMP", "AT_TIMESTAMP"]
+    assert all(began <= one["Timestamp"] <= time.time() for one in asked[1:])
+
+
 def test_at_latest_closed_shards_are_done_and_their_children_are_read(moto: Server, proxy: Proxy, sources: Any) -> None:
     stream, handled, store = stream_on(moto, 2), Handled(), MemoryCheckpointStore()
     put(moto, stream, range(100))
@@ -354,6 +377,28 @@ def test_an_iterator_at_the_tip_that_expires_loses_nothing(moto: Server, proxy: 
     fetched = read(reader)
     assert fetched.page is not None
     assert len(fetched.page) == 5
+
+
+def test_iterators_that_expire_at_once_end_nothing(moto: Server, proxy: Proxy, sources: Any) -> None:
+    """At first contact too, where a stream that cannot be read ends the run."""
+    stream, handled = stream_on(moto), Handled()
+    put(moto, stream, range(10))
+    proxy.fault("GetRecords", faults.error("ExpiredIteratorException"), times=5)
+    assert worker_over(sources(stream, proxy), handled).run(until_idle=True).records == 10
+    assert handled.numbers == list(range(10))
+
+
+def test_a_record_without_its_time_is_refused_and_says_so(moto: Server, proxy: Proxy, sources: Any) -> None:
+    """Kinesis gives every record one; without it neither the age of a record nor the event that Lambda documents can be told."""
+    stream = stream_on(moto)
+    put(moto, stream, range(10))
+    reader = sources(stream, proxy).open(FIRST, Start("TRIM_HORIZON"))
+    proxy.fault("GetRecords", faults.change(lambda said: said["Records"][5].pop("ApproximateArrivalTimestamp")))
+    with pytest.raises(SourceUnavailableError, match="has no ApproximateArrivalTimestamp"):
+        reader.fetch(100)
+    fetched = read(reader)
+    assert fetched.page is not None
+    assert len(fetched.page) == 10
 
 
 def test_a_throttled_shard_is_asked_ever_less_often(moto: Server, proxy: Proxy, sources: Any) -> None:
@@ -496,14 +541,45 @@ def test_a_listing_that_is_not_permitted_for_a_time_is_a_problem_too(moto: Serve
     worker.stop()
 
 
-@pytest.mark.parametrize("status", ["CREATING", "DELETING"])
-def test_a_stream_that_is_not_active_is_not_read(moto: Server, proxy: Proxy, sources: Any, status: str) -> None:
+def status(value: str) -> faults.Fault:
+    return faults.change(lambda said: said["StreamDescriptionSummary"].update(StreamStatus=value))
+
+
+def test_a_stream_that_is_being_made_is_waited_for(
+    moto: Server, proxy: Proxy, sources: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("streamcore.sources._polled._MADE_PAUSE_S", 0)
+    stream, handled = stream_on(moto), Handled()
+    put(moto, stream, range(10))
+    proxy.fault("DescribeStreamSummary", status("CREATING"), times=3)
+    assert worker_over(sources(stream, proxy), handled).run(until_idle=True).records == 10
+    (line,) = [message for message in caplog.messages if "PROBLEM" in message]
+    assert line == f"PROBLEM: stream {stream} is not active yet: its status is CREATING; reading begins when it is"
+    # Not for ever.
+    proxy.fault("DescribeStreamSummary", status("CREATING"), times=None)
+    before = proxy.count("DescribeStreamSummary")
+    with pytest.raises(SourceUnavailableError, match="is not active: its status is CREATING"):
+        sources(stream, proxy).describe()
+    assert proxy.count("DescribeStreamSummary") - before == 150
+
+
+def test_a_stream_that_is_being_deleted_is_not_waited_for(moto: Server, proxy: Proxy, sources: Any) -> None:
     stream = stream_on(moto)
-    proxy.fault("DescribeStreamSummary", faults.change(lambda said: said["StreamDescriptionSummary"].update(StreamStatus=status)))
+    proxy.fault("DescribeStreamSummary", status("DELETING"))
     source = sources(stream, proxy)
-    with pytest.raises(SourceUnavailableError, match=f"is not active: its status is {status}"):
+    with pytest.raises(SourceUnavailableError, match="is not active: its status is DELETING"):
         source.describe()
+    assert proxy.count("DescribeStreamSummary") == 1
     assert source.describe().poll_interval_ms == 1000
+
+
+def test_a_stream_that_is_being_made_again_while_it_is_read_holds_up_nothing(moto: Server, proxy: Proxy, sources: Any) -> None:
+    source = sources(stream_on(moto), proxy)
+    source.describe()
+    proxy.fault("DescribeStreamSummary", status("CREATING"))
+    with pytest.raises(SourceUnavailableError, match="is not active: its status is CREATING"):
+        source.describe()
+    assert proxy.count("DescribeStreamSummary") == 2
 
 
 def test_a_stream_or_a_server_that_is_not_there_is_told_of(

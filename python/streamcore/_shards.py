@@ -145,8 +145,10 @@ class Shards:
         Without it a crash before the first completed record would move the start to a later tip, past records already handed out.
         Closed shards get no more records: they are done, and saved as such, so that only what descends from the open ones is read later.
         """
+        instant = job.description.now_ms
+        start = Start("LATEST", timestamp_ms=now if instant is None else instant)
         for shard_id, claim in list(job.claims.items()):
-            reading = self._add(job, shard_id, None, Start("LATEST", timestamp_ms=now), now)
+            reading = self._add(job, shard_id, None, start, now)
             self._saver.own(reading.handle, claim.token)
             if shard_id in closed:
                 del job.claims[shard_id]

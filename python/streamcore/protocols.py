@@ -42,6 +42,8 @@ class StreamDescription:
         poll_interval_ms: pause between two reads of a shard at its tip; 0 for a source that wakes its reader itself.
         clock: "wall", or "replay" where time is the largest arrival time handed out (recorded data).
         format: which API's records the stream has; it decides the shape of the events.
+        now_ms: the time when this was asked for, by the clock that gives the records their times, or a little earlier; None where that
+            is the worker's own. A start at LATEST is this instant.
     """
 
     identity: str
@@ -50,6 +52,7 @@ class StreamDescription:
     poll_interval_ms: int = 1000
     clock: Literal["wall", "replay"] = "wall"
     format: Literal["kinesis", "dynamodb"] = "kinesis"
+    now_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

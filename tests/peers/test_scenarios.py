@@ -40,10 +40,10 @@ def on(*names: str, fixture: str = "peer") -> pytest.MarkDecorator:
     return pytest.mark.parametrize(fixture, [name for name in names if name in HERE], indirect=True)
 
 
-def kinds(fixture: str = "peer", *, without: tuple[str, ...] = ()) -> pytest.MarkDecorator:
+def kinds(fixture: str = "peer") -> pytest.MarkDecorator:
     """Run a test on the streams of both APIs, on each server that is here."""
     both = [(name, KinesisStream) for name in KINESIS] + [(name, Table) for name in DYNAMODB]
-    here = [pytest.param(name, kind, id=f"{name}-{kind.__name__}") for name, kind in both if name in HERE and name not in without]
+    here = [pytest.param(name, kind, id=f"{name}-{kind.__name__}") for name, kind in both if name in HERE]
     return pytest.mark.parametrize((fixture, "kind"), here, indirect=[fixture])
 
 
@@ -197,9 +197,7 @@ def test_at_timestamp_begins_at_that_instant(peer: Server) -> None:
     assert_once_and_in_order(seen.rows, after, f"seed {SEED}")
 
 
-# DynamoDB Local cuts the time at which a record was created to the minute (AWS: to the second), so what is written after the first contact
-# seems to be older than that.
-@kinds(without=("dynamodb-local",))
+@kinds()
 def test_a_quiet_stream_loses_nothing_between_a_kill_and_the_next_run(peer: Server, kind: type[Stream], tmp_path: Path) -> None:
     stream = make(kind, peer)
     command = Command(tmp_path, stream, "--starting-position", "LATEST")

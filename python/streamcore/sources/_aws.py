@@ -17,6 +17,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
@@ -256,7 +257,7 @@ class _Way:
 
     def __init__(self, client: AwsClient, url: str) -> None:
         import urllib3  # noqa: PLC0415  (comes with botocore, which only who reads from AWS has)
-        from botocore.httpsession import get_cert_path  # noqa: PLC0415
+        from botocore.httpsession import ProxyConfiguration, get_cert_path  # noqa: PLC0415
         from botocore.utils import get_environ_proxies  # noqa: PLC0415
 
         parts = urlsplit(url)
@@ -269,8 +270,11 @@ class _Way:
         }
         if parts.scheme == "https":
             options["ca_certs"] = client.ca_bundle or get_cert_path(True)  # noqa: FBT003  (positional only in botocore)
-        proxy = get_environ_proxies(url).get(parts.scheme)
-        manager = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+        proxies = ProxyConfiguration(get_environ_proxies(url))
+        proxy = proxies.proxy_url_for(url)
+        if proxy:
+            options |= {"proxy_url": proxy, "proxy_headers": proxies.proxy_headers_for(proxy)}
+        manager = urllib3.ProxyManager(**options) if proxy else urllib3.PoolManager(**options)
         self._pool = manager.connection_from_url(url)
         self._pool.ConnectionCls = _in_one_write(self._pool.ConnectionCls)
         self.closes = manager.clear
@@ -335,6 +339,7 @@ class AwsClient:
         self._credentials: Any = None
         self._identity: tuple[tuple[str, str, str | None], Identity] | None = None
         self._stamp: tuple[int, str] = (0, "")
+        self._date: str | None = None  # of the latest answer
         self._ways: dict[str, _Way] = {}
         session = self._session()
         self.ca_bundle: str | None = session.get_config_variable("ca_bundle")
@@ -380,6 +385,13 @@ class AwsClient:
         except ValueError as error:
             raise AwsError("transient", "MalformedAnswer", str(error), action=self.action(operation)) from None
 
+    def date_ms(self) -> int | None:
+        """Return the second at which the latest answer was sent, by the service's clock; None where the answer did not say."""
+        try:
+            return round(parsedate_to_datetime(self._date or "").timestamp()) * 1000
+        except ValueError:
+            return None
+
     def action(self, operation: str) -> str:
         """Return the IAM action of an operation, as `kinesis:GetRecords`."""
         return f"{self.service_facts.iam_prefix}:{operation}"
@@ -414,6 +426,7 @@ class AwsClient:
             answer: bytes = response.data
         except (HTTPError, OSError) as error:
             raise AwsError("transient", type(error).__name__, str(error), action=self.action(operation)) from error
+        self._date = response.headers.get("date")
         if response.status != 200:
             raise self._error(operation, response.status, answer, response.headers.get("x-amzn-errortype"))
         return answer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import threading
+import time
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeVar
 
@@ -25,6 +27,8 @@ _log = logging.getLogger("streamcore.sources")
 _Answer = TypeVar("_Answer")
 
 _TRIES = 5  # of each call at first contact
+_BEING_MADE = ("CREATING", "ENABLING")
+_MADE_PAUSE_S, _MADE_TRIES = 2, 150  # a stream that is being made is waited for, five minutes in all
 _THROTTLED_MS, _THROTTLED_MAX_MS = 250, 10_000
 # What an iterator that the service no longer takes is answered with. DynamoDB Local says "invalid" once its shards have rotated.
 _STALE = frozenset({"expired_iterator", "trimmed", "invalid"})
@@ -82,12 +86,23 @@ class PolledSource(ABC):
     def describe(self) -> StreamDescription:
         """Say what the stream is. The first identity seen is the one that this source reads.
 
+        Where it is still being made at the first call, this returns when it is active.
+
         Raises:
-            SourceUnavailableError: there is no such stream, it is not active, or it may not be described.
+            SourceUnavailableError: there is no such stream, it is not active after five minutes, or it may not be described.
             SourceError: the stream was made anew since the first call.
         """
-        status, description = self._described()
-        if status in ("CREATING", "ENABLING", "DELETING"):
+        tries = _MADE_TRIES if self._identity is None else 1
+        while True:
+            asked_ms = self.now_ms()
+            status, description = self._described()
+            tries -= 1
+            if status not in _BEING_MADE or not tries:
+                break
+            if tries == _MADE_TRIES - 1:
+                _log.warning("PROBLEM: stream %s is not active yet: its status is %s; reading begins when it is", self.stream, status)
+            time.sleep(_MADE_PAUSE_S)
+        if status in (*_BEING_MADE, "DELETING"):
             message = f"stream {self.stream} is not active: its status is {status}"
             raise SourceUnavailableError(message, code="ResourceInUseException")
         with self._lock:
@@ -96,7 +111,7 @@ class PolledSource(ABC):
             self._fresh = True
         if known != description.identity:
             raise self._made_anew(known, description.identity)
-        return description
+        return dataclasses.replace(description, now_ms=self.in_server_time(asked_ms))
 
     def list_shards(self) -> Sequence[ShardDescription]:
         """Return every shard that can still be read, closed ones too, parents before children.
@@ -167,6 +182,16 @@ class PolledSource(ABC):
         """Return a shard as a listing made now has it, None where it is not there."""
         return next((shard for shard in self.list_shards() if shard.shard_id == shard_id), None)
 
+    def in_server_time(self, instant_ms: int) -> int:
+        """Return an instant right before the latest call by the clock that stamps the records, or a little earlier.
+
+        The server tells whole seconds, some servers the one before. A clock of this machine that agrees is believed to the millisecond.
+        """
+        second_ms = self._client.date_ms()
+        if second_ms is None or instant_ms - 2000 < second_ms <= self.now_ms():
+            return instant_ms
+        return second_ms
+
     def _noting(self, call: Callable[[], _Answer]) -> _Answer:
         """Call, and take note where what answers later may not be the same stream."""
         try:
@@ -208,7 +233,7 @@ class PolledReader(ABC):
                 raise
             return self._to_horizon()
         if self._start.kind == "LATEST":
-            self._start = Start("AT_TIMESTAMP", timestamp_ms=now_ms)
+            self._start = Start("AT_TIMESTAMP", timestamp_ms=self._source.in_server_time(now_ms))
         self._iterator = iterator
         return iterator
 
