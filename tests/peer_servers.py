@@ -24,10 +24,10 @@ INSTALLED = os.environ.get("STREAMCORE_PEERS")
 
 
 @contextlib.contextmanager
-def kinesalite_server(port: int | None = None) -> Iterator[Server]:
-    """Run kinesalite, empty. With the `port` of one that was stopped it is that server restarted."""
+def kinesalite_server(port: int | None = None, *, create_ms: int = 5) -> Iterator[Server]:
+    """Run kinesalite, empty, which takes so long to make a stream. With the `port` of one that was stopped it is that server restarted."""
     port = port or free_port()
-    times = [part for option in ("create", "delete", "update") for part in (f"--{option}StreamMs", "5")]
+    times = ["--createStreamMs", str(create_ms), "--deleteStreamMs", "5", "--updateStreamMs", "5"]
     command = [*_node("kinesalite/cli.js"), "--port", str(port), *times, "--shardLimit", "200"]
     with running("kinesalite", command, port) as server:
         yield server

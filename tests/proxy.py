@@ -162,6 +162,7 @@ class Proxy:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet
     proxy: Proxy
 
     def do_POST(self) -> None:

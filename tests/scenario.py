@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -246,6 +247,17 @@ class Command:
         """Start it; its handler writes a byte to standard error for each batch."""
         command = [*self._command, *options]
         return subprocess.Popen(command, cwd=self.folder, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    def kill_after(self, batches: int) -> None:
+        """Run it until its handler has had so many batches or a few more, and kill it as `kill -9` does."""
+        with self.start() as process:
+            assert process.stderr is not None
+            left = batches
+            while left > 0:
+                chunk = os.read(process.stderr.fileno(), 65_536)
+                assert chunk, f"the run ended {left} batches before it was to be killed"
+                left -= chunk.count(b".")
+            process.send_signal(signal.SIGKILL)
 
     def finish(self, *options: str) -> dict[str, Any]:
         """Run it until the stream is idle and return its summary."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -51,8 +51,8 @@ def own_server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Return what starts a server of the kind that the test's parameter names, for tests that stop it."""
 
     @contextlib.contextmanager
-    def start(port: int | None = None) -> Iterator[Server]:
-        with START[request.param](port) as server:
+    def start(port: int | None = None, **options: Any) -> Iterator[Server]:
+        with START[request.param](port, **options) as server:
             for name, value in server.env.items():
                 monkeypatch.setenv(name, value)
             yield server
