@@ -234,11 +234,16 @@ def handle(event, context):
 
 
 class Command:
-    """`streamcore run` over a stream, in a folder that keeps its state and what its handler saw."""
+    """`streamcore run` over a stream, in a folder that keeps its state and what its handler saw.
+
+    Attributes:
+        folder: where it runs.
+        env: its environment, which leads to the stream's server.
+    """
 
     def __init__(self, folder: Path, stream: Stream, *options: str) -> None:
         self.folder = folder
-        self._env = {**os.environ, **stream.server.env}
+        self.env = {**os.environ, **stream.server.env}
         (folder / "handlers.py").write_text(_HANDLER)
         self._command = [sys.executable, "-m", "streamcore", "run", "--source", stream.option, "--function", "handlers.py:handle"]
         self._command += ["--state", "s.sqlite", "--json", *options]
@@ -246,7 +251,7 @@ class Command:
     def start(self, *options: str) -> subprocess.Popen[bytes]:
         """Start it; its handler writes a byte to standard error for each batch."""
         command = [*self._command, *options]
-        return subprocess.Popen(command, cwd=self.folder, env=self._env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        return subprocess.Popen(command, cwd=self.folder, env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def kill_after(self, batches: int) -> None:
         """Run it until its handler has had so many batches or a few more, and kill it as `kill -9` does."""
@@ -262,7 +267,7 @@ class Command:
     def finish(self, *options: str) -> dict[str, Any]:
         """Run it until the stream is idle and return its summary."""
         command = [*self._command, "--until-idle", *options]
-        done = subprocess.run(command, cwd=self.folder, env=self._env, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         summary: dict[str, Any] = json.loads(done.stdout)
         return {**summary, "log": done.stderr}

@@ -79,6 +79,23 @@ def test_first_contact_without_permission_names_the_action(ministack: Server, tm
     assert f"no permission for {faulty}:{operation}" in said
 
 
+def test_region_endpoint_and_credentials_may_come_from_a_profile(stream: KinesisStream | Table, tmp_path: Path) -> None:
+    stream.write(Rows(random.Random(1)).take(20))
+    profile = {"region": "eu-west-1", "aws_access_key_id": "of-the-profile", "aws_secret_access_key": "secret"}
+    with fault_proxy(stream.server) as proxy:
+        profile["endpoint_url"] = proxy.endpoint_url
+        settings = "\n".join(f"{name} = {value}" for name, value in profile.items())
+        (tmp_path / "config").write_text(f"[profile local]\n{settings}\n")
+        command = Command(tmp_path, stream, "--profile", "local")
+        command.env = {name: value for name, value in command.env.items() if not name.startswith("AWS_")}
+        command.env |= {"AWS_CONFIG_FILE": str(tmp_path / "config"), "AWS_EC2_METADATA_DISABLED": "true"}
+        command.finish("--region", "us-east-1")  # an option counts more than the profile
+        scopes = {request.headers["authorization"].split("Credential=")[1].split(",")[0] for request in proxy.requests}
+    assert {scope.split("/")[0] for scope in scopes} == {"of-the-profile"}
+    assert {scope.split("/")[2] for scope in scopes} == {"us-east-1"}
+    assert len((tmp_path / "handled.txt").read_text().splitlines()) == 20
+
+
 def test_a_stream_that_is_not_there_ends_the_run(ministack: Server, tmp_path: Path) -> None:
     stream = KinesisStream(ministack, 1)
     stream.option = "kinesis:missing"

@@ -58,7 +58,7 @@ class SourceError(StreamcoreError):
 class SourceUnavailableError(SourceError):
     """A stream cannot be read now, and may be readable again later.
 
-    A permission or a key is missing, credentials have expired, the stream is deleted or not yet active, or its server is gone. At a
+    A permission or a key is missing, credentials have expired, the stream is deleted or not active, or its server is gone. At a
     mapping's first contact with its stream this ends the run, as every `SourceError` does. Later the mapping is kept: reading is tried
     again, ever more slowly, and the mapping's status says why.
 
