@@ -142,7 +142,8 @@ class Poller:
         return None
 
     def _do(self, task: Task, now: int) -> None:
-        failing = task.failures > 0  # as `_take` saw it
+        # As `_take` saw them: once the task is back in the heap another thread may take it before this one is done.
+        failing, pressing = task.failures > 0, task.pressing
         try:
             if isinstance(task, Reading):
                 self._poll(task, now)
@@ -151,7 +152,7 @@ class Poller:
         finally:
             with self._lock:
                 self._busy -= 1
-                self._pressing -= task.pressing
+                self._pressing -= pressing
                 self._failing -= failing
 
     def _woken(self, job: Job) -> None:
