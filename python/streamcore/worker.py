@@ -362,7 +362,8 @@ class Worker:
                 raise KeyboardInterrupt
             raise self._error
         due = [self._poller.next_due(), ask, self._delivery.next_due()]
-        if self._done() and not self.idle(now):
+        # With an interval of zero what is held may wait for a save.
+        if (self._done() or self._save_at_once is not None) and not self.idle(now):
             due.append(self._saver.next_due())
         return min((instant for instant in due if instant is not None), default=None)
 
