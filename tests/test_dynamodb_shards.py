@@ -117,6 +117,18 @@ def test_three_reads_in_a_row_without_a_record_are_the_tip(streams: StreamsServe
     assert pauses == [(1, 0), (0, 250), (0, 250), (0, 0), (0, 0)]
 
 
+def test_a_closed_shard_has_no_tip_and_is_read_to_its_end(streams: StreamsServer, sources: Any) -> None:
+    shard = streams.add_shard()
+    streams.add_shard(shard)
+    streams.shards[shard].closed = False  # its end is not said yet
+    source = sources("orders", streams)
+    source.list_shards()
+    reader = source.open(shard, HORIZON)
+    assert [reader.fetch(100).retry_after_ms for _ in range(5)] == [250] * 5
+    streams.shards[shard].closed = True
+    assert reader.fetch(100).ended
+
+
 def test_a_shard_at_its_tip_is_read_four_times_a_second(streams: StreamsServer, sources: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, parent = ManualClock(), streams.add_shard()
     streams.add_shard(parent)

@@ -293,6 +293,24 @@ def test_a_stream_that_is_deleted_is_a_problem_until_it_is_there_again(moto: Ser
     worker.stop()
 
 
+def test_a_closed_shard_has_no_tip_and_is_read_to_its_end(moto: Server, proxy: Proxy, sources: Any) -> None:
+    """Whatever an answer says of the distance to the tip: a run that ended there would never read the children."""
+    stream = stream_on(moto)
+    put(moto, stream, range(10))
+    child = {"ShardId": "shardId-000000000001", "ParentShardId": FIRST, "SequenceNumberRange": {"StartingSequenceNumber": "1"}}
+    open_parent = {"ShardId": FIRST, "SequenceNumberRange": {"StartingSequenceNumber": "1"}}
+    proxy.fault("ListShards", faults.answer({"Shards": [open_parent, child]}))  # kinesis-local does not say that the parent is closed
+    source = sources(stream, proxy)
+    assert [shard.closed for shard in source.list_shards()] == [True, False]
+    reader = source.open(FIRST, Start("TRIM_HORIZON"))
+    proxy.fault("GetRecords", faults.change(lambda said: said.update(MillisBehindLatest=0)), times=2)
+    fetched = [read(reader), read(reader)]
+    assert [(len(one.page or ()), one.millis_behind, one.ended) for one in fetched] == [(10, None, False), (0, None, False)]
+    assert fetched[1].retry_after_ms > 0
+    proxy.fault("GetRecords", faults.change(lambda said: said.update(NextShardIterator=None)))
+    assert read(reader).ended
+
+
 def test_where_the_position_is_trimmed_reading_goes_on_with_the_oldest(moto: Server, proxy: Proxy, sources: Any) -> None:
     stream, handled, store = stream_on(moto), Handled(), MemoryCheckpointStore()
     put(moto, stream, range(10))

@@ -155,6 +155,8 @@ def test_at_latest_what_descends_from_the_open_shards_is_read_from_its_beginning
     stream.write(rows.take(200))
     stream.split(stream.open_shards()[0])
     stream.write(rows.take(200))
+    before = time.time()
+    until(lambda: time.time() > before + 1, "the next second")  # kinesalite keeps whole seconds
     command = Command(tmp_path, stream, "--starting-position", "LATEST")
     with command.start() as process:
         until(lambda: len(command.checkpoints()) >= len(stream.shards()), "the first contact is saved")

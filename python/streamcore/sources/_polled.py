@@ -57,6 +57,7 @@ class PolledSource(ABC):
         self._identity: str | None = None
         self._doubtful = False
         self._fresh = False  # described, and not listed since
+        self._closed: frozenset[str] = frozenset()
         self._tries = _TRIES  # until first contact is made: later the worker repeats what failed, each thing at its own pace
 
     # What differs.
@@ -123,9 +124,13 @@ class PolledSource(ABC):
         fresh, self._fresh = self._fresh, False
         if self._identity is not None and not fresh:
             self.describe()
-        shards = _parents_first(self._listed())
+        shards = self._listed()
+        # A shard that has a child is closed, though some servers do not say so.
+        parents = {parent for shard in shards for parent in shard.parents}
+        shards = [dataclasses.replace(shard, closed=shard.closed or shard.shard_id in parents) for shard in shards]
+        self._closed = frozenset(shard.shard_id for shard in shards if shard.closed)
         self._tries = 1
-        return shards
+        return _parents_first(shards)
 
     def open(self, shard_id: str, start: Start) -> PolledReader:
         """Return a reader of the shard that begins at `start`; at LATEST it stands at the tip when this returns.
@@ -177,6 +182,10 @@ class PolledSource(ABC):
     def action(self, operation: str) -> str:
         """Return the IAM action of an operation."""
         return self._client.action(operation)
+
+    def is_closed(self, shard_id: str) -> bool:
+        """Return whether the latest listing has the shard as closed. Such a shard has no tip: it is read until its end is said."""
+        return shard_id in self._closed
 
     def find(self, shard_id: str) -> ShardDescription | None:
         """Return a shard as a listing made now has it, None where it is not there."""

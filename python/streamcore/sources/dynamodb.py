@@ -217,7 +217,7 @@ class DynamoDBStreamsReader(PolledReader):
         self._empty = 0 if len(page) else self._empty + 1
         ended = self._iterator is None
         # No answer says whether the tip is reached. Until it is likely the reader asks for a pause, which says "not yet".
-        unsure = not ended and 0 < self._empty < _EMPTY_AT_TIP
+        unsure = not ended and self._empty > 0 and (self._empty < _EMPTY_AT_TIP or self._source.is_closed(self._shard_id))
         return Fetched(page, None, ended, _POLL_INTERVAL_MS if unsure else 0, self._told_trimmed())
 
 

@@ -109,15 +109,10 @@ class KinesisSource(PolledSource):
         own_endpoint = client.endpoint_url is None
         self._limits = own_endpoint if limits is None else limits
         self.says_end = own_endpoint  # whether the end of a shard is certainly said by the absence of a next iterator
-        self._closed: frozenset[str] = frozenset()
 
     def pause_ms(self, body_bytes: int) -> int:
         """Return how long a shard must not be read after an answer of so many bytes."""
         return max(_READ_INTERVAL_MS, round(body_bytes / _READ_BYTES_PER_MS)) if self._limits else 0
-
-    def is_closed(self, shard_id: str) -> bool:
-        """Return whether the latest listing has the shard as closed."""
-        return shard_id in self._closed
 
     def _described(self) -> tuple[str, StreamDescription]:
         said = self._summary()
@@ -154,13 +149,10 @@ class KinesisSource(PolledSource):
         while True:
             listings += 1
             try:
-                shards = self._listing()
+                return self._listing()
             except AwsError as error:
                 if error.kind != "expired_token" or listings == _LISTINGS:
                     raise error.unavailable(self.stream) from error
-            else:
-                self._closed = frozenset(shard.shard_id for shard in shards if shard.closed)
-                return shards
 
     def _listing(self) -> list[ShardDescription]:
         """Return all pages of one listing."""
@@ -206,17 +198,19 @@ class KinesisReader(PolledReader):
         page, size = self._read(limit)
         pause_ms = self._source.pause_ms(size)
         self._not_before_ms = self._source.now_ms() + pause_ms if pause_ms else 0
-        ended = self._iterator is None
-        if ended and not self._source.is_closed(self._shard_id):
+        ended, closed = self._iterator is None, self._source.is_closed(self._shard_id)
+        if ended and not closed:
             listed = self._source.find(self._shard_id)
             if listed is not None and not listed.closed and not page.child_shards:
                 # No next iterator of a shard that is open: the listing lags, or the server is wrong. Reading goes on until both agree.
                 ended, pause_ms = False, max(pause_ms, _UNSURE_MS)
         elif not ended and not len(page) and not page.millis_behind and not self._source.says_end:
-            self._empty_at_tip = self._empty_at_tip + 1 if self._source.is_closed(self._shard_id) else 0
+            self._empty_at_tip = self._empty_at_tip + 1 if closed else 0
             ended = self._empty_at_tip >= _ENDLESS_READS
         cut = len(page) >= min(limit, self._source.records_max) or size >= _CUT_BYTES
-        behind = None if cut and not self._source.says_end else page.millis_behind
+        behind = None if closed or (cut and not self._source.says_end) else page.millis_behind
+        if closed and not len(page):
+            pause_ms = max(pause_ms, _READ_INTERVAL_MS)
         return Fetched(page, behind, ended, 0 if ended else pause_ms, self._told_trimmed())
 
 
