@@ -33,6 +33,9 @@ _log = logging.getLogger("streamcore.redrive")
 _Answer = TypeVar("_Answer")
 
 _INFO: dict[str, Literal["kinesis", "dynamodb"]] = {"KinesisBatchInfo": "kinesis", "DDBStreamBatchInfo": "dynamodb"}
+VISIBILITY_TIMEOUT_S = 300
+"""How long the messages of a queue stay hidden after a crash."""
+
 _WRAPPINGS_MAX = 3  # of a notification within a notification
 
 
@@ -113,7 +116,13 @@ class Messages(Protocol):
 
 
 def open_messages(
-    where: str, *, region: str | None = None, endpoint_url: str | None = None, profile: str | None = None, shows: bool = False
+    where: str,
+    *,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    profile: str | None = None,
+    shows: bool = False,
+    visibility_timeout_s: int = VISIBILITY_TIMEOUT_S,
 ) -> Messages:
     """Return the place that `where` names: an SQS queue (URL or ARN), `s3://BUCKET/PREFIX`, or a file.
 
@@ -123,9 +132,10 @@ def open_messages(
         endpoint_url: another server than AWS's own.
         profile: a profile of the shared configuration files.
         shows: nothing will be deleted.
+        visibility_timeout_s: see `QueueMessages`.
 
     Raises:
-        ConfigError: it is none of these, boto3 is not installed, or region, profile or endpoint are missing or cannot be right.
+        ConfigError: it is none of these, boto3 is not installed, or an option is missing or cannot be right.
         SourceError: the file cannot be read, or another redrive works on it.
     """
     client = functools.partial(_client, endpoint_url=endpoint_url, profile=profile)
@@ -135,9 +145,9 @@ def open_messages(
         sqs = client("sqs", region=queue["region"])
         asked = {"QueueName": queue["name"], "QueueOwnerAWSAccountId": queue["account"]}
         url = _asked(where, "sqs:GetQueueUrl", lambda: sqs.get_queue_url(**asked)["QueueUrl"])
-        return QueueMessages(sqs, url)
+        return QueueMessages(sqs, url, visibility_timeout_s=visibility_timeout_s)
     if (url := _QUEUE_URL.fullmatch(where)) is not None:
-        return QueueMessages(client("sqs", region=url["region"] or region), where)
+        return QueueMessages(client("sqs", region=url["region"] or region), where, visibility_timeout_s=visibility_timeout_s)
     if where.startswith(("arn:", "s3:")):
         right = "an SQS queue's ARN or URL, s3://BUCKET/PREFIX, or a file of invocation records, one on a line"
         raise ConfigError(f"{where!r} is not {right}", parameter="from")
@@ -276,16 +286,20 @@ class FileMessages:
         self._notes: int | None = None
         self._received = False
         self._lock = threading.Lock()
+        self.skipped = 0
         try:
             self._file = Path(path).open("rb")  # noqa: SIM115  (closed by `close`)
-            if not shows:
-                self._notes = os.open(f"{path}.redriven", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-                fcntl.flock(self._notes, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SourceError(f"{path}: another redrive works on it") from None
         except OSError as error:
-            raise SourceError(f"{error.filename or path}: {error.strerror}") from None
-        self.skipped = 0
+            raise SourceError(f"{path}: {error.strerror}") from None
+        if shows:
+            return
+        try:
+            self._notes = os.open(f"{path}.redriven", os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fcntl.flock(self._notes, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.close()
+            busy = isinstance(error, BlockingIOError)
+            raise SourceError(f"{path}: another redrive works on it" if busy else f"{path}.redriven: {error.strerror}") from None
 
     def receive(self) -> Sequence[Message | Unreadable]:
         """Return what the lines hold that have not been redriven. `skipped` says how many have been."""
@@ -296,11 +310,12 @@ class FileMessages:
         found: list[Message | Unreadable] = []
         at = 0
         for number, line in enumerate(self._file, 1):
-            digest = hashlib.sha256(line.rstrip(b"\r\n")).hexdigest()
+            text = line.rstrip(b"\r\n")
+            digest = hashlib.sha256(text).hexdigest()
             if digest in done:
                 self.skipped += 1
-            elif line.strip():
-                found.append(read_message(f"{self._path}, line {number}", line, (at, len(line), digest)))
+            elif text.strip():
+                found.append(read_message(f"{self._path}, line {number}", text, (at, len(line), digest)))
             at += len(line)
         if self.skipped:
             text = "%s: %d lines were redriven before and are passed over; delete %s.redriven to redrive them again"
@@ -348,7 +363,6 @@ class FileMessages:
 _ROUND = 10_000
 _BATCH = 10  # the most that SQS takes in one call
 _WAIT_S = 1
-_VISIBILITY_S = 300
 
 
 class QueueMessages:
@@ -361,14 +375,20 @@ class QueueMessages:
     Args:
         client: boto3's client of SQS.
         url: the queue's.
-        visibility_s: the visibility timeout, 3 s to 12 hours.
+        visibility_timeout_s: the visibility timeout, 3 s to 12 hours.
         wait_s: how long SQS waits for a message before it says that there is none (long polling, which asks all of its servers).
+
+    Raises:
+        ConfigError: the visibility timeout is out of range.
     """
 
-    def __init__(self, client: Any, url: str, *, visibility_s: int = _VISIBILITY_S, wait_s: int = _WAIT_S) -> None:
+    def __init__(self, client: Any, url: str, *, visibility_timeout_s: int = VISIBILITY_TIMEOUT_S, wait_s: int = _WAIT_S) -> None:
+        if isinstance(visibility_timeout_s, bool) or not isinstance(visibility_timeout_s, int) or not 3 <= visibility_timeout_s <= 43_200:
+            text = f"visibility_timeout must be a whole number of seconds from 3 to 43200, not {visibility_timeout_s!r}"
+            raise ConfigError(text, parameter="visibility_timeout")
         self._client = client
         self._url = url
-        self._visibility_s = visibility_s
+        self._visibility_s = visibility_timeout_s
         self._wait_s = wait_s
         self._held: dict[str, str] = {}  # receipt handles by message id
         self._seen: set[str] = set()

@@ -233,9 +233,10 @@ class _Shard:
             if current.complete:
                 return _AT_TIP
             fetched = self._read(current, limit)
+            if current.complete or fetched is None:
+                self._close_reader()
             if fetched is not None:
                 return fetched
-            self._close_reader()
             current.complete = True
             # Its records may be done already, or there were none: then nobody else sees that it is done.
             self._on_read(self.shard_id)
@@ -279,8 +280,6 @@ class _Stretch:
 
     def fetch(self, limit: int) -> Fetched | None:
         one = self._range
-        if one.found_last is not None and int(one.found_last) >= int(one.last):
-            return None
         fetched = self._reader.fetch(min(limit, self._left if self._left > 0 else _MORE_RECORDS))
         page = fetched.page
         first = page.first_sequence_number if page is not None else None
@@ -295,6 +294,7 @@ class _Stretch:
         if one.found_first is None:
             one.found_first = int(first)
         one.found_last = last
+        one.complete = int(last) >= int(one.last)
         self._left -= len(kept)
         return Fetched(kept, retry_after_ms=fetched.retry_after_ms or _AGAIN_MS)
 
@@ -336,6 +336,7 @@ class _Merged:
         if one.found_first is None:
             one.found_first = _sequence_of(found[0])
         one.found_last = page.last_sequence_number
+        one.complete = not self._heap and not self._ahead
         return Fetched(page, retry_after_ms=_AGAIN_MS)
 
     def _load(self, message: Message) -> None:

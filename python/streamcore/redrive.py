@@ -38,6 +38,8 @@ __all__ = ["LeftMessage", "MappingOptions", "Messages", "Redrive", "RedriveSumma
 
 _log = logging.getLogger("streamcore.redrive")
 
+_NO_ACCOUNT = "000000000000"
+_HINT = f"; account {_NO_ACCOUNT} is that of files and of local servers: give the file as source, or the server's endpoint"
 _SKEW_MS = 1000  # what a stream's creation time may be off by: some servers have whole seconds
 
 Outcome = Literal["failed", "expired", "unreadable", "not_run", "not_deleted"]
@@ -191,7 +193,8 @@ class Redrive:
             if stream is not None:
                 messages = self._of_this_incarnation(stream, messages)
         except SourceError as error:
-            tally.leave(messages, "not_run", str(error))
+            hint = _HINT if f":{_NO_ACCOUNT}:" in stream_arn else ""
+            tally.leave(messages, "not_run", f"{error}{hint}")
             return
         if messages:
             self._run_worker(mapping, messages, stream)
@@ -380,10 +383,10 @@ class _Desk:
         if current is None:
             return
         context = discard.invocation_record()["requestContext"]
-        detail = (
-            f"{context['condition']} at {discard.record_count} records from {discard.first_sequence_number} to "
-            f"{discard.last_sequence_number}, after {discard.approximate_invoke_count} invocations, request {discard.request_id}"
-        )
+        count, first, last = discard.record_count, discard.first_sequence_number, discard.last_sequence_number
+        which = f"record {first}" if count == 1 else f"{count} records from {first} to {last}"
+        tries = discard.approximate_invoke_count
+        detail = f"{context['condition']} at {which}, invoked {'once' if tries == 1 else f'{tries} times'}, request {discard.request_id}"
         concerned = current.messages
         if len(concerned) > 1:
             numbers = [_sequence_of(record) for record in json.loads(discard.json())["Records"]]
@@ -503,7 +506,7 @@ def redrive(
             places = stack.enter_context(contextlib.closing(open_messages(os.fspath(messages), shows=not delete, **aws)))
         else:
             places = messages
-        streams = stack.enter_context(contextlib.closing(Streams(source, **aws)))
+        streams = stack.enter_context(contextlib.closing(Streams(source, endpoint_url=endpoint_url, profile=profile)))
         return Redrive(
             places, invoked, open_stream=streams.open, mapping=options.mapping, delete=delete, delete_expired=delete_expired
         ).run()
@@ -544,15 +547,11 @@ class Streams:
 
     Args:
         source: the only stream to read from; None for any. It is not closed.
-        region: see `redrive`. An ARN says it already.
         endpoint_url: see `redrive`.
         profile: see `redrive`.
     """
 
-    def __init__(
-        self, source: Source | None, *, region: str | None = None, endpoint_url: str | None = None, profile: str | None = None
-    ) -> None:
-        del region
+    def __init__(self, source: Source | None, *, endpoint_url: str | None = None, profile: str | None = None) -> None:
         self._source = source
         self._endpoint_url = endpoint_url
         self._profile = profile
