@@ -22,8 +22,8 @@ from streamcore import (
     SourceError,
     SourceUnavailableError,
     Worker,
+    _redrive_source,
 )
-from streamcore import _redrive_source
 from streamcore._redrive_messages import FileMessages, Message, Unreadable, read_message
 from streamcore._redrive_source import ranges_of
 from streamcore.cli import main
@@ -41,7 +41,9 @@ TABLE_ARN = "arn:aws:dynamodb:us-east-1:123456789012:table/orders/stream/2026-01
 ARRIVED = "2026-01-31T12:00:00.000Z"
 
 
-def record(first: str, last: str, *, shard_id: str = "shardId-000000000000", arn: str = ARN, size: int = 1, **members: Any) -> dict[str, Any]:
+def record(
+    first: str, last: str, *, shard_id: str = "shardId-000000000000", arn: str = ARN, size: int = 1, **members: Any
+) -> dict[str, Any]:
     """Return an invocation record."""
     kind = "KinesisBatchInfo" if ":kinesis:" in arn else "DDBStreamBatchInfo"
     info = {"shardId": shard_id, "startSequenceNumber": first, "endSequenceNumber": last, "approximateArrivalOfLastRecord": ARRIVED}
@@ -309,7 +311,10 @@ def test_a_range_beyond_the_tip_and_a_shard_that_is_gone_have_expired(tmp_path: 
     clock.advance(70_000)
     number = stream.put("a", b"a2")[1]
     path = write(
-        tmp_path / "d.ndjson", record(numbers[0], numbers[0]), record(number, str(int(number) + 5), shard_id=gone), record("9", "9", shard_id="x")
+        tmp_path / "d.ndjson",
+        record(numbers[0], numbers[0]),
+        record(number, str(int(number) + 5), shard_id=gone),
+        record("9", "9", shard_id="x"),
     )
     summary = redrive(path, Noting(), source=_Forgiving(stream))
     assert sorted((left.message[-1], left.outcome, left.detail[:3]) for left in summary.left) == [
@@ -371,7 +376,9 @@ def test_a_stream_that_was_made_anew_has_other_records_under_the_same_numbers(tm
 def test_messages_of_another_stream_than_the_one_given_are_left(tmp_path: Path) -> None:
     stream, numbers = stream_of("a1")
     other = ARN.replace("orders", "others")
-    path = write(tmp_path / "d.ndjson", record(numbers[0], numbers[0], arn=other), record(numbers[0], numbers[0]), record("1", "1", arn="arn"))
+    path = write(
+        tmp_path / "d.ndjson", record(numbers[0], numbers[0], arn=other), record(numbers[0], numbers[0]), record("1", "1", arn="arn")
+    )
     function = Noting()
     summary = redrive(path, function, source=stream)
     assert function.calls == [["a1"]]
@@ -462,7 +469,10 @@ def held(*records: tuple[str, str, str], as_text: bool = True) -> dict[str, Any]
 
 @pytest.mark.parametrize("as_text", [True, False])
 def test_a_message_that_holds_its_event_gives_the_same_event_and_no_stream_is_read(tmp_path: Path, *, as_text: bool) -> None:
-    records = [("a", "a1", "49590338271490256608559692538361571095921575989136588898"), ("b", "b2", "49590338271490256608559692538361571096")]
+    records = [
+        ("a", "a1", "49590338271490256608559692538361571095921575989136588898"),
+        ("b", "b2", "49590338271490256608559692538361571096"),
+    ]
     records.sort(key=lambda one: int(one[2]))
     events: list[dict[str, Any]] = []
     path = write(tmp_path / "d.ndjson", held(*records, as_text=as_text))
@@ -613,7 +623,9 @@ def test_a_file_that_is_not_there_is_an_error(tmp_path: Path, where: str, messag
         redrive(tmp_path / where, Noting())
 
 
-@pytest.mark.parametrize("where", ["arn:aws:sns:us-east-1:123456789012:topic", "s3:bucket", "arn:aws:lambda:us-east-1:123456789012:function:f"])
+@pytest.mark.parametrize(
+    "where", ["arn:aws:sns:us-east-1:123456789012:topic", "s3:bucket", "arn:aws:lambda:us-east-1:123456789012:function:f"]
+)
 def test_what_is_no_place_of_messages_is_refused(where: str) -> None:
     with pytest.raises(ConfigError, match="is not an SQS queue's ARN or URL, s3://BUCKET/PREFIX, or a file"):
         redrive(where, Noting())

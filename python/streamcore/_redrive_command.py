@@ -73,7 +73,9 @@ def add(commands: argparse._SubParsersAction[Any], command: Callable[[argparse.N
         "--print", action="store_true", help="only show the records, an event on a line; nothing is called and nothing deleted"
     )
     redrive.add_argument(
-        "--source", metavar="SOURCE", help="the stream to read from, as `streamcore run` takes it; by default the one that each message names"
+        "--source",
+        metavar="SOURCE",
+        help="the stream to read from, as `streamcore run` takes it; by default the one that each message names",
     )
     redrive.add_argument("--delete-expired", action="store_true", help="delete messages, too, whose records the stream no longer has")
 
@@ -123,7 +125,7 @@ def run(
         terminates: has SIGTERM stop what it is given.
     """
     from streamcore._progress import Progress  # noqa: PLC0415  (`streamcore --help` does without the engine)
-    from streamcore._redrive_messages import open_messages  # noqa: PLC0415
+    from streamcore._redrive_aws import open_messages  # noqa: PLC0415
     from streamcore.mapping import EventSourceMapping  # noqa: PLC0415
     from streamcore.redrive import MappingOptions, Redrive, Streams  # noqa: PLC0415
 
@@ -244,7 +246,7 @@ def _left_text(left: LeftMessage) -> str:
 
 
 def _summary_text(summary: RedriveSummary, *, shows: bool) -> str:
-    left = {outcome: 0 for outcome in ("failed", "expired", "unreadable", "not_run", "not_deleted")}
+    left = dict.fromkeys(("failed", "expired", "unreadable", "not_run", "not_deleted"), 0)
     for message in summary.left:
         left[message.outcome] += 1
     lines = [

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streamcore._redrive_messages import Message
     from streamcore.protocols import ShardReader, Source
 
-__all__ = ["Range", "RedriveSource", "ranges_of"]
+__all__ = ["Range", "RedriveSource", "ranges_of", "sequence_of"]
 
 _log = logging.getLogger("streamcore.redrive")
 
@@ -233,8 +233,6 @@ class _Shard:
             if current.complete:
                 return _AT_TIP
             fetched = self._read(current, limit)
-            if current.complete or fetched is None:
-                self._close_reader()
             if fetched is not None:
                 return fetched
             current.complete = True
@@ -254,6 +252,8 @@ class _Shard:
                 raise SourceError(f"shard {self.shard_id}: given up after {self._failures} failures in a row: {error}") from error
             raise
         self._failures = 0
+        if fetched is None or current.complete:
+            self._close_reader()
         return fetched
 
     def close(self) -> None:
@@ -316,7 +316,8 @@ class _Merged:
         self._given = -1 if one.found_last is None else int(one.found_last)
 
     def fetch(self, limit: int) -> Fetched | None:
-        one, found, size = self._range, [], 0
+        one, size = self._range, 0
+        found: list[dict[str, Any]] = []
         while len(found) < limit and size < _PAGE_BYTES:
             while self._ahead and (not self._heap or self._ahead[-1].first <= self._heap[0][0]):
                 self._load(self._ahead[-1])
@@ -325,7 +326,7 @@ class _Merged:
                 break
             number, order, index, records = heapq.heappop(self._heap)
             if index + 1 < len(records):
-                heapq.heappush(self._heap, (_sequence_of(records[index + 1]), order, index + 1, records))
+                heapq.heappush(self._heap, (sequence_of(records[index + 1]), order, index + 1, records))
             if number > self._given:
                 self._given = number
                 found.append(records[index])
@@ -334,33 +335,39 @@ class _Merged:
             return None
         page = _page(found)
         if one.found_first is None:
-            one.found_first = _sequence_of(found[0])
+            one.found_first = sequence_of(found[0])
         one.found_last = page.last_sequence_number
         one.complete = not self._heap and not self._ahead
         return Fetched(page, retry_after_ms=_AGAIN_MS)
 
     def _load(self, message: Message) -> None:
         try:
-            records = sorted(self._records(message), key=_sequence_of)
-            numbers = [_sequence_of(record) for record in records]
-            if not numbers:
-                raise ValueError("it has no records")
-            if len(set(numbers)) < len(numbers):
-                raise ValueError("its records were taken out of aggregates, as with enhanced fan-out, which cannot be put in again")
-            if not (message.first <= numbers[0] and numbers[-1] <= message.last):
-                raise ValueError("its payload has records outside of the sequence numbers that it names")
-            _page(records)
+            records = sorted(self._records(message), key=sequence_of)
+            _check(message, records)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             self._range.unread[message] = f"its payload cannot be read: {error}"
             return
-        heapq.heappush(self._heap, (numbers[0], len(self._ahead), 0, records))
+        heapq.heappush(self._heap, (sequence_of(records[0]), len(self._ahead), 0, records))
 
     def close(self) -> None:
         """Hold nothing more."""
         self._heap.clear()
 
 
-def _sequence_of(record: dict[str, Any]) -> int:
+def _check(message: Message, records: list[dict[str, Any]]) -> None:
+    """Raise a ValueError where the records that a message holds cannot be those of its event."""
+    numbers = [sequence_of(record) for record in records]
+    if not numbers:
+        raise ValueError("it has no records")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("its records were taken out of aggregates, as with enhanced fan-out, which cannot be put in again")
+    if not (message.first <= numbers[0] and numbers[-1] <= message.last):
+        raise ValueError("its payload has records outside of the sequence numbers that it names")
+    _page(records)
+
+
+def sequence_of(record: dict[str, Any]) -> int:
+    """Return the sequence number of a record as events have it, to compare it with."""
     return int(record["kinesis"]["sequenceNumber"] if "kinesis" in record else record["dynamodb"]["SequenceNumber"])
 
 
@@ -383,5 +390,3 @@ def _wire(facts: dict[str, Any]) -> tuple[str, bytes, int, str]:
     except binascii.Error as error:
         raise ValueError(f"the data of a record is not base64: {error}") from None
     return facts["partitionKey"], data, round(facts["approximateArrivalTimestamp"] * 1000), facts["sequenceNumber"]
-
-

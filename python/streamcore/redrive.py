@@ -8,106 +8,33 @@ does that.
 from __future__ import annotations
 
 import contextlib
-import json
-import logging
 import os
 import re
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from streamcore._redrive_messages import Message, Messages, Unreadable, open_messages
-from streamcore._redrive_source import Range, RedriveSource, ranges_of
+from streamcore._redrive_aws import open_messages
+from streamcore._redrive_desk import Desk, LeftMessage, RedriveSummary, Tally
+from streamcore._redrive_messages import Message, Messages
+from streamcore._redrive_source import RedriveSource, ranges_of
 from streamcore._stats import WorkerStats
-from streamcore._streamcore import Checkpoint
 from streamcore._streams import StreamOption
-from streamcore.errors import ConfigError, SourceError, UsageError
+from streamcore.errors import ConfigError, SourceError
 from streamcore.mapping import EventSourceMapping
-from streamcore.protocols import Claim
 from streamcore.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from streamcore._streamcore import Discard
-    from streamcore.protocols import CheckpointKey, Function, Source
-    from streamcore.worker import Summary
+    from streamcore.protocols import Function, Source
 
 __all__ = ["LeftMessage", "MappingOptions", "Messages", "Redrive", "RedriveSummary", "Streams", "redrive"]
-
-_log = logging.getLogger("streamcore.redrive")
 
 _NO_ACCOUNT = "000000000000"
 _HINT = f"; account {_NO_ACCOUNT} is that of files and of local servers: give the file as source, or the server's endpoint"
 _SKEW_MS = 1000  # what a stream's creation time may be off by: some servers have whole seconds
-
-Outcome = Literal["failed", "expired", "unreadable", "not_run", "not_deleted"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeftMessage:
-    """A message that was not redriven, or not as a whole, or that is still there.
-
-    Attributes:
-        message: where it is: a line of a file, a message of a queue, an object.
-        outcome: "failed" (the function failed for some of its records), "expired" (the stream no longer has all of its records; those
-            that it has were run), "unreadable" (no invocation record of a stream), "not_run" (its stream could not be read, or the run
-            was stopped), or "not_deleted" (it was redriven, and comes again because it could not be deleted).
-        detail: what happened, as a sentence without an end.
-        stream_arn: the stream of its records; None where it is unreadable, as the next three.
-        shard_id: their shard.
-        first_sequence_number: the first of them.
-        last_sequence_number: the last of them.
-        deleted: whether it was deleted all the same, as asked for with `delete_expired`.
-    """
-
-    message: str
-    outcome: Outcome
-    detail: str
-    stream_arn: str | None = None
-    shard_id: str | None = None
-    first_sequence_number: str | None = None
-    last_sequence_number: str | None = None
-    deleted: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RedriveSummary:
-    """What a redrive has done.
-
-    Attributes:
-        messages: messages found.
-        redriven: those whose records all succeeded, and that were deleted.
-        left: all others, in the order in which that became clear.
-        records: records that are done.
-        succeeded: those whose function succeeded.
-        failed_records: those that the function failed for, as often as it was tried.
-        invocations: calls of the function that came to an end.
-        failed_invocations: those of them that failed, wholly or in part.
-        retries: invocations that were not the first of their batch.
-        throttles: calls that did not run because of a throttle or a service error.
-        interrupted: whether it was stopped before its end.
-        elapsed_seconds: how long it took.
-    """
-
-    messages: int = 0
-    redriven: int = 0
-    left: tuple[LeftMessage, ...] = ()
-    records: int = 0
-    succeeded: int = 0
-    failed_records: int = 0
-    invocations: int = 0
-    failed_invocations: int = 0
-    retries: int = 0
-    throttles: int = 0
-    interrupted: bool = False
-    elapsed_seconds: float = 0.0
-
-    @property
-    def complete(self) -> bool:
-        """Whether nothing is left to be redriven."""
-        return not self.interrupted and all(message.deleted for message in self.left)
 
 
 class Redrive:
@@ -136,9 +63,9 @@ class Redrive:
         self._function = function
         self._open_stream = open_stream
         self._mapping = mapping
-        self._tally = _Tally(messages, delete=delete, delete_expired=delete_expired)
+        self._tally = Tally(messages, delete=delete, delete_expired=delete_expired)
         self._worker: Worker | None = None
-        self._stopping = False
+        self._stopping = threading.Event()
         self._lock = threading.Lock()
 
     def run(self) -> RedriveSummary:
@@ -152,22 +79,22 @@ class Redrive:
         """
         started = time.monotonic()
         tally = self._tally
-        while not self._stopping and (received := self._messages.receive()):
+        while not self._stopping.is_set() and (received := self._messages.receive()):
             messages = tally.found(received)
             groups: dict[tuple[str, bool], list[Message]] = {}
             for message in messages:
                 groups.setdefault((message.stream_arn, message.payload), []).append(message)
             for (stream_arn, payload), group in groups.items():
-                if self._stopping:
+                if self._stopping.is_set():
                     tally.leave(group, "not_run", "the redrive was stopped")
                 else:
                     self._run(stream_arn, group, payload=payload)
-        return tally.summary(interrupted=self._stopping, elapsed_seconds=time.monotonic() - started)
+        return tally.summary(interrupted=self._stopping.is_set(), elapsed_seconds=time.monotonic() - started)
 
     def stop(self) -> None:
         """Let running batches finish and run nothing more. May be called from any thread, and more than once."""
         with self._lock:
-            self._stopping = True
+            self._stopping.set()
             worker = self._worker
         if worker is not None:
             worker.stop()
@@ -216,7 +143,7 @@ class Redrive:
         shards: dict[str, list[Message]] = {}
         for message in messages:
             shards.setdefault(message.shard_id, []).append(message)
-        desk = _Desk(self._tally, {shard_id: ranges_of(of_shard) for shard_id, of_shard in shards.items()})
+        desk = Desk(self._tally, {shard_id: ranges_of(of_shard) for shard_id, of_shard in shards.items()})
         source = RedriveSource(mapping.event_source_arn, desk.ranges, stream, records=self._messages.records, on_read=desk.settle)
         desk.source = source
         # Each range is settled at once: what is deleted lags behind what is done by one save, and the next range waits for it.
@@ -224,7 +151,7 @@ class Redrive:
         worker.add(mapping, source, self._function, desk)
         with self._lock:
             self._worker = worker
-            if self._stopping:
+            if self._stopping.is_set():
                 worker.stop()
         failure = "the redrive was stopped"
         try:
@@ -236,186 +163,10 @@ class Redrive:
                 self._worker = None
             summary = worker.summary()
             self._tally.add(summary)
-        self._stopping = self._stopping or summary.reason in ("interrupted", "stopped")
+        if summary.reason in ("interrupted", "stopped"):
+            self._stopping.set()
         for message in desk.unsettled():
             self._tally.leave([message], "not_run", failure)
-
-
-class _Tally:
-    """What has become of the messages so far. Deletes those that are done."""
-
-    def __init__(self, messages: Messages, *, delete: bool, delete_expired: bool) -> None:
-        self._messages = messages
-        self._delete = delete
-        self._delete_expired = delete and delete_expired
-        self._lock = threading.Lock()
-        self._count = 0
-        self._redriven = 0
-        self._left: list[LeftMessage] = []
-        self._totals = dict.fromkeys(
-            ("records", "succeeded", "failed_records", "invocations", "failed_invocations", "retries", "throttles"), 0
-        )
-
-    def found(self, received: Sequence[Message | Unreadable]) -> list[Message]:
-        """Take in what was received; return what can be redriven."""
-        self._count += len(received)
-        for one in received:
-            if isinstance(one, Unreadable):
-                self._add(LeftMessage(message=one.name, outcome="unreadable", detail=one.problem))
-        return [one for one in received if isinstance(one, Message)]
-
-    def add(self, summary: Summary) -> None:
-        """Add what a worker has done."""
-        for name in self._totals:
-            self._totals[name] += summary.discarded_records if name == "failed_records" else getattr(summary, name)
-
-    def leave(self, messages: Iterable[Message], outcome: Outcome, detail: str, *, deleted: bool = False) -> None:
-        """Note what kept messages from being redriven."""
-        for message in messages:
-            self._add(
-                LeftMessage(
-                    message=message.name,
-                    outcome=outcome,
-                    detail=detail,
-                    stream_arn=message.stream_arn,
-                    shard_id=message.shard_id,
-                    first_sequence_number=message.first_sequence_number,
-                    last_sequence_number=message.last_sequence_number,
-                    deleted=deleted,
-                )
-            )
-
-    def _add(self, left: LeftMessage) -> None:
-        _log.info("%s: %s: %s", left.message, left.outcome, left.detail)
-        with self._lock:
-            self._left.append(left)
-
-    def expired(self, message: Message, detail: str) -> None:
-        """Note that records of a message have expired."""
-        deleted = False
-        if self._delete_expired:
-            try:
-                self._messages.delete(message)
-                deleted = True
-            except SourceError as error:
-                detail = f"{detail}; it could not be deleted: {error}"
-        self.leave([message], "expired", detail, deleted=deleted)
-
-    def done(self, message: Message) -> None:
-        """Delete a message: all of its records have succeeded."""
-        if self._delete:
-            try:
-                self._messages.delete(message)
-            except SourceError as error:
-                self.leave([message], "not_deleted", f"it was redriven, and comes again: it could not be deleted: {error}")
-                return
-        with self._lock:
-            self._redriven += 1
-
-    def summary(self, *, interrupted: bool, elapsed_seconds: float) -> RedriveSummary:
-        """Return the sums."""
-        return RedriveSummary(
-            messages=self._count,
-            redriven=self._redriven,
-            left=tuple(self._left),
-            interrupted=interrupted,
-            elapsed_seconds=elapsed_seconds,
-            **self._totals,
-        )
-
-
-class _Desk:
-    """What a worker takes for its checkpoint store and its destination: here both say what has become of the messages.
-
-    A saved watermark says that everything up to it is done; a range that lies below is settled. A discard is a failure of its messages.
-    """
-
-    def __init__(self, tally: _Tally, ranges: dict[str, list[Range]]) -> None:
-        self.ranges = ranges
-        self.source: RedriveSource | None = None
-        self._tally = tally
-        self._failures: dict[Message, str] = {}
-        self._settled: set[int] = set()
-
-    def settle(self, shard_id: str, watermark: str | None = None) -> None:
-        """Say what has become of the shard's range, if all of it is done."""
-        source = self._source()
-        settled = source.shards[shard_id].settle(watermark)
-        if settled is None:
-            return
-        self._settled.add(id(settled))
-        for message in settled.messages:
-            self._conclude(message, settled)
-        source.wake()
-
-    def _conclude(self, message: Message, settled: Range) -> None:
-        failure = self._failures.get(message)
-        missing = settled.missing(message)
-        if message in settled.unread:
-            self._tally.leave([message], "unreadable", settled.unread[message])
-        elif failure is not None:
-            self._tally.leave([message], "failed", failure if missing is None else f"{failure}; {missing}")
-        elif missing is not None:
-            self._tally.expired(message, missing)
-        else:
-            self._tally.done(message)
-
-    def unsettled(self) -> list[Message]:
-        """Return the messages of which it is not known that they are done."""
-        return [
-            message
-            for ranges in self.ranges.values()
-            for one in ranges
-            if id(one) not in self._settled
-            for message in one.messages
-        ]
-
-    def _source(self) -> RedriveSource:
-        if self.source is None:
-            raise UsageError("the desk has no source yet")
-        return self.source
-
-    # As a destination.
-
-    def send(self, discard: Discard) -> None:
-        """Note the failure with the messages that name one of the records."""
-        current = self._source().shards[discard.shard_id].current
-        if current is None:
-            return
-        context = discard.invocation_record()["requestContext"]
-        count, first, last = discard.record_count, discard.first_sequence_number, discard.last_sequence_number
-        which = f"record {first}" if count == 1 else f"{count} records from {first} to {last}"
-        tries = discard.approximate_invoke_count
-        detail = f"{context['condition']} at {which}, invoked {'once' if tries == 1 else f'{tries} times'}, request {discard.request_id}"
-        concerned = current.messages
-        if len(concerned) > 1:
-            numbers = [_sequence_of(record) for record in json.loads(discard.json())["Records"]]
-            concerned = [message for message in concerned if any(message.first <= number <= message.last for number in numbers)]
-        for message in concerned:
-            self._failures.setdefault(message, detail)
-
-    # As a checkpoint store.
-
-    def claim(self, key: CheckpointKey, owner: str) -> Claim:
-        """Give every shard without a checkpoint."""
-        del owner
-        return Claim(None, key.shard_id)
-
-    def save(self, checkpoints: Sequence[tuple[str, bytes]]) -> list[bool]:
-        """Settle what the checkpoints say is done."""
-        for shard_id, blob in checkpoints:
-            self.settle(shard_id, Checkpoint.inspect(blob)["watermark"])
-        return [True] * len(checkpoints)
-
-    def release(self, token: str) -> None:
-        """Do nothing: nothing was claimed."""
-
-    def close(self) -> None:
-        """Do nothing: nothing is held."""
-
-
-def _sequence_of(record: dict[str, Any]) -> int:
-    return int(record["kinesis"]["sequenceNumber"] if "kinesis" in record else record["dynamodb"]["SequenceNumber"])
 
 
 def redrive(
@@ -437,9 +188,9 @@ def redrive(
     """Run a function over the records that were discarded, and delete the messages that name them.
 
     A message is an invocation record, in whatever holds it. Its records are read from their stream, from the first sequence number to the
-    last, unless it holds them itself, as Lambda's objects in S3 do. Messages of one shard are run in the order of the shard, each by itself:
-    the next one begins when all records of the one before are done. Those whose sequence numbers overlap are run together, each record
-    once. Shards run side by side; one that descends from another waits for it.
+    last, unless it holds them itself, as Lambda's objects in S3 do. Messages of one shard are run in the order of the shard, each by
+    itself: the next one begins when all records of the one before are done. Those whose sequence numbers overlap are run together, each
+    record once. Shards run side by side; one that descends from another waits for it.
 
     A message is deleted when all of its records have succeeded. One that fails stays where it is, and the next one is run. Delivery is at
     least once: what ran when a redrive crashed runs again in the next one. Where the batch was one of several of its shard at a time
@@ -447,8 +198,8 @@ def redrive(
     as well.
 
     Args:
-        messages: an SQS queue (ARN or URL), `s3://BUCKET/PREFIX`, the path of a file with one invocation record on a line, or any object with
-            the methods of `Messages`. What SNS has put a wrapping around is taken out of it.
+        messages: an SQS queue (ARN or URL), `s3://BUCKET/PREFIX`, the path of a file with one invocation record on a line, or any object
+            with the methods of `Messages`. What SNS has wrapped around a record is taken off.
         function: what is invoked: a function `(event, context)`, text that names one, or a `Function`.
         source: the stream to read from. By default that of each message, by its ARN.
         batch_size: most records of a batch; by default as many as the largest batch that was discarded had.
@@ -488,7 +239,6 @@ def redrive(
     from streamcore.functions._open import open_function  # noqa: PLC0415  (a function that is given needs no kinds of functions)
     from streamcore.functions.local import LocalFunction  # noqa: PLC0415
 
-    aws = {"region": region, "endpoint_url": endpoint_url, "profile": profile}
     options = MappingOptions(
         batch_size, parallelization_factor, maximum_retry_attempts, bisect_batch_on_function_error, tuple(function_response_types)
     )
@@ -496,14 +246,17 @@ def redrive(
     with contextlib.ExitStack() as stack:
         invoked: Function
         if isinstance(function, str):
-            invoked = stack.enter_context(contextlib.closing(open_function(function, **aws)))
+            named = open_function(function, region=region, endpoint_url=endpoint_url, profile=profile)
+            invoked = stack.enter_context(contextlib.closing(named))
         elif callable(function):
             invoked = LocalFunction(function)
         else:
             invoked = function
         places: Messages
         if isinstance(messages, (str, os.PathLike)):
-            places = stack.enter_context(contextlib.closing(open_messages(os.fspath(messages), shows=not delete, **aws)))
+            where = os.fspath(messages)
+            opened = open_messages(where, region=region, endpoint_url=endpoint_url, profile=profile, shows=not delete)
+            places = stack.enter_context(contextlib.closing(opened))
         else:
             places = messages
         streams = stack.enter_context(contextlib.closing(Streams(source, endpoint_url=endpoint_url, profile=profile)))

@@ -151,7 +151,8 @@ class FileSource:
         """Return a reader of one shard.
 
         AFTER_SEQUENCE_NUMBER takes the line of a record that was read before; with a line inside a CSV record of several lines reading
-        goes wrong. AT_SEQUENCE_NUMBER takes the line that a record begins with. AT_TIMESTAMP begins with the first record of that time or later. LATEST finds the end.
+        goes wrong. AT_SEQUENCE_NUMBER takes the line that a record begins with. AT_TIMESTAMP begins with the first record of that time or
+        later. LATEST finds the end.
 
         Raises:
             SourceError: there is no such shard, the sequence number is no line number, or AT_TIMESTAMP is asked of a file without
