@@ -6,6 +6,9 @@ import base64
 import dataclasses
 import json
 import random
+import signal
+import subprocess
+import sys
 import threading
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -704,7 +707,7 @@ def test_stopping_lets_the_batch_finish_and_leaves_the_rest() -> None:
     summary = running.run()
     assert seen == ["1", "2"]
     assert shelf.deleted == ["m0", "m1"]
-    assert (summary.interrupted, summary.redriven, summary.complete) == (True, 2, False)
+    assert (summary.reason, summary.redriven, summary.complete) == ("stopped", 2, False)
     assert [(left.message, left.outcome) for left in summary.left] == [("m2", "not_run"), ("m3", "not_run"), ("m4", "not_run")]
 
 
@@ -791,6 +794,32 @@ def test_wrong_usage_says_what_would_be_right(
     status, _, err = command(capfd, *arguments)
     assert status == 2
     assert message in err
+
+
+@pytest.mark.parametrize(("number", "status", "reason"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 1, "stopped")])
+def test_a_signal_lets_the_batch_finish_and_leaves_the_rest(tmp_path: Path, number: int, status: int, reason: str) -> None:
+    path = write(tmp_path / "d.ndjson", *(held(("a", f"a{n}", str(n))) for n in range(1, 6)))
+    body = "import sys; print('in', flush=True, file=sys.stderr); sys.stdin.readline()"
+    arguments = [sys.executable, "-m", "streamcore", "redrive", "--from", path, "--function", target(tmp_path, body), "--json"]
+    arguments += ["--log-level", "info"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(arguments, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        while (line := process.stderr.readline()) != "in\n":
+            assert line
+        process.send_signal(number)
+        # The handler is let go when the log says that the run is stopping.
+        while "stopping: " not in (line := process.stderr.readline()):
+            assert line
+        process.stdin.write("\n" * 5)
+        process.stdin.close()
+        summary = json.loads(process.stdout.read())
+    assert (process.returncode, summary["reason"], summary["complete"]) == (status, reason, False)
+    assert summary["redriven"] == 1
+    assert [left["outcome"] for left in summary["left"]] == ["not_run"] * 4
+    assert len((tmp_path / "d.ndjson.redriven").read_text().split()) == 1
 
 
 def test_a_file_that_is_missing_ends_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

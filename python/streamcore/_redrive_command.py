@@ -231,8 +231,11 @@ def _report(arguments: argparse.Namespace, summary: RedriveSummary, write: Calla
             sys.stderr.write(text + "\n")
         else:
             write(text)
-    if summary.interrupted:
+    if summary.reason == "interrupted":
         return 130
+    if summary.reason == "stopped":
+        say("the redrive was stopped before its end")
+        return 1
     if not summary.complete:
         count = sum(not message.deleted for message in summary.left)
         say(f"{count} of {summary.messages} messages {'could not be shown as a whole' if arguments.print else 'are left'}")
@@ -261,6 +264,6 @@ def _summary_text(summary: RedriveSummary, *, shows: bool) -> str:
         ("  retries", f"{summary.retries:,}" if summary.retries else ""),
         ("  throttled", f"{summary.throttles:,}" if summary.throttles else ""),
         ("elapsed", f"{summary.elapsed_seconds:.2f} s"),
-        ("ended", "interrupted" if summary.interrupted else ""),
+        ("ended", summary.reason if summary.reason != "ended" else ""),
     ]
     return "\n".join(f"{name:<14}{value}" for name, value in lines if value)

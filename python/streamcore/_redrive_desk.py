@@ -72,7 +72,7 @@ class RedriveSummary:
         failed_invocations: those of them that failed, wholly or in part.
         retries: invocations that were not the first of their batch.
         throttles: calls that did not run because of a throttle or a service error.
-        interrupted: whether it was stopped before its end.
+        reason: "ended" (all that was found was tried), "stopped" (`Redrive.stop`) or "interrupted" (Ctrl-C).
         elapsed_seconds: how long it took.
     """
 
@@ -86,13 +86,13 @@ class RedriveSummary:
     failed_invocations: int = 0
     retries: int = 0
     throttles: int = 0
-    interrupted: bool = False
+    reason: Literal["ended", "stopped", "interrupted"] = "ended"
     elapsed_seconds: float = 0.0
 
     @property
     def complete(self) -> bool:
         """Whether nothing is left to be redriven."""
-        return not self.interrupted and all(message.deleted for message in self.left)
+        return self.reason == "ended" and all(message.deleted for message in self.left)
 
 
 class Tally:
@@ -166,13 +166,13 @@ class Tally:
         with self._lock:
             self._redriven += 1
 
-    def summary(self, *, interrupted: bool, elapsed_seconds: float) -> RedriveSummary:
+    def summary(self, *, reason: Literal["ended", "stopped", "interrupted"], elapsed_seconds: float) -> RedriveSummary:
         """Return the sums."""
         return RedriveSummary(
             messages=self._count,
             redriven=self._redriven,
             left=tuple(self._left),
-            interrupted=interrupted,
+            reason=reason,
             elapsed_seconds=elapsed_seconds,
             **self._totals,
         )

@@ -10,10 +10,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from streamcore._redrive_aws import open_messages
 from streamcore._redrive_desk import Desk, LeftMessage, RedriveSummary, Tally
@@ -65,8 +64,8 @@ class Redrive:
         self._mapping = mapping
         self._tally = Tally(messages, delete=delete, delete_expired=delete_expired)
         self._worker: Worker | None = None
-        self._stopping = threading.Event()
-        self._lock = threading.Lock()
+        # Touched without a lock: a signal handler may stop the redrive between any two instructions of its own thread.
+        self._reason: Literal["stopped", "interrupted"] | None = None
 
     def run(self) -> RedriveSummary:
         """Redrive everything that is found, and return what came of it.
@@ -79,30 +78,31 @@ class Redrive:
         """
         started = time.monotonic()
         tally = self._tally
-        while not self._stopping.is_set() and (received := self._messages.receive()):
+        while not self._is_stopped() and (received := self._messages.receive()):
             messages = tally.found(received)
             groups: dict[tuple[str, bool], list[Message]] = {}
             for message in messages:
                 groups.setdefault((message.stream_arn, message.payload), []).append(message)
             for (stream_arn, payload), group in groups.items():
-                if self._stopping.is_set():
+                if self._is_stopped():
                     tally.leave(group, "not_run", "the redrive was stopped")
                 else:
                     self._run(stream_arn, group, payload=payload)
-        return tally.summary(interrupted=self._stopping.is_set(), elapsed_seconds=time.monotonic() - started)
+        return tally.summary(reason=self._reason or "ended", elapsed_seconds=time.monotonic() - started)
 
     def stop(self) -> None:
         """Let running batches finish and run nothing more. May be called from any thread, and more than once."""
-        with self._lock:
-            self._stopping.set()
-            worker = self._worker
+        self._reason = self._reason or "stopped"
+        worker = self._worker
         if worker is not None:
             worker.stop()
 
+    def _is_stopped(self) -> bool:
+        return self._reason is not None
+
     def stats(self) -> WorkerStats:
         """Return how the worker stands that runs now. May be called from any thread."""
-        with self._lock:
-            worker = self._worker
+        worker = self._worker
         return WorkerStats() if worker is None else worker.stats()
 
     def _run(self, stream_arn: str, messages: list[Message], *, payload: bool) -> None:
@@ -149,22 +149,20 @@ class Redrive:
         # Each range is settled at once: what is deleted lags behind what is done by one save, and the next range waits for it.
         worker = Worker(checkpoints=desk, checkpoint_interval_ms=0)
         worker.add(mapping, source, self._function, desk)
-        with self._lock:
-            self._worker = worker
-            if self._stopping.is_set():
-                worker.stop()
+        self._worker = worker
+        if self._is_stopped():
+            worker.stop()
         failure = "the redrive was stopped"
         try:
             worker.run()
         except SourceError as error:
             failure = str(error)
         finally:
-            with self._lock:
-                self._worker = None
+            self._worker = None
             summary = worker.summary()
             self._tally.add(summary)
-        if summary.reason in ("interrupted", "stopped"):
-            self._stopping.set()
+        if summary.reason == "interrupted":
+            self._reason = "interrupted"
         for message in desk.unsettled():
             self._tally.leave([message], "not_run", failure)
 
