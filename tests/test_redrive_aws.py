@@ -356,6 +356,16 @@ def test_a_stream_that_is_deleted_leaves_its_messages_and_the_others_are_run(min
     assert "stream not found" in summary.left[0].detail
 
 
+def test_the_url_of_a_queue_says_which_server_has_it(ministack: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.delenv("AWS_REGION")
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    queue = Queue(ministack)
+    queue.client.send_message(QueueUrl=queue.url, MessageBody="no record")
+    url = f"{ministack.endpoint_url}/{queue.url.split('/', 3)[3]}"
+    assert [left.outcome for left in redrive(url, Seen()).left] == ["unreadable"]
+
+
 def test_a_queue_or_a_bucket_that_is_not_there_is_an_error(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
     from streamcore.cli import main  # noqa: PLC0415
 

@@ -48,6 +48,9 @@ def open_messages(
         ConfigError: it is none of these, boto3 is not installed, or an option is missing or cannot be right.
         SourceError: the file cannot be read, or another redrive works on it.
     """
+    queue_url = _QUEUE_URL.fullmatch(where)
+    if queue_url is not None and queue_url["region"] is None:
+        endpoint_url = endpoint_url or queue_url["server"]  # no URL of AWS: that of another server says where it is
     client = functools.partial(_client, endpoint_url=endpoint_url, profile=profile)
     if (bucket := _BUCKET.fullmatch(where)) is not None:
         return BucketMessages(client("s3", region=region), bucket["name"], bucket["prefix"] or "")
@@ -56,8 +59,8 @@ def open_messages(
         asked = {"QueueName": queue["name"], "QueueOwnerAWSAccountId": queue["account"]}
         url = _asked(where, "sqs:GetQueueUrl", lambda: sqs.get_queue_url(**asked)["QueueUrl"])
         return QueueMessages(sqs, url, visibility_timeout_s=visibility_timeout_s)
-    if (url := _QUEUE_URL.fullmatch(where)) is not None:
-        return QueueMessages(client("sqs", region=url["region"] or region), where, visibility_timeout_s=visibility_timeout_s)
+    if queue_url is not None:
+        return QueueMessages(client("sqs", region=queue_url["region"] or region), where, visibility_timeout_s=visibility_timeout_s)
     if where.startswith(("arn:", "s3:")):
         right = "an SQS queue's ARN or URL, s3://BUCKET/PREFIX, or a file of invocation records, one on a line"
         raise ConfigError(f"{where!r} is not {right}", parameter="from")
@@ -66,7 +69,7 @@ def open_messages(
 
 _BUCKET = re.compile(r"(?:s3://|arn:aws[a-zA-Z0-9-]*:s3:::)(?P<name>[a-z0-9][a-z0-9._-]+)(?:/(?P<prefix>.*))?", re.DOTALL)
 _QUEUE_ARN = re.compile(r"arn:aws[a-zA-Z0-9-]*:sqs:(?P<region>[a-z0-9-]+):(?P<account>\d{12}):(?P<name>[A-Za-z0-9_.-]+)")
-_QUEUE_URL = re.compile(r"https?://(?:sqs\.(?P<region>[a-z0-9-]+)\.)?[^/]+/.+")
+_QUEUE_URL = re.compile(r"(?P<server>https?://(?:sqs\.(?P<region>[a-z0-9-]+)\.amazonaws\.com(?:\.cn)?|[^/]+))/.+")
 
 
 # Queues.
