@@ -193,7 +193,7 @@ def redrive(
     A message is deleted when all of its records have succeeded. One that fails stays where it is, and the next one is run. Delivery is at
     least once: what ran when a redrive crashed runs again in the next one. Where the batch was one of several of its shard at a time
     (ParallelizationFactor), or records were filtered out, the stream has other records too between the first and the last; they run again
-    as well.
+    as well. Records of a mapping with tumbling windows come without window and state.
 
     Args:
         messages: an SQS queue (ARN or URL), `s3://BUCKET/PREFIX`, the path of a file with one invocation record on a line, or any object
