@@ -203,7 +203,7 @@ impl Page {
 
     #[getter]
     fn first_sequence_number(&self) -> Option<&str> {
-        let first = (self.page.len() > 0).then(|| self.page.record(0).sequence());
+        let first = (!self.page.is_empty()).then(|| self.page.record(0).sequence());
         first.filter(|sequence| !sequence.is_empty())
     }
 
