@@ -67,6 +67,7 @@ class KinesisStream:
         self.client = server.client("kinesis")
         self.client.create_stream(StreamName=self.name, ShardCount=shards)
         self.settle()
+        self.arn: str = self._summary()["StreamARN"]
 
     def settle(self) -> None:
         """Wait until the stream is active."""

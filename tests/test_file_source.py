@@ -269,9 +269,17 @@ def test_every_start(tmp_path: Path) -> None:
     assert everything(source, Start("AT_TIMESTAMP", timestamp_ms=1000000031_000)) == []
     assert [record[3] for record in everything(source, Start("AFTER_SEQUENCE_NUMBER", sequence_number="3"))] == ["4"]
     assert everything(source, Start("AFTER_SEQUENCE_NUMBER", sequence_number="999")) == []
+    for at, expected in [("0", ["2", "3", "4"]), ("2", ["2", "3", "4"]), ("3", ["3", "4"]), ("5", [])]:
+        assert [record[3] for record in everything(source, Start("AT_SEQUENCE_NUMBER", sequence_number=at))] == expected
     latest = source.open("shardId-000000000000", Start("LATEST"))
     assert latest.fetch(10).ended
     latest.close()
+
+
+def test_a_start_at_a_record_of_several_lines(tmp_path: Path) -> None:
+    source = FileSource(write(tmp_path, 'k,t\na,"1\n2\n3"\nb,"4\n5"\nc,6\n'), key="k")
+    assert [record[3] for record in everything(source)] == ["2", "5", "7"]
+    assert [record[3] for record in everything(source, Start("AT_SEQUENCE_NUMBER", sequence_number="5"))] == ["5", "7"]
 
 
 @pytest.mark.parametrize(

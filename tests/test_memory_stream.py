@@ -164,6 +164,7 @@ def test_every_start() -> None:
     assert payloads(reader(stream, start=Start("AT_TIMESTAMP", timestamp_ms=1_000_021))) == [b"3", b"4"]
     assert payloads(reader(stream, start=Start("AFTER_SEQUENCE_NUMBER", sequence_number=numbers[3]))) == [b"4"]
     assert payloads(reader(stream, start=Start("AFTER_SEQUENCE_NUMBER", sequence_number="0"))) == [b"0", b"1", b"2", b"3", b"4"]
+    assert payloads(reader(stream, start=Start("AT_SEQUENCE_NUMBER", sequence_number=numbers[3]))) == [b"3", b"4"]
     at_end = reader(stream, start=Start("AFTER_SEQUENCE_NUMBER", sequence_number=numbers[4]))
     assert payloads(latest) == payloads(at_end) == []
     stream.put("k", b"5")

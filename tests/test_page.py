@@ -274,6 +274,21 @@ def test_held_bytes_grows_with_what_is_held() -> None:
     assert len(body) <= Page.parse(body).held_bytes <= len(body) + 1000
 
 
+def test_a_page_is_cut_behind_a_sequence_number() -> None:
+    body = body_of([("k", b"1", NOW, "9"), ("k", b"2", NOW, "11"), ("k", b"3", NOW, "100")], NextShardIterator="next")
+    page = Page.parse(body)
+    assert (page.first_sequence_number, page.last_sequence_number) == ("9", "100")
+    for last, kept in [("8", []), ("9", ["9"]), ("99", ["9", "11"]), ("100", ["9", "11", "100"]), ("0" * 100 + "11", ["9", "11"])]:
+        cut = page.up_to(last)
+        assert (len(cut), cut.next_iterator) == (len(kept), None)
+        assert (cut.first_sequence_number, cut.last_sequence_number) == ((kept[0], kept[-1]) if kept else (None, None))
+    found = [record["kinesis"]["sequenceNumber"] for record in batch_of(page.up_to("11")).event()["Records"]]
+    assert found == ["9", "11"]
+    assert Page.from_records([("k", b"", NOW, None)]).first_sequence_number is None
+    with pytest.raises(ConfigError, match='sequence_number is "x"'):
+        page.up_to("x")
+
+
 # Both ways.
 
 _KEYS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

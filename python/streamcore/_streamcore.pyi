@@ -70,6 +70,12 @@ class Page:
 
     def arrived_since(self, instant_ms: int) -> Page:
         """Return a page of the records that arrived at this instant or later; what stood around them is kept only if all did."""
+    def up_to(self, sequence_number: str) -> Page:
+        """Return a page of the records up to and including this sequence number, without what stood around them.
+
+        Raises:
+            ConfigError: it is no sequence number.
+        """
     def __len__(self) -> int: ...
     @property
     def held_bytes(self) -> int:
@@ -80,6 +86,8 @@ class Page:
     def millis_behind(self) -> int | None: ...
     @property
     def child_shards(self) -> list[ChildShard]: ...
+    @property
+    def first_sequence_number(self) -> str | None: ...
     @property
     def last_sequence_number(self) -> str | None: ...
 

@@ -14,15 +14,17 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from streamcore import _redrive_command
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore.errors import ConfigError, SourceError, StreamcoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from streamcore._redrive_command import Stoppable
     from streamcore.mapping import EventSourceMapping
     from streamcore.protocols import CheckpointStore, Destination, Source
-    from streamcore.worker import Summary, Worker
+    from streamcore.worker import Summary
 
 __all__ = ["main"]
 
@@ -112,6 +114,7 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"streamcore {version()} ({DISTRIBUTION})")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_run(commands)
+    _redrive_command.add(commands, _redrive)
     _add_state(commands)
     _add_policy(commands)
     return parser
@@ -245,6 +248,15 @@ def _policy(arguments: argparse.Namespace) -> int:
 
     print(json.dumps(policy(arguments), indent=2))
     return 0
+
+
+def _redrive(arguments: argparse.Namespace) -> int:
+    from streamcore._progress import ProgressHandler  # noqa: PLC0415 - as in `_run`
+
+    handler = ProgressHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    with _logging(handler, arguments.log_level), _standard_output(arguments) as write:
+        return _redrive_command.run(arguments, handler, write, _print_error, _termination)
 
 
 # streamcore run
@@ -382,8 +394,8 @@ def _standard_output(arguments: argparse.Namespace) -> Iterator[Callable[[str], 
 
 
 @contextlib.contextmanager
-def _termination(worker: Worker) -> Iterator[None]:
-    """Have SIGTERM stop the worker as the first Ctrl-C does."""
+def _termination(worker: Stoppable) -> Iterator[None]:
+    """Have SIGTERM stop what runs as the first Ctrl-C does."""
     try:
         before = signal.signal(signal.SIGTERM, lambda *_: worker.stop())
     except ValueError:  # not on the main thread

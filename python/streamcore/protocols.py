@@ -44,6 +44,7 @@ class StreamDescription:
         format: which API's records the stream has; it decides the shape of the events.
         now_ms: the time when this was asked for, by the clock that gives the records their times, or a little earlier; None where that
             is the worker's own. A start at LATEST is this instant.
+        created_ms: when this incarnation was made; None where the source does not say.
     """
 
     identity: str
@@ -53,6 +54,7 @@ class StreamDescription:
     clock: Literal["wall", "replay"] = "wall"
     format: Literal["kinesis", "dynamodb"] = "kinesis"
     now_ms: int | None = None
+    created_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +76,12 @@ class ShardDescription:
 class Start:
     """Where to begin to read a shard.
 
-    `timestamp_ms` goes with AT_TIMESTAMP, `sequence_number` with AFTER_SEQUENCE_NUMBER, which is how reading resumes after a checkpoint.
+    `timestamp_ms` goes with AT_TIMESTAMP, `sequence_number` with AFTER_SEQUENCE_NUMBER, which is how reading resumes after a checkpoint,
+    and with AT_SEQUENCE_NUMBER, which begins with that record itself. Only redriving asks for the last: a source that is never redriven
+    from need not know it.
     """
 
-    kind: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP", "AFTER_SEQUENCE_NUMBER"]
+    kind: Literal["TRIM_HORIZON", "LATEST", "AT_TIMESTAMP", "AFTER_SEQUENCE_NUMBER", "AT_SEQUENCE_NUMBER"]
     timestamp_ms: int | None = None
     sequence_number: str | None = None
 

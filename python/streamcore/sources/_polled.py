@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
     from streamcore.protocols import Clock
 
-__all__ = ["PolledReader", "PolledSource"]
+__all__ = ["SEQUENCE_KINDS", "PolledReader", "PolledSource"]
 
 _log = logging.getLogger("streamcore.sources")
 _Answer = TypeVar("_Answer")
 
 _TRIES = 5  # of each call at first contact
+SEQUENCE_KINDS = ("AFTER_SEQUENCE_NUMBER", "AT_SEQUENCE_NUMBER")
+"""Starts that name a record, which may have been trimmed."""
+
 _BEING_MADE = ("CREATING", "ENABLING")
 _MADE_PAUSE_S, _MADE_TRIES = 2, 150  # a stream that is being made is waited for, five minutes in all
 _THROTTLED_MS, _THROTTLED_MAX_MS = 250, 10_000
@@ -238,7 +241,7 @@ class PolledReader(ABC):
         try:
             iterator = self._source.iterator(self._shard_id, self._start, tries=tries)
         except AwsError as error:
-            if self._start.kind != "AFTER_SEQUENCE_NUMBER" or error.kind not in ("invalid", "trimmed"):
+            if self._start.kind not in SEQUENCE_KINDS or error.kind not in ("invalid", "trimmed"):
                 raise
             return self._to_horizon()
         if self._start.kind == "LATEST":

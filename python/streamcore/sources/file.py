@@ -151,7 +151,8 @@ class FileSource:
         """Return a reader of one shard.
 
         AFTER_SEQUENCE_NUMBER takes the line of a record that was read before; with a line inside a CSV record of several lines reading
-        goes wrong. AT_TIMESTAMP begins with the first record of that time or later. LATEST finds the end.
+        goes wrong. AT_SEQUENCE_NUMBER takes the line that a record begins with. AT_TIMESTAMP begins with the first record of that time or
+        later. LATEST finds the end.
 
         Raises:
             SourceError: there is no such shard, the sequence number is no line number, or AT_TIMESTAMP is asked of a file without
@@ -160,19 +161,21 @@ class FileSource:
         names = [shard.shard_id for shard in self.list_shards()]
         if shard_id not in names:
             raise SourceError(f"{self._path}: there is no shard {shard_id!r}; the shards are {names[0]} to {names[-1]}")
-        after, from_ms = 0, None
-        if start.kind == "AFTER_SEQUENCE_NUMBER":
+        after, from_ms, at = 0, None, None
+        if start.kind in ("AFTER_SEQUENCE_NUMBER", "AT_SEQUENCE_NUMBER"):
             text = start.sequence_number or ""
             if not (text.isascii() and text.isdigit()):
                 raise SourceError(f"{self._path}: a sequence number of a file is a line number, not {start.sequence_number!r}")
             after = int(text)
+            if start.kind == "AT_SEQUENCE_NUMBER":
+                after, at = max(after - 1, 0), after
         elif start.kind == "AT_TIMESTAMP":
             if self._columns.time is None or start.timestamp_ms is None:
                 raise SourceError(f"{self._path}: AT_TIMESTAMP needs a timestamp and a file that is read with a time column")
             from_ms = start.timestamp_ms
         elif start.kind == "LATEST":
             return _EndReader()
-        return _FileReader(self, names.index(shard_id), after, from_ms)
+        return _FileReader(self, names.index(shard_id), after, from_ms, at)
 
     def set_wakeup(self, callback: Callable[[], None] | None) -> None:
         """Do nothing: all records of a file are there from the start."""
@@ -371,13 +374,14 @@ class _Pass:
 class _FileReader:
     """Reads one shard of a file."""
 
-    def __init__(self, source: FileSource, shard: int, after: int, from_ms: int | None) -> None:
+    def __init__(self, source: FileSource, shard: int, after: int, from_ms: int | None, at: int | None = None) -> None:
         self._source = source
         self._shard = shard
         self._after = after
         self._from_ms = from_ms
         self._closed = False
-        self._pass = source._join(shard, after)  # noqa: SLF001  (one module)
+        # A pass of its own where the line is known that the first record begins with.
+        self._pass = source._join(shard, after if at is None else at, alone=at is not None)  # noqa: SLF001  (one module)
 
     def fetch(self, limit: int) -> Fetched:
         """Return the next records, at most `limit` and at most 10,000.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from streamcore.errors import ConfigError, SourceError
 from streamcore.protocols import Fetched, ShardDescription, Start, StreamDescription
 from streamcore.sources._aws import AwsClient, AwsError
-from streamcore.sources._polled import PolledReader, PolledSource
+from streamcore.sources._polled import SEQUENCE_KINDS, PolledReader, PolledSource
 
 if TYPE_CHECKING:
     from streamcore.protocols import Clock
@@ -123,6 +123,7 @@ class KinesisSource(PolledSource):
             event_source_arn=arn,
             retention_ms=int(said.get("RetentionPeriodHours") or 24) * 3_600_000,
             poll_interval_ms=_POLL_INTERVAL_MS,
+            created_ms=None if created is None else round(float(created) * 1000),
         )
         return said.get("StreamStatus", "ACTIVE"), description
 
@@ -170,7 +171,7 @@ class KinesisSource(PolledSource):
         parameters: dict[str, object] = {"ShardIteratorType": start.kind, **self._address}
         if start.kind == "AT_TIMESTAMP":
             parameters["Timestamp"] = (start.timestamp_ms or 0) / 1000
-        elif start.kind == "AFTER_SEQUENCE_NUMBER":
+        elif start.kind in SEQUENCE_KINDS:
             parameters["StartingSequenceNumber"] = start.sequence_number
         return parameters
 

@@ -440,7 +440,7 @@ class _Shard:
         text = start.sequence_number or ""
         if not (text.isascii() and text.isdigit()):
             raise SourceError(f"a sequence number is a decimal number, not {start.sequence_number!r}")
-        after = int(text)
+        after = int(text) - (start.kind == "AT_SEQUENCE_NUMBER")
         return self._first(lambda sequence, _: sequence > after, end, skip=lambda segment: segment.last_sequence <= after)
 
     def _first(

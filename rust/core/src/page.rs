@@ -507,6 +507,33 @@ impl Page {
         (arrived.len() < self.len()).then(|| self.compact(&arrived))
     }
 
+    /// A fresh page with only the records up to and including a sequence number. The trailer is empty.
+    ///
+    /// The page's sequence numbers must grow. The last one kept may be any: there need not be a record that has it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use streamcore::{PageBuilder, SequenceNumber};
+    ///
+    /// let mut builder = PageBuilder::new();
+    /// builder.push("a", b"1", 1_000, Some("9"))?;
+    /// builder.push("b", b"2", 2_000, Some("11"))?;
+    /// let page = builder.finish();
+    /// assert_eq!(page.up_to(&SequenceNumber::parse("10")?).len(), 1);
+    /// assert_eq!(page.up_to(&SequenceNumber::parse("11")?).len(), 2);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn up_to(&self, last: &SequenceNumber) -> Self {
+        let kept = self.entries.partition_point(|entry| {
+            let sequence = entry.sequence().text(&self.body);
+            compare_sequences(sequence.as_bytes(), last.as_str().as_bytes()).is_le()
+        });
+        let kept: Vec<u32> = (0_u32..).take(kept).collect();
+        self.compact(&kept)
+    }
+
     /// A fresh page with these records of any pages of one format, in this order.
     pub(crate) fn gather<'a>(records: impl Iterator<Item = (&'a Self, u32)>) -> Self {
         let moved: Vec<(&Self, &Entry)> = records

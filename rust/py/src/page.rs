@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyUnicodeError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString, PyTuple};
-use streamcore::{Format, PageBuilder};
+use streamcore::{Format, PageBuilder, SequenceNumber};
 
 use crate::errors::{config, page, page_error};
 
@@ -153,6 +153,16 @@ impl Page {
         }
     }
 
+    fn up_to(&self, sequence_number: &str) -> PyResult<Self> {
+        let last = SequenceNumber::parse(sequence_number).map_err(|reason| {
+            let text = format!("sequence_number is {sequence_number:?}: {reason}");
+            config("sequence_number", text)
+        })?;
+        Ok(Self {
+            page: Arc::new(self.page.up_to(&last)),
+        })
+    }
+
     fn __len__(&self) -> usize {
         self.page.len()
     }
@@ -189,6 +199,12 @@ impl Page {
                 parent_shards: child.parent_shards.clone(),
             })
             .collect()
+    }
+
+    #[getter]
+    fn first_sequence_number(&self) -> Option<&str> {
+        let first = (!self.page.is_empty()).then(|| self.page.record(0).sequence());
+        first.filter(|sequence| !sequence.is_empty())
     }
 
     #[getter]
