@@ -252,7 +252,7 @@ def _policy(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from streamcore._progress import Progress, ProgressHandler  # noqa: PLC0415 - `streamcore --help` does without the engine
-    from streamcore.functions.local import LocalFunction  # noqa: PLC0415
+    from streamcore.functions._open import open_function  # noqa: PLC0415
     from streamcore.worker import Worker  # noqa: PLC0415
 
     handler = ProgressHandler(sys.stderr)
@@ -261,8 +261,14 @@ def _run(arguments: argparse.Namespace) -> int:
         source = _source(arguments)
         try:
             mapping = _mapping(arguments, source)
-            timeout_ms = 3000 if arguments.timeout is None else round(arguments.timeout * 1000)
-            function = LocalFunction(arguments.function, timeout_ms=timeout_ms)
+            timeout_ms = None if arguments.timeout is None else round(arguments.timeout * 1000)
+            function = open_function(
+                arguments.function,
+                timeout_ms=timeout_ms,
+                region=arguments.region,
+                endpoint_url=arguments.endpoint_url,
+                profile=arguments.profile,
+            )
             with _destination(mapping, arguments) as destination, contextlib.closing(_store(arguments.state)) as store:
                 worker = Worker(checkpoints=store, checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000))
                 worker.add(

@@ -1,0 +1,35 @@
+"""Opens the function that a text names, as `--function` has it. One place decides which kind it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from streamcore.protocols import Function
+
+__all__ = ["open_function"]
+
+
+def open_function(
+    text: str,
+    *,
+    timeout_ms: int | None = None,
+    region: str | None = None,
+    endpoint_url: str | None = None,
+    profile: str | None = None,
+) -> Function:
+    """Return the function that `text` names.
+
+    Args:
+        text: `package.module:function` or `path/to/file.py:function` for a Python function of this process.
+        timeout_ms: the function's timeout; None for what its kind has by default.
+        region: where a function of AWS is.
+        endpoint_url: the server of a function of AWS.
+        profile: a profile of the shared configuration files, for a function of AWS.
+
+    Raises:
+        ConfigError: the text names no function, or an option cannot be right.
+    """
+    from streamcore.functions.local import LocalFunction  # noqa: PLC0415  (only the kind that is called is loaded)
+
+    return LocalFunction(text, timeout_ms=3000 if timeout_ms is None else timeout_ms)
