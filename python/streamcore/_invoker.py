@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from streamcore._interpret import interpret
 from streamcore._streamcore import Batch, Discard, Outcome, Wait
@@ -52,6 +53,7 @@ class Invoker:
         on_interrupt: Callable[[], None],
         on_failed: Callable[[BaseException], None],
         on_busy: Callable[[], None],
+        on_hold: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._clock = clock
@@ -60,6 +62,7 @@ class Invoker:
         self._on_interrupt = on_interrupt
         self._on_failed = on_failed
         self._on_busy = on_busy
+        self._on_hold = on_hold
         self._functions: dict[int, Callable[[Batch], Answer | Awaitable[Answer]]] = {}
         self._tallies: list[_Tally] = []
         self._mine = _Tally()
@@ -74,6 +77,10 @@ class Invoker:
         self._loop_lock = threading.Lock()
         self._loop_thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        # Batches whose run may go on though no answer will come, by the instant at which it can no longer.
+        self._held: list[tuple[int, int, Batch, Outcome, _Tally]] = []
+        self._held_lock = threading.Lock()
+        self._problems: dict[int, tuple[str, str]] = {}  # by shard: the mapping, and what went wrong with its last batch
 
     def add(self, handle: int, invoke: Callable[[Batch], Answer | Awaitable[Answer]]) -> None:
         """Invoke this for the batches of the shard."""
@@ -83,6 +90,7 @@ class Invoker:
 
     def step(self, now: int) -> int | None:
         """Invoke one batch on the calling thread. Returns 0 if there was work, else when to ask again, None for never."""
+        held_until = self.release(now)
         work = self._engine.take(now)
         if isinstance(work, Batch):
             self._invoke(work, self._mine)
@@ -91,23 +99,67 @@ class Invoker:
             self._on_discard(work)
             return 0
         # An instant that has come already is asked for again one millisecond later.
-        return None if work.at is None else max(work.at, now + 1)
+        due = [max(instant, now + 1) for instant in (work.at, held_until) if instant is not None]
+        return min(due, default=None)
 
     def _invoke(self, batch: Batch, tally: _Tally) -> None:
         try:
             answer = self._functions[batch.shard](batch)
-            if isinstance(answer, Answer):
-                outcome = interpret(batch, answer)
-            else:
+            if not isinstance(answer, Answer):
                 # What is no awaitable fails there, as every other mistake of a function does.
                 self._await(batch, answer, tally)
                 return
+            outcome = interpret(batch, answer)
         except KeyboardInterrupt:
             self._interrupted(batch)
             return
         except BaseException as error:  # noqa: BLE001 - a lane must never hang
-            outcome = self._broken(batch, error)
+            answer, outcome = None, self._broken(batch, error)
+        self._answered(batch, answer, outcome, tally)
+
+    def _answered(self, batch: Batch, answer: Answer | None, outcome: Outcome, tally: _Tally) -> None:
+        """Finish a batch, or hold it in flight for as long as its function may run on."""
+        if answer is None or answer.kind != "success" or self._problems:
+            self._note(batch, answer)
+            if answer is not None and answer.alive_until_ms is not None and answer.alive_until_ms > self._clock.now_ms():
+                with self._held_lock:
+                    heapq.heappush(self._held, (answer.alive_until_ms, batch.ticket, batch, outcome, tally))
+                self._on_hold()
+                return
         self._finish(batch, outcome, tally)
+
+    def _note(self, batch: Batch, answer: Answer | None) -> None:
+        problem = answer.problem if answer is not None else None
+        if problem is None and (answer is None or answer.kind == "function_error"):
+            problem = "Function call failed"  # as AWS has it in LastProcessingResult
+        if problem is None:
+            self._problems.pop(batch.shard, None)
+        else:
+            self._problems[batch.shard] = (batch.mapping_uuid, problem)
+
+    def problems(self) -> dict[str, str]:
+        """Return what went wrong with the last batch, for each mapping of which one went wrong."""
+        return {uuid: f"PROBLEM: {problem}" for uuid, problem in list(self._problems.values())}
+
+    def leave(self, handle: int) -> None:
+        """Forget the problem of a shard that is done."""
+        self._problems.pop(handle, None)
+
+    def release(self, now: int) -> int | None:
+        """Finish the batches whose runs can no longer be alive. Returns when the next one is due; None where none is held."""
+        while self._held:
+            with self._held_lock:
+                if not self._held or self._held[0][0] > now:
+                    break
+                _, _, batch, outcome, tally = heapq.heappop(self._held)
+            self._finish(batch, outcome, tally)
+        with self._held_lock:
+            return self._held[0][0] if self._held else None
+
+    @property
+    def held(self) -> int:
+        """Batches held in flight because their runs may go on."""
+        return len(self._held)
 
     def _finish(self, batch: Batch, outcome: Outcome, tally: _Tally) -> None:
         now = self._clock.now_ms()
@@ -154,18 +206,18 @@ class Invoker:
 
     async def _complete(self, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
         try:
-            answer = await awaitable
-            outcome = interpret(batch, answer)
+            answer: Answer | None = await awaitable
+            outcome = interpret(batch, cast("Answer", answer))
         except KeyboardInterrupt:
             self._interrupted(batch)
             return
         except asyncio.CancelledError as error:
             if self._stopping:
                 return
-            outcome = self._broken(batch, error)
+            answer, outcome = None, self._broken(batch, error)
         except BaseException as error:  # noqa: BLE001 - a lane must never hang
-            outcome = self._broken(batch, error)
-        self._finish(batch, outcome, tally)
+            answer, outcome = None, self._broken(batch, error)
+        self._answered(batch, answer, outcome, tally)
 
     def _start_loop(self) -> asyncio.AbstractEventLoop:
         with self._loop_lock:
