@@ -16,8 +16,8 @@ __all__ = ["interpret"]
 def interpret(batch: Batch, answer: Answer) -> Outcome:
     """Return what `answer` means for `batch`.
 
-    A throttle or a service error did not run the function and spends no attempt; an event that is too large for the service is cut. An answer
-    with `alive_until_ms` must not be given to `Engine.finish` before that instant. A function error fails the whole batch. A returned value
+    A throttle or a service error did not run the function and spends no attempt; an event that is too large for the service is cut. What an
+    answer with `alive_until_ms` means holds from that instant on, and not before. A function error fails the whole batch. A returned value
     counts only where the mapping's `function_response_types` holds ReportBatchItemFailures; then, as the Lambda developer guide says under
     "Configuring partial batch response with Kinesis Data Streams and Lambda":
 

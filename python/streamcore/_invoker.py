@@ -78,7 +78,7 @@ class Invoker:
         self._loop_thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         # Batches whose run may go on though no answer will come, by the instant at which it can no longer.
-        self._held: list[tuple[int, int, Batch, Outcome, _Tally]] = []
+        self._held: list[tuple[int, int, Batch, Answer, _Tally]] = []
         self._held_lock = threading.Lock()
         self._problems: dict[int, tuple[str, str]] = {}  # by shard: the mapping, and what went wrong with its last batch
 
@@ -123,7 +123,7 @@ class Invoker:
             self._note(batch, answer)
             if answer is not None and answer.alive_until_ms is not None and answer.alive_until_ms > self._clock.now_ms():
                 with self._held_lock:
-                    heapq.heappush(self._held, (answer.alive_until_ms, batch.ticket, batch, outcome, tally))
+                    heapq.heappush(self._held, (answer.alive_until_ms, batch.ticket, batch, answer, tally))
                 self._on_hold()
                 return
         self._finish(batch, outcome, tally)
@@ -138,8 +138,11 @@ class Invoker:
             self._problems[batch.shard] = (batch.mapping_uuid, problem)
 
     def problems(self) -> dict[str, str]:
-        """Return what went wrong with the last batch, for each mapping of which one went wrong."""
-        return {uuid: f"PROBLEM: {problem}" for uuid, problem in list(self._problems.values())}
+        """Return what is wrong, for each mapping of which a call was lost or the last batch went wrong."""
+        found = dict(list(self._problems.values()))
+        with self._held_lock:
+            found.update({batch.mapping_uuid: answer.problem for _, _, batch, answer, _ in self._held if answer.problem})
+        return {uuid: f"PROBLEM: {problem}" for uuid, problem in found.items()}
 
     def leave(self, handle: int) -> None:
         """Forget the problem of a shard that is done."""
@@ -151,8 +154,8 @@ class Invoker:
             with self._held_lock:
                 if not self._held or self._held[0][0] > now:
                     break
-                _, _, batch, outcome, tally = heapq.heappop(self._held)
-            self._finish(batch, outcome, tally)
+                _, _, batch, answer, tally = heapq.heappop(self._held)
+            self._finish(batch, interpret(batch, answer), tally)
         with self._held_lock:
             return self._held[0][0] if self._held else None
 

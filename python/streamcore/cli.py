@@ -176,7 +176,12 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--until-idle", action="store_true", help="end when all that is there has been processed; with a file that is so anyway"
     )
     running.add_argument("--max-records", type=int, metavar="N", help="end after so many records")
-    running.add_argument("--timeout", type=float, metavar="S", help="the function's timeout; a longer call is logged, not cut off (3, or what Lambda says of it)")
+    running.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="the function's timeout; a longer call is logged, not cut off (3, or what Lambda says of it)",
+    )
     running.add_argument(
         "--clock", choices=["replay", "wall"], help="time of windows and ages: that of the recorded data, or of the wall (a file: replay)"
     )

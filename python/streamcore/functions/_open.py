@@ -37,7 +37,8 @@ def open_function(
     if (name := FunctionName.parse(text)) is not None:
         from streamcore.functions.remote import LambdaFunction  # noqa: PLC0415
 
-        remote = LambdaFunction(name, timeout_ms=timeout_ms, region=region, endpoint_url=endpoint_url, profile=profile)
+        where = region if name.region is None else None  # an ARN says it already
+        remote = LambdaFunction(name, timeout_ms=timeout_ms, region=where, endpoint_url=endpoint_url, profile=profile)
         remote.describe()
         return remote
     from streamcore.functions.local import LocalFunction  # noqa: PLC0415

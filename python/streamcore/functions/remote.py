@@ -103,7 +103,7 @@ class LambdaFunction:
         timeout_ms: int | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if timeout_ms is not None and (isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int) or not 1 <= timeout_ms <= _TIMEOUT_MAX_MS):
+        if timeout_ms is not None and not (type(timeout_ms) is int and 1 <= timeout_ms <= _TIMEOUT_MAX_MS):
             raise ConfigError(f"timeout_ms must be an integer from 1 to {_TIMEOUT_MAX_MS}, not {timeout_ms!r}", parameter="timeout_ms")
         name = function if isinstance(function, FunctionName) else FunctionName.read(function)
         if region is not None and name.region not in (None, region):
@@ -168,7 +168,7 @@ class LambdaFunction:
             status_code=said.get("StatusCode") or meta["HTTPStatusCode"],
             executed_version=said.get("ExecutedVersion"),
             function_error=function_error,
-            request_id=meta.get("RequestId"),
+            request_id=_request_id(meta),
         )
 
     def close(self) -> None:
@@ -184,17 +184,20 @@ class LambdaFunction:
     # What the service answers.
 
     def _failed(self, error: Exception, started: int) -> Answer:
-        from botocore.exceptions import ClientError, HTTPClientError, ReadTimeoutError  # noqa: PLC0415  (the client has loaded it)
+        from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, ReadTimeoutError  # noqa: A004, PLC0415
 
         if isinstance(error, ClientError):
             return self._refused(error, started)
         code = type(error).__name__
-        if not isinstance(error, HTTPClientError):  # no credentials, or a request that could not be made: nothing was sent
+        if isinstance(error, BotoCoreError) and not isinstance(error, (ConnectionError, HTTPClientError)):
+            # No credentials, or a request that could not be made: nothing was sent.
             self._forget_credentials()
             text = f"Function call failed: the AWS credentials are missing, expired or not valid ({code}: {error})"
             return self._trouble("service_error", code, text, {})
         if _was_not_sent(error):
-            return self._trouble("service_error", code, f"Function call failed: {self.function_arn} cannot be reached ({code}: {error})", {})
+            return self._trouble(
+                "service_error", code, f"Function call failed: {self.function_arn} cannot be reached ({code}: {error})", {}
+            )
         alive_until = self._lost(started, waited=isinstance(error, ReadTimeoutError))
         text = f"Function call failed: no answer from {self.function_arn} ({code}: {error})"
         return self._trouble("service_error", code, text, {}, alive_until)
@@ -205,8 +208,9 @@ class LambdaFunction:
         said: dict[str, Any] = error.response.get("Error", {})
         code = str(said.get("Code") or "")
         message = str(said.get("Message") or error.response.get("message") or "")
-        named = not code.isdecimal() and bool(code)
-        details = f"(Service: AWSLambda; Status Code: {status}; Error Code: {code or 'none'}; Request ID: {meta.get('RequestId', 'none')})"
+        named = bool(code) and not code.isdecimal()  # botocore takes the status for the code where an answer has none
+        request_id = _request_id(meta) or "none"
+        details = f"(Service: AWSLambda; Status Code: {status}; Error Code: {code if named else 'none'}; Request ID: {request_id})"
         arn = self.function_arn
         if status == 413 or code in _TOO_LARGE:
             return self._trouble("too_large", code, f"Function call failed: the event is too large: {message} {details}", meta)
@@ -241,7 +245,7 @@ class LambdaFunction:
             kind,
             status_code=meta.get("HTTPStatusCode", 0),
             executed_version=None,
-            request_id=meta.get("RequestId"),
+            request_id=_request_id(meta),
             alive_until_ms=alive_until_ms,
             problem=text,
         )
@@ -382,6 +386,11 @@ def _connections(url: str, read_timeout_s: float, profile: str | None) -> Any:
         max_pool_connections=_CONNECTIONS,
         socket_options=options,
     )
+
+
+def _request_id(meta: dict[str, Any]) -> str | None:
+    found: str | None = meta.get("RequestId") or meta.get("HTTPHeaders", {}).get("x-amzn-requestid")
+    return found
 
 
 def _was_not_sent(error: Exception) -> bool:
