@@ -18,6 +18,7 @@ from botocore.loaders import create_loader
 
 from engines import NOW, one_shard, take
 from lambda_server import ARN, NAME, LambdaServer, Reply, error, function_error, hang, lambda_server, lose
+from scenario import until
 from servers import free_port
 from streamcore import (
     Answer,
@@ -37,7 +38,7 @@ from streamcore.testing import ManualClock, run_until_idle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from streamcore import Discard
+    from streamcore import Discard, Summary
 
 MARGIN_MS = remote._MARGIN_MS
 _LOADER = create_loader()
@@ -371,6 +372,7 @@ def test_a_run_whose_whole_time_was_waited_for_is_over(
     monkeypatch.setattr(remote, "_MARGIN_MS", 100)
     server.replies.append(hang())
     answer = functions(timeout_ms=100).invoke(batch_of(1))
+    server.await_invocations(1)  # the server may be slow to see it
     assert (answer.kind, answer.alive_until_ms, len(server.invocations)) == ("service_error", clock.now_ms(), 1)
     assert "ReadTimeoutError" in answer.problem
 
@@ -586,15 +588,26 @@ def _lanes(keys: list[str], factor: int) -> dict[str, int]:
     return found
 
 
-def test_threads_wait_for_the_end_of_a_lost_run(server: LambdaServer, functions: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "_MARGIN_MS", 1)
+def test_threads_wait_for_the_end_of_a_lost_run(server: LambdaServer, functions: Any, clock: ManualClock) -> None:
     server.replies.append(lose())
-    stream = MemoryStream("orders")
+    stream = MemoryStream("orders", clock=clock)
     stream.put("a", b"")
-    worker = Worker(checkpoints=MemoryCheckpointStore())
-    function = functions(timeout_ms=50, clock=None)
-    worker.add(EventSourceMapping(starting_position="TRIM_HORIZON", maximum_retry_attempts=0), stream, function)
-    summary = worker.run(until_idle=True)
+    worker = Worker(checkpoints=MemoryCheckpointStore(), clock=clock)
+    worker.add(EventSourceMapping(starting_position="TRIM_HORIZON", maximum_retry_attempts=0), stream, functions())
+    summaries: list[Summary] = []
+    thread = threading.Thread(target=lambda: summaries.append(worker.run(until_idle=True)))
+    begin = clock.now_ms()
+    thread.start()
+    server.await_invocations(1)
+
+    def time_goes_on() -> bool:
+        clock.advance(500)
+        return len(server.invocations) > 1
+
+    until(time_goes_on, "the batch is invoked again")
+    assert clock.now_ms() >= begin + 7000 + MARGIN_MS
+    thread.join(60)
+    (summary,) = summaries
     assert (summary.succeeded, summary.throttles, summary.discards, len(server.invocations)) == (1, 1, 0, 2)
 
 

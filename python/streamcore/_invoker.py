@@ -23,14 +23,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("streamcore.worker")
 
 _GROW_AFTER_S = 0.001
+_LOOKS = 20  # so many pauses without a batch taken mean that every thread is in a long call
 
 
 class _Tally:
     """What one thread has seen; each thread writes to its own."""
 
-    __slots__ = ("age_ms", "newest_ms", "seen_at")
+    __slots__ = ("age_ms", "newest_ms", "seen_at", "taken")
 
     def __init__(self) -> None:
+        self.taken = 0  # batches
         self.age_ms = 0
         self.newest_ms = 0
         self.seen_at = 0
@@ -39,8 +41,9 @@ class _Tally:
 class Invoker:
     """The threads that run functions.
 
-    A thread is added when none is idle and a batch is ready, and that is still so a millisecond later. An asynchronous function
-    gives an awaitable, which runs on one event loop in a thread of its own; the invoking thread goes on at once.
+    A thread is added when none is idle and a batch is ready, and that is still so a millisecond later. Where all are in long calls, one
+    more is added to wait for the next batch, which none of them would see. An asynchronous function gives an awaitable, which runs on one
+    event loop in a thread of its own; the invoking thread goes on at once.
     """
 
     def __init__(
@@ -247,7 +250,11 @@ class Invoker:
 
     def limit(self, threads_max: int) -> None:
         """Use at most so many threads from now on; those that there are stay."""
+        more = threads_max > self._threads_max
         self._threads_max = threads_max
+        if more and not self._idle and not self._asked:
+            self._asked = True
+            self._on_busy()
 
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._run, name=f"streamcore-invoke-{len(self._threads)}", daemon=True)
@@ -255,16 +262,25 @@ class Invoker:
         thread.start()
 
     def grow(self) -> bool:
-        """Add a thread if a batch is ready and none is idle after a millisecond. Returns whether to ask again.
+        """Add a thread if none is idle after a millisecond and a batch is ready, or all are in long calls. Returns whether to ask again.
 
         Called by one thread, after `on_busy`.
         """
-        time.sleep(_GROW_AFTER_S)
-        if self._idle or self._stopping or len(self._threads) >= self._threads_max or not self._engine.wait(0):
-            self._asked = False
-            return False
+        taken = self._taken()
+        for _ in range(_LOOKS):
+            time.sleep(_GROW_AFTER_S)
+            if self._idle or self._stopping or len(self._threads) >= self._threads_max:
+                self._asked = False
+                return False
+            if self._engine.wait(0):
+                break
+            if self._taken() != taken:
+                return True
         self._add_thread()
         return True
+
+    def _taken(self) -> int:
+        return sum(tally.taken for tally in self._tallies)
 
     def _run(self) -> None:
         engine, clock = self._engine, self._clock
@@ -276,6 +292,7 @@ class Invoker:
                 now = now_ms()
                 work = take(now)
                 if isinstance(work, Batch):
+                    tally.taken += 1
                     if not self._idle and not self._asked and len(self._threads) < self._threads_max:
                         self._asked = True
                         self._on_busy()
