@@ -601,7 +601,7 @@ def test_threads_wait_for_the_end_of_a_lost_run(server: LambdaServer, functions:
     server.await_invocations(1)
 
     def time_goes_on() -> bool:
-        clock.advance(500)
+        clock.advance(5000)
         return len(server.invocations) > 1
 
     until(time_goes_on, "the batch is invoked again")
