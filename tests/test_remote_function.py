@@ -242,8 +242,14 @@ REFUSALS = [
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=[f"{reply.status}-{kind}-{number}" for number, (reply, kind, _) in enumerate(REFUSALS)])
 def test_what_the_service_refuses_did_not_run(
-    server: LambdaServer, functions: Any, caplog: pytest.LogCaptureFixture, refusal: tuple[Reply, str, str]
+    server: LambdaServer,
+    functions: Any,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: tuple[Reply, str, str],
 ) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")
+    monkeypatch.setenv("AWS_RETRY_MODE", "adaptive")
     reply, kind, problem = refusal
     function = functions()
     function.describe()
@@ -375,6 +381,7 @@ def test_a_run_whose_whole_time_was_waited_for_is_over(
     server.await_invocations(1)  # the server may be slow to see it
     assert (answer.kind, answer.alive_until_ms, len(server.invocations)) == ("service_error", clock.now_ms(), 1)
     assert "ReadTimeoutError" in answer.problem
+    assert "may run on" not in answer.problem
 
 
 def test_a_timeout_that_was_raised_meanwhile_counts(

@@ -480,7 +480,7 @@ class Worker:
                     left = max(deadline - time.monotonic(), 0)
                     pause = left if pause is None else min(pause, left)
                 now = self._clock.now_ms()
-                if (held_until := self._invoker.release(now)) is not None:
+                if (held_until := self._release(now)) is not None:
                     left = max(held_until - now, 1) / 1000
                     pause = left if pause is None else min(pause, left)
                 try:
@@ -500,6 +500,15 @@ class Worker:
         if self._error is not None:
             raise self._error
         return self.summary()
+
+    def _release(self, now: int) -> int | None:
+        """Finish the batches whose lost runs are over; returns when the next one is."""
+        try:
+            return self._invoker.release(now)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run ends in order
+            _log.exception("finishing a batch failed")
+            self._crashed(error)
+            return None
 
     def _done(self) -> bool:
         """Return whether all that was taken in is done and confirmed."""

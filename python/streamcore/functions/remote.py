@@ -13,7 +13,7 @@ import os
 import socket
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore.errors import ConfigError, FunctionUnavailableError
@@ -54,6 +54,13 @@ _CREDENTIALS = frozenset(
         "UnrecognizedClientException",
     }
 )
+
+
+class _Call(NamedTuple):
+    """A call of Invoke: when it began, and how long its answer is awaited at least."""
+
+    started: int
+    awaited_ms: int
 
 
 class LambdaFunction:
@@ -145,12 +152,13 @@ class LambdaFunction:
     def invoke(self, batch: Batch) -> Answer:
         """Invoke the function once with the batch's event."""
         self._learn()
-        started = self._clock.now_ms()
+        event = batch.json()
         client = self._client or self._renewed()
+        call = _Call(self._clock.now_ms(), self._awaited_ms())
         try:
-            said = client.invoke(**self._names, InvocationType="RequestResponse", Payload=batch.json())
+            said = client.invoke(**self._names, InvocationType="RequestResponse", Payload=event)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is an answer
-            return self._failed(error, started)
+            return self._failed(error, call)
         meta = said["ResponseMetadata"]
         try:
             body: bytes = said["Payload"].read()
@@ -183,26 +191,24 @@ class LambdaFunction:
 
     # What the service answers.
 
-    def _failed(self, error: Exception, started: int) -> Answer:
+    def _failed(self, error: Exception, call: _Call) -> Answer:
         from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError, ReadTimeoutError  # noqa: A004, PLC0415
 
         if isinstance(error, ClientError):
-            return self._refused(error, started)
+            return self._refused(error, call)
         code = type(error).__name__
         if isinstance(error, BotoCoreError) and not isinstance(error, (ConnectionError, HTTPClientError)):
             # No credentials, or a request that could not be made: nothing was sent.
             self._forget_credentials()
-            text = f"Function call failed: the AWS credentials are missing, expired or not valid ({code}: {error})"
-            return self._trouble("service_error", code, text, {})
+            return self._trouble("service_error", code, f"the AWS credentials are missing, expired or not valid ({code}: {error})", {})
         if _was_not_sent(error):
-            return self._trouble(
-                "service_error", code, f"Function call failed: {self.function_arn} cannot be reached ({code}: {error})", {}
-            )
-        alive_until = self._lost(started, waited=isinstance(error, ReadTimeoutError))
+            text = f"Function call failed: {self.function_arn} cannot be reached ({code}: {error})"
+            return self._trouble("service_error", code, text, {})
+        alive_until = self._lost(call, waited=isinstance(error, ReadTimeoutError))
         text = f"Function call failed: no answer from {self.function_arn} ({code}: {error})"
         return self._trouble("service_error", code, text, {}, alive_until)
 
-    def _refused(self, error: Any, started: int) -> Answer:
+    def _refused(self, error: Any, call: _Call) -> Answer:
         meta: dict[str, Any] = error.response.get("ResponseMetadata", {})
         status: int = meta.get("HTTPStatusCode", 0)
         said: dict[str, Any] = error.response.get("Error", {})
@@ -231,14 +237,13 @@ class LambdaFunction:
             text = f"Function call failed: {message} {details}"
             if status in (502, 504) and not named:
                 # Not the service's own word, but that of a gateway on the way which has lost it: the function may run.
-                alive_until = self._lost(started, waited=False)
+                alive_until = self._lost(call, waited=False)
         return self._trouble("service_error", code or str(status), text, meta, alive_until)
 
     def _trouble(self, kind: Any, code: str, text: str, meta: dict[str, Any], alive_until_ms: int | None = None) -> Answer:
         """Return the answer of a call that did not run, or may run on. The first of its kind in a row is logged as a warning."""
-        if alive_until_ms is not None:
-            left = max(alive_until_ms - self._clock.now_ms(), 0) / 1000
-            text = f"{text}; it may run on for {left:.0f} s, in which its batch is not tried again"
+        if alive_until_ms is not None and (left := alive_until_ms - self._clock.now_ms()) > 0:
+            text = f"{text}; it may run on for {left / 1000:.0f} s, in which its batch is not tried again"
         _log.log(logging.DEBUG if self._told == code else logging.WARNING, "%s", text)
         self._told = code
         return Answer(
@@ -250,16 +255,15 @@ class LambdaFunction:
             problem=text,
         )
 
-    def _lost(self, started: int, *, waited: bool) -> int:
+    def _lost(self, call: _Call, *, waited: bool) -> int:
         """Return until when a run may go on of which no end is known; with `waited` the answer was awaited to the end of its time."""
         now = self._clock.now_ms()
-        awaited_ms = self._awaited_ms()
         if self._fixed_timeout_ms is None:
             # It may have been raised since it was asked for.
             with self._lock, contextlib.suppress(ConfigError, FunctionUnavailableError):
-                if self._asked_at is None or self._asked_at <= started:
+                if self._asked_at is None or self._asked_at <= call.started:
                     self._ask()
-        return now - (awaited_ms if waited else 0) + self._awaited_ms()
+        return now - (call.awaited_ms if waited else 0) + self._awaited_ms()
 
     def _awaited_ms(self) -> int:
         return (self._timeout_ms or _TIMEOUT_MAX_MS) + _MARGIN_MS
@@ -341,7 +345,7 @@ class LambdaFunction:
             from botocore.exceptions import NoRegionError  # noqa: PLC0415
 
             config = Config(
-                retries={"total_max_attempts": 1},
+                retries={"total_max_attempts": 1, "mode": "standard"},  # the mode "adaptive" would wait before a call
                 connect_timeout=_ASK_S,
                 read_timeout=_ASK_S,
                 tcp_keepalive=True,
