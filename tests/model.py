@@ -107,12 +107,14 @@ class Model:
         assert request_id == expected.request_id, "a retry keeps its request id"
         self.in_flight[ticket] = rest
 
-    def finish(self, ticket: int, failed_from: int | None, *, ran: bool = True) -> Discarded | None:
-        """Apply an outcome: all complete, or failed from an index on. Returns what is given up because of it."""
+    def finish(self, ticket: int, failed_from: int | None, *, ran: bool = True, cut_at: int | None = None) -> Discarded | None:
+        """Apply an outcome: all complete, failed from an index on, not run, or cut in two. Returns what is given up because of it."""
         rest = self.in_flight.pop(ticket)
         top = rest.pop()
         given_up = None
-        if not ran:
+        if cut_at is not None:
+            rest += [Attempt(top.records[cut_at:], 1), Attempt(top.records[:cut_at], 1)]
+        elif not ran:
             rest.append(top)
         elif failed_from is None:
             self.complete |= set(top.records)

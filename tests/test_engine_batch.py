@@ -204,6 +204,8 @@ def test_outcomes_are_equal_when_they_mean_the_same() -> None:
         Outcome.partial(0),
         Outcome.partial(1),
         Outcome.partial(1, executed_version="3"),
+        Outcome.too_large(),
+        Outcome.too_large(request_id="id"),
     ]
     again = [
         Outcome.success(),
@@ -216,19 +218,26 @@ def test_outcomes_are_equal_when_they_mean_the_same() -> None:
         Outcome.partial(index=0),
         Outcome.partial(1),
         Outcome.partial(1, executed_version="3"),
+        Outcome.too_large(),
+        Outcome.too_large(request_id="id"),
     ]
     for index, outcome in enumerate(outcomes):
         assert [outcome == other for other in again] == [index == at for at in range(len(again))]
         assert hash(outcome) == hash(again[index])
         assert outcome != "success"
     assert len(set(outcomes + again)) == len(outcomes)
-    assert [(outcome.kind, outcome.index) for outcome in (outcomes[0], outcomes[1], outcomes[2], outcomes[8])] == [
+    assert [(outcome.kind, outcome.index) for outcome in (*outcomes[:3], outcomes[8], outcomes[10])] == [
         ("success", None),
         ("throttled", None),
         ("failure", None),
         ("partial", 1),
+        ("too_large", None),
     ]
-    assert [repr(outcome) for outcome in (outcomes[0], outcomes[8])] == ["Outcome.success()", "Outcome.partial(1)"]
+    assert [repr(outcome) for outcome in (outcomes[0], outcomes[8], outcomes[11])] == [
+        "Outcome.success()",
+        "Outcome.partial(1)",
+        "Outcome.too_large()",
+    ]
 
 
 # Discards.

@@ -109,6 +109,9 @@ def test_a_returned_value_is_ignored_where_the_mapping_does_not_ask_for_it(paylo
     [
         (Answer("throttled", status_code=429, executed_version=None), Outcome.throttled()),
         (Answer("service_error", status_code=500, executed_version=None), Outcome.throttled()),
+        (Answer("service_error", status_code=0, alive_until_ms=NOW), Outcome.throttled()),
+        (Answer("too_large", status_code=413, executed_version=None), Outcome.too_large()),
+        (Answer("too_large", status_code=413, request_id="id"), Outcome.too_large(request_id="id")),
         (Answer("function_error", function_error="Unhandled"), Outcome.failure(function_error="Unhandled")),
         (Answer("function_error", function_error="Handled"), Outcome.failure(function_error="Handled")),
         (Answer("function_error"), Outcome.failure(function_error="Unhandled")),

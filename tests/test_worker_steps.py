@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from streamcore import (
+    Answer,
     CheckpointError,
     ClaimError,
     ConfigError,
@@ -529,3 +530,59 @@ def test_expired_records_are_counted_and_do_not_block() -> None:
     world.put(b"1")
     stats = world.run(world.worker(function), limit_ms=2 * 86_400_000)
     assert (stats.expired, stats.records, stats.discards) == (1, 1, 0)
+
+
+def test_a_batch_whose_run_may_go_on_stays_in_flight_until_it_cannot() -> None:
+    clock = ManualClock()
+    until = clock.now_ms() + 45_000
+    lost = Answer("service_error", status_code=0, alive_until_ms=until, problem="the connection broke")
+    function = ScriptedFunction([lost])
+    stream = MemoryStream("orders", clock=clock)
+    for _ in range(2):
+        stream.put("a", b"")
+    worker = Worker(checkpoints=MemoryCheckpointStore(), clock=clock)
+    chosen = mapping(batch_size=1, maximum_retry_attempts=0)
+    worker.add(chosen, stream, function)
+    due = worker.step(clock.now_ms())
+    assert due is not None
+    assert due <= until
+    clock.set(until - 1)
+    worker.step(clock.now_ms())
+    assert (len(function.batches), worker.stats().in_flight) == (1, 1)
+    assert worker.stats().problems == {chosen.uuid: "PROBLEM: the connection broke"}
+    stats = run_until_idle(worker, clock)
+    assert until < clock.now_ms() < until + 1000
+    assert [len(batch) for batch in function.batches] == [1, 1, 1]
+    assert function.batches[0] == function.batches[1], "the same batch again"
+    assert (stats.succeeded, stats.throttles, stats.discards, stats.problems) == (2, 1, 0, {})
+    worker.stop()
+
+
+def test_a_stop_leaves_a_batch_whose_run_may_go_on() -> None:
+    clock, store = ManualClock(), MemoryCheckpointStore()
+    lost = Answer("service_error", status_code=0, alive_until_ms=clock.now_ms() + 900_000)
+    stream = MemoryStream("orders", clock=clock)
+    stream.put("a", b"")
+    chosen = mapping()
+    first = Worker(checkpoints=store, clock=clock)
+    first.add(chosen, stream, ScriptedFunction([lost]))
+    first.step(clock.now_ms())
+    first.stop()
+    assert (first.summary().abandoned, first.summary().records) == (1, 0)
+    second = Worker(checkpoints=store, clock=clock)
+    function = ScriptedFunction()
+    second.add(chosen, stream, function)
+    assert run_until_idle(second, clock).succeeded == 1
+    second.stop()
+
+
+def test_the_status_tells_of_a_failing_function_until_it_succeeds() -> None:
+    clock, stream = ManualClock(), MemoryStream("orders")
+    stream.put("a", b"")
+    chosen = mapping()
+    worker = Worker(checkpoints=MemoryCheckpointStore(), clock=clock)
+    worker.add(chosen, stream, ScriptedFunction([ScriptedFunction.error()]))
+    worker.step(clock.now_ms())
+    assert worker.stats().problems == {chosen.uuid: "PROBLEM: Function call failed"}
+    assert run_until_idle(worker, clock).problems == {}
+    worker.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 import signal
 import threading
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from scenario import until
 from streamcore import CheckpointError, EventSourceMapping, LocalFunction, MemoryCheckpointStore, MemoryStream, SourceError, Worker
 from streamcore.mapping import local_function_arn
 from streamcore.protocols import Fetched, ShardDescription, StreamDescription
@@ -412,3 +414,29 @@ def test_a_batch_that_keeps_failing_is_named(caplog: pytest.LogCaptureFixture, m
     worker.add(mapping(), stream, LocalFunction(handler))
     assert worker.run(until_idle=True).succeeded == 1
     assert f"shard shardId-000000000000, lane 0, first sequence number {number}, tried 3 times, next in" in caplog.text
+
+
+def test_a_batch_that_comes_while_all_threads_are_in_long_calls_gets_a_thread() -> None:
+    stream, gate, running = MemoryStream("orders", shards=3), threading.Event(), threading.Semaphore(0)
+
+    def handler(event: dict[str, Any], context: object) -> None:
+        running.release()
+        assert gate.wait(60)
+
+    worker = Worker(checkpoints=MemoryCheckpointStore())
+    worker.add(EventSourceMapping(starting_position="TRIM_HORIZON", batch_size=1), stream, LocalFunction(handler, timeout_ms=60_000))
+    worker.start()
+
+    def waits(busy: int) -> bool:
+        return worker.stats().threads > busy
+
+    try:
+        # One shard after the other gets its first record, when all threads have been in their calls for long.
+        for shard in range(3):
+            until(functools.partial(waits, shard), "a thread waits for what may come")
+            stream.put("key", b"", explicit_hash_key=shard * 2**128 // 3 + 1)
+            assert running.acquire(timeout=60), f"shard {shard} waits for a thread"
+    finally:
+        gate.set()
+        worker.stop()
+        worker.join()

@@ -14,6 +14,8 @@ from streamcore import (
     Engine,
     EventSourceMapping,
     Finished,
+    Function,
+    LambdaFunction,
     Offered,
     Outcome,
     Page,
@@ -144,5 +146,12 @@ def restart(store: dict[int, bytes], mapping: EventSourceMapping, now: int) -> E
     return engine
 
 
-OUTCOMES: set[Outcome] = {Outcome.success(), Outcome.partial(3, status_code=200), Outcome.throttled(), Outcome.failure()}
+OUTCOMES: set[Outcome] = {
+    Outcome.success(),
+    Outcome.partial(3, status_code=200),
+    Outcome.throttled(),
+    Outcome.failure(),
+    Outcome.too_large(request_id="id"),
+}
+FUNCTION: Function = LambdaFunction("billing", timeout_ms=30_000)
 PAGE = Page.from_records(records())

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         DeliveryError,
         EngineBrokenError,
         ForkError,
+        FunctionUnavailableError,
         PageError,
         SourceError,
         SourceUnavailableError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from streamcore.functions.local import LocalFunction
+    from streamcore.functions.remote import LambdaFunction
     from streamcore.mapping import EventSourceMapping
     from streamcore.protocols import (
         Answer,
@@ -100,6 +102,7 @@ _HOME = {
             "DeliveryError",
             "EngineBrokenError",
             "ForkError",
+            "FunctionUnavailableError",
             "PageError",
             "SourceError",
             "SourceUnavailableError",
@@ -109,6 +112,7 @@ _HOME = {
         "streamcore.errors",
     ),
     "LocalFunction": "streamcore.functions.local",
+    "LambdaFunction": "streamcore.functions.remote",
     "interpret": "streamcore._interpret",
     "EventSourceMapping": "streamcore.mapping",
     **dict.fromkeys(
@@ -163,7 +167,9 @@ __all__ = [
     "Finished",
     "ForkError",
     "Function",
+    "FunctionUnavailableError",
     "KinesisSource",
+    "LambdaFunction",
     "LocalFunction",
     "MemoryCheckpointStore",
     "MemoryStream",

@@ -16,7 +16,8 @@ __all__ = ["interpret"]
 def interpret(batch: Batch, answer: Answer) -> Outcome:
     """Return what `answer` means for `batch`.
 
-    A throttle or a service error did not run the function and spends no attempt. A function error fails the whole batch. A returned value
+    A throttle or a service error did not run the function and spends no attempt; an event that is too large for the service is cut. What an
+    answer with `alive_until_ms` means holds from that instant on, and not before. A function error fails the whole batch. A returned value
     counts only where the mapping's `function_response_types` holds ReportBatchItemFailures; then, as the Lambda developer guide says under
     "Configuring partial batch response with Kinesis Data Streams and Lambda":
 
@@ -35,6 +36,8 @@ def interpret(batch: Batch, answer: Answer) -> Outcome:
     """
     if answer.kind in ("throttled", "service_error"):
         return Outcome.throttled()
+    if answer.kind == "too_large":
+        return Outcome.too_large(request_id=answer.request_id)
     if answer.kind == "function_error":
         return _failure(answer, answer.function_error or "Unhandled")
     payload = answer.payload

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from streamcore._interpret import interpret
 from streamcore._streamcore import Batch, Discard, Outcome, Wait
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("streamcore.worker")
 
 _GROW_AFTER_S = 0.001
+_LOOKS = 20  # so many pauses without a batch taken mean that every thread is in a long call
 
 
 class _Tally:
     """What one thread has seen; each thread writes to its own."""
 
-    __slots__ = ("age_ms", "newest_ms", "seen_at")
+    __slots__ = ("age_ms", "newest_ms", "seen_at", "taken")
 
     def __init__(self) -> None:
+        self.taken = 0  # batches
         self.age_ms = 0
         self.newest_ms = 0
         self.seen_at = 0
@@ -38,8 +41,9 @@ class _Tally:
 class Invoker:
     """The threads that run functions.
 
-    A thread is added when none is idle and a batch is ready, and that is still so a millisecond later. An asynchronous function
-    gives an awaitable, which runs on one event loop in a thread of its own; the invoking thread goes on at once.
+    A thread is added when none is idle and a batch is ready, and that is still so a millisecond later. Where all are in long calls, one
+    more is added to wait for the next batch, which none of them would see. An asynchronous function gives an awaitable, which runs on one
+    event loop in a thread of its own; the invoking thread goes on at once.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Invoker:
         on_interrupt: Callable[[], None],
         on_failed: Callable[[BaseException], None],
         on_busy: Callable[[], None],
+        on_hold: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._clock = clock
@@ -60,6 +65,7 @@ class Invoker:
         self._on_interrupt = on_interrupt
         self._on_failed = on_failed
         self._on_busy = on_busy
+        self._on_hold = on_hold
         self._functions: dict[int, Callable[[Batch], Answer | Awaitable[Answer]]] = {}
         self._tallies: list[_Tally] = []
         self._mine = _Tally()
@@ -74,6 +80,10 @@ class Invoker:
         self._loop_lock = threading.Lock()
         self._loop_thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        # Batches whose run may go on though no answer will come, by the instant at which it can no longer.
+        self._held: list[tuple[int, int, Batch, Answer, _Tally]] = []
+        self._held_lock = threading.Lock()
+        self._problems: dict[int, tuple[str, str]] = {}  # by shard: the mapping, and what went wrong with its last batch
 
     def add(self, handle: int, invoke: Callable[[Batch], Answer | Awaitable[Answer]]) -> None:
         """Invoke this for the batches of the shard."""
@@ -83,6 +93,7 @@ class Invoker:
 
     def step(self, now: int) -> int | None:
         """Invoke one batch on the calling thread. Returns 0 if there was work, else when to ask again, None for never."""
+        held_until = self.release(now)
         work = self._engine.take(now)
         if isinstance(work, Batch):
             self._invoke(work, self._mine)
@@ -91,23 +102,70 @@ class Invoker:
             self._on_discard(work)
             return 0
         # An instant that has come already is asked for again one millisecond later.
-        return None if work.at is None else max(work.at, now + 1)
+        due = [max(instant, now + 1) for instant in (work.at, held_until) if instant is not None]
+        return min(due, default=None)
 
     def _invoke(self, batch: Batch, tally: _Tally) -> None:
         try:
             answer = self._functions[batch.shard](batch)
-            if isinstance(answer, Answer):
-                outcome = interpret(batch, answer)
-            else:
+            if not isinstance(answer, Answer):
                 # What is no awaitable fails there, as every other mistake of a function does.
                 self._await(batch, answer, tally)
                 return
+            outcome = interpret(batch, answer)
         except KeyboardInterrupt:
             self._interrupted(batch)
             return
         except BaseException as error:  # noqa: BLE001 - a lane must never hang
-            outcome = self._broken(batch, error)
+            answer, outcome = None, self._broken(batch, error)
+        self._answered(batch, answer, outcome, tally)
+
+    def _answered(self, batch: Batch, answer: Answer | None, outcome: Outcome, tally: _Tally) -> None:
+        """Finish a batch, or hold it in flight for as long as its function may run on."""
+        if answer is None or answer.kind != "success" or self._problems:
+            self._note(batch, answer)
+            if answer is not None and answer.alive_until_ms is not None and answer.alive_until_ms > self._clock.now_ms():
+                with self._held_lock:
+                    heapq.heappush(self._held, (answer.alive_until_ms, batch.ticket, batch, answer, tally))
+                self._on_hold()
+                return
         self._finish(batch, outcome, tally)
+
+    def _note(self, batch: Batch, answer: Answer | None) -> None:
+        problem = answer.problem if answer is not None else None
+        if problem is None and (answer is None or answer.kind == "function_error"):
+            problem = "Function call failed"  # as AWS has it in LastProcessingResult
+        if problem is None:
+            self._problems.pop(batch.shard, None)
+        else:
+            self._problems[batch.shard] = (batch.mapping_uuid, problem)
+
+    def problems(self) -> dict[str, str]:
+        """Return what is wrong, for each mapping of which a call was lost or the last batch went wrong."""
+        found = dict(list(self._problems.values()))
+        with self._held_lock:
+            found.update({batch.mapping_uuid: answer.problem for _, _, batch, answer, _ in self._held if answer.problem})
+        return {uuid: f"PROBLEM: {problem}" for uuid, problem in found.items()}
+
+    def leave(self, handle: int) -> None:
+        """Forget the problem of a shard that is done."""
+        self._problems.pop(handle, None)
+
+    def release(self, now: int) -> int | None:
+        """Finish the batches whose runs can no longer be alive. Returns when the next one is due; None where none is held."""
+        while self._held:
+            with self._held_lock:
+                if not self._held or self._held[0][0] > now:
+                    break
+                _, _, batch, answer, tally = heapq.heappop(self._held)
+            self._finish(batch, interpret(batch, answer), tally)
+        with self._held_lock:
+            return self._held[0][0] if self._held else None
+
+    @property
+    def held(self) -> int:
+        """Batches held in flight because their runs may go on."""
+        return len(self._held)
 
     def _finish(self, batch: Batch, outcome: Outcome, tally: _Tally) -> None:
         now = self._clock.now_ms()
@@ -154,18 +212,18 @@ class Invoker:
 
     async def _complete(self, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
         try:
-            answer = await awaitable
-            outcome = interpret(batch, answer)
+            answer: Answer | None = await awaitable
+            outcome = interpret(batch, cast("Answer", answer))
         except KeyboardInterrupt:
             self._interrupted(batch)
             return
         except asyncio.CancelledError as error:
             if self._stopping:
                 return
-            outcome = self._broken(batch, error)
+            answer, outcome = None, self._broken(batch, error)
         except BaseException as error:  # noqa: BLE001 - a lane must never hang
-            outcome = self._broken(batch, error)
-        self._finish(batch, outcome, tally)
+            answer, outcome = None, self._broken(batch, error)
+        self._answered(batch, answer, outcome, tally)
 
     def _start_loop(self) -> asyncio.AbstractEventLoop:
         with self._loop_lock:
@@ -192,7 +250,11 @@ class Invoker:
 
     def limit(self, threads_max: int) -> None:
         """Use at most so many threads from now on; those that there are stay."""
+        more = threads_max > self._threads_max
         self._threads_max = threads_max
+        if more and not self._idle and not self._asked:
+            self._asked = True
+            self._on_busy()
 
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._run, name=f"streamcore-invoke-{len(self._threads)}", daemon=True)
@@ -200,16 +262,25 @@ class Invoker:
         thread.start()
 
     def grow(self) -> bool:
-        """Add a thread if a batch is ready and none is idle after a millisecond. Returns whether to ask again.
+        """Add a thread if none is idle after a millisecond and a batch is ready, or all are in long calls. Returns whether to ask again.
 
         Called by one thread, after `on_busy`.
         """
-        time.sleep(_GROW_AFTER_S)
-        if self._idle or self._stopping or len(self._threads) >= self._threads_max or not self._engine.wait(0):
-            self._asked = False
-            return False
+        taken = self._taken()
+        for _ in range(_LOOKS):
+            time.sleep(_GROW_AFTER_S)
+            if self._idle or self._stopping or len(self._threads) >= self._threads_max:
+                self._asked = False
+                return False
+            if self._engine.wait(0):
+                break
+            if self._taken() != taken:
+                return True
         self._add_thread()
         return True
+
+    def _taken(self) -> int:
+        return sum(tally.taken for tally in self._tallies)
 
     def _run(self) -> None:
         engine, clock = self._engine, self._clock
@@ -221,6 +292,7 @@ class Invoker:
                 now = now_ms()
                 work = take(now)
                 if isinstance(work, Batch):
+                    tally.taken += 1
                     if not self._idle and not self._asked and len(self._threads) < self._threads_max:
                         self._asked = True
                         self._on_busy()

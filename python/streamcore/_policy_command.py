@@ -8,6 +8,7 @@ from streamcore._parameters import destination_config
 from streamcore._streams import StreamOption
 from streamcore.destinations._open import destination_policy, parse_destination_config
 from streamcore.errors import ConfigError
+from streamcore.functions._names import FunctionName
 
 if TYPE_CHECKING:
     import argparse
@@ -16,19 +17,21 @@ __all__ = ["policy"]
 
 
 def policy(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the IAM policy that reading the source and sending to the destination need.
+    """Return the IAM policy that reading the source, invoking the function and sending to the destination need.
 
     Raises:
-        ConfigError: the source is none, or a file, and there is no destination of AWS either.
+        ConfigError: the source is none, or a file, and there is neither a function nor a destination of AWS.
     """
     config = None if arguments.destination_config is None else destination_config(parse_destination_config(arguments.destination_config))
     where = "" if config is None else config["OnFailure"]["Destination"]
-    sending = destination_policy(where, kms_key_arn=arguments.destination_kms_key_arn)
+    function = None if arguments.function is None else FunctionName.parse(arguments.function)
+    invoking = [] if function is None else [function.policy_statement(arguments.region)]
+    others = [*invoking, *destination_policy(where, kms_key_arn=arguments.destination_kms_key_arn)]
     stream = StreamOption.parse(arguments.source)
     if stream is not None:
         found = stream.policy(region=arguments.region, kms_key_arn=arguments.kms_key_arn)
-        return {**found, "Statement": [*found["Statement"], *sending]}
-    if not sending or not arguments.source.startswith("file:"):
+        return {**found, "Statement": [*found["Statement"], *others]}
+    if not others or not arguments.source.startswith("file:"):
         right = "kinesis:NAME, dynamodb:TABLE or the ARN of one; a file needs no permission of AWS"
         raise ConfigError(f"must be {right}; it is {arguments.source!r}", parameter="source")
-    return {"Version": "2012-10-17", "Statement": sending}
+    return {"Version": "2012-10-17", "Statement": others}

@@ -25,7 +25,7 @@ class Totals:
         invocations: calls of functions that came to an end, throttles left out.
         failed_invocations: those of them that failed, wholly or in part.
         retries: invocations that were not the first of their batch.
-        throttles: calls that did not run because of a throttle or a service error.
+        throttles: calls that did not run because of a throttle or a service error, or because the event was too large for the service.
         discards: discards made, each of one or more records.
         discarded_records: records discarded.
         discarded_by_condition: the same by condition, RetryAttemptsExhausted and RecordAgeExceeded.
@@ -76,7 +76,8 @@ class Summary(Totals):
     Attributes:
         reason: "idle" (`until_idle`), "ended" (recorded data was read to its end), "max_records", "timeout", "stopped" (`stop`),
             "interrupted" (Ctrl-C), or "failed" (`run` raises the error).
-        abandoned: batches in flight whose functions had not come to an end when the worker gave up waiting for them.
+        abandoned: batches in flight whose functions had not come to an end when the worker gave up waiting for them, or may run on
+            without an answer to come.
     """
 
     reason: StopReason
@@ -117,8 +118,8 @@ class WorkerStats(Totals):
         shards: shards being read.
         stuck: batches that wait for another try.
         threads: invocation threads made so far.
-        problems: for each mapping whose stream cannot be read now, by UUID, why: "PROBLEM: " and a sentence. It is tried again, and the
-            mapping goes on when it can be read.
+        problems: for each mapping whose stream cannot be read now or whose last batch went wrong, by UUID, why: "PROBLEM: " and a
+            sentence. It is tried again, and the mapping goes on when that helps.
     """
 
     in_flight: int = 0

@@ -164,7 +164,7 @@ class Batch:
     def request_id(self) -> str: ...
     @property
     def attempt(self) -> int:
-        """1 for the first time that this batch is handed out; throttles do not count."""
+        """1 for the first time that this batch is handed out; what did not run does not count."""
     @property
     def record_count(self) -> int: ...
     @property
@@ -212,8 +212,15 @@ class Outcome:
     @staticmethod
     def throttled() -> Outcome:
         """The function did not run: a throttle or a service error. Spends nothing."""
+    @staticmethod
+    def too_large(*, request_id: str | None = None) -> Outcome:
+        """The function's service refused the event as too large; the function did not run.
+
+        The batch is cut where the larger of the two events is smallest, which spends nothing. What was refused is never sent again: one
+        record alone spends its attempts without the function seeing it, as one that is above the payload limit.
+        """
     @property
-    def kind(self) -> Literal["success", "failure", "partial", "throttled"]: ...
+    def kind(self) -> Literal["success", "failure", "partial", "throttled", "too_large"]: ...
     @property
     def index(self) -> int | None: ...
     def __eq__(self, other: object, /) -> bool: ...
@@ -341,7 +348,7 @@ class ShardStats:
         """Records that the stream no longer kept."""
     @property
     def invocations(self) -> int:
-        """Results of invocations; throttles do not count."""
+        """Results of invocations; what did not run does not count."""
     @property
     def failed_invocations(self) -> int:
         """Invocations that failed in part or as a whole."""
@@ -350,7 +357,7 @@ class ShardStats:
         """Invocations that were the second or a later attempt of their batch."""
     @property
     def throttles(self) -> int:
-        """Throttles and errors of the service."""
+        """Invocations that did not run: throttles, errors of the service, events refused as too large."""
     @property
     def lanes(self) -> list[dict[str, Any]]:
         """For each lane: `state` ("empty", "waiting", "ready", "in_flight", "parked"), `records`, `attempts`, `until`, `first_sequence_number`."""

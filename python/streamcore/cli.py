@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from streamcore._redrive_command import Stoppable
     from streamcore.mapping import EventSourceMapping
-    from streamcore.protocols import CheckpointStore, Destination, Source
-    from streamcore.worker import Summary
+    from streamcore.protocols import CheckpointStore, Destination, Function, Source
+    from streamcore.worker import Summary, Worker
 
 __all__ = ["main"]
 
@@ -45,6 +45,8 @@ batch, as TARGET(event, context). The options named as in `aws lambda create-eve
           a CSV or NDJSON file, plain, gzip or zip. Records of one key are processed in order. A run ends at the end of the file.
   TARGET  package.module:function or path/to/file.py:function, plain or async. With --parallelization-factor above 1, or several shards,
           it is called by several threads at once. Delivery is at least once: after a crash some records come again.
+          lambda:NAME[:QUALIFIER] or arn:aws:lambda:REGION:ACCOUNT:function:NAME[:QUALIFIER]
+          a function behind the Lambda API, AWS's own or another server's, invoked as Lambda invokes it. Needs the extra.
 """
 _RUN_EPILOG = """\
 Credentials, region and endpoint are found as the AWS CLI finds them (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL, ...). With --until-idle a
@@ -135,7 +137,8 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
 
     aws = run.add_argument_group("streams and services of AWS", "named and meant as in the AWS CLI")
     aws.add_argument("--endpoint-url", metavar="URL", help="another server than AWS's own, such as http://127.0.0.1:4566")
-    aws.add_argument("--region", metavar="REGION", help="where the stream is; an ARN says it already")
+    aws.add_argument("--function-endpoint-url", metavar="URL", help="the function's server, where it is another one than the stream's")
+    aws.add_argument("--region", metavar="REGION", help="where the stream and the function are; an ARN says it already")
     aws.add_argument("--profile", metavar="NAME", help="a profile of the shared configuration files")
 
     lambda_ = run.add_argument_group("event source mapping", "named and meant as in the AWS CLI")
@@ -176,7 +179,12 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--until-idle", action="store_true", help="end when all that is there has been processed; with a file that is so anyway"
     )
     running.add_argument("--max-records", type=int, metavar="N", help="end after so many records")
-    running.add_argument("--timeout", type=float, metavar="S", help="the function's timeout; a longer call is logged, not cut off (3)")
+    running.add_argument(
+        "--timeout",
+        type=float,
+        metavar="S",
+        help="the function's timeout; a longer call is logged, not cut off (3, or what Lambda says of it)",
+    )
     running.add_argument(
         "--clock", choices=["replay", "wall"], help="time of windows and ages: that of the recorded data, or of the wall (a file: replay)"
     )
@@ -236,7 +244,8 @@ def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
         description="Prints the IAM policy that a run needs, as JSON. Calls nothing and needs no credentials.",
     )
     policy.add_argument("--source", required=True, metavar="SOURCE", help="the stream, as `streamcore run` takes it")
-    policy.add_argument("--region", metavar="REGION", help="where a stream given by name is (any)")
+    policy.add_argument("--function", metavar="TARGET", help="the function, as `streamcore run` takes it; one behind the Lambda API counts")
+    policy.add_argument("--region", metavar="REGION", help="where a stream or function given by name is (any)")
     policy.add_argument("--kms-key-arn", metavar="ARN", help="the customer managed key that the stream is encrypted with")
     policy.add_argument("--destination-config", metavar="CONFIG", help="where discards are reported, as `streamcore run` takes it")
     policy.add_argument("--destination-kms-key-arn", metavar="ARN", help="the customer managed key that the destination is encrypted with")
@@ -264,17 +273,23 @@ def _redrive(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from streamcore._progress import Progress, ProgressHandler  # noqa: PLC0415 - `streamcore --help` does without the engine
-    from streamcore.functions.local import LocalFunction  # noqa: PLC0415
+    from streamcore.functions._open import open_function  # noqa: PLC0415
     from streamcore.worker import Worker  # noqa: PLC0415
 
     handler = ProgressHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
     with _logging(handler, arguments.log_level), _standard_output(arguments) as write:
-        source = _source(arguments)
-        try:
-            mapping = _mapping(arguments, source)
-            timeout_ms = 3000 if arguments.timeout is None else round(arguments.timeout * 1000)
-            function = LocalFunction(arguments.function, timeout_ms=timeout_ms)
+        with contextlib.ExitStack() as opened:
+            source = opened.enter_context(contextlib.closing(_source(arguments)))
+            function = open_function(
+                arguments.function,
+                timeout_ms=None if arguments.timeout is None else round(arguments.timeout * 1000),
+                region=arguments.region,
+                endpoint_url=arguments.function_endpoint_url or arguments.endpoint_url,
+                profile=arguments.profile,
+            )
+            opened.callback(function.close)
+            mapping = _mapping(arguments, source, function)
             with _destination(mapping, arguments) as destination, contextlib.closing(_store(arguments.state)) as store:
                 worker = Worker(checkpoints=store, checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000))
                 worker.add(
@@ -300,8 +315,6 @@ def _run(arguments: argparse.Namespace) -> int:
                     finally:
                         handler.progress = None
                 summary = worker.summary()
-        finally:
-            source.close()
         return _report(arguments, summary, error, write)
 
 
@@ -420,8 +433,8 @@ def _source(arguments: argparse.Namespace) -> Source:
         if not text.startswith("file:"):
             raise _UsageError(f"--source must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN, not {text!r}")
         for name in ("endpoint_url", "region", "profile"):
-            if getattr(arguments, name) is not None and ":aws" not in (arguments.destination_config or ""):
-                raise _UsageError(f"--{name.replace('_', '-')} is for streams and destinations of AWS; --source is a file")
+            if getattr(arguments, name) is not None and not _calls_aws(arguments):
+                raise _UsageError(f"--{name.replace('_', '-')} is for streams, functions and destinations of AWS; --source is a file")
         return parse_file_source(text)
     except ConfigError as error:
         if error.parameter is not None and hasattr(arguments, error.parameter):
@@ -431,7 +444,14 @@ def _source(arguments: argparse.Namespace) -> Source:
         raise _UsageError(f"--source: {error}") from error
 
 
-def _mapping(arguments: argparse.Namespace, source: Source) -> EventSourceMapping:
+def _calls_aws(arguments: argparse.Namespace) -> bool:
+    """Whether a run over a file has a function or a destination of AWS."""
+    from streamcore.functions._names import FunctionName  # noqa: PLC0415
+
+    return FunctionName.parse(arguments.function) is not None or ":aws" in (arguments.destination_config or "")
+
+
+def _mapping(arguments: argparse.Namespace, source: Source, function: Function) -> EventSourceMapping:
     from streamcore.destinations._open import parse_destination_config  # noqa: PLC0415
     from streamcore.mapping import EventSourceMapping, local_function_arn  # noqa: PLC0415
 
@@ -450,7 +470,7 @@ def _mapping(arguments: argparse.Namespace, source: Source) -> EventSourceMappin
     arn = source.describe().event_source_arn
     return EventSourceMapping(
         event_source_arn=arn,
-        function_arn=local_function_arn(arguments.function.rpartition(":")[2]),
+        function_arn=getattr(function, "function_arn", None) or local_function_arn(arguments.function.rpartition(":")[2]),
         starting_position=arguments.starting_position,
         bisect_batch_on_function_error=arguments.bisect_batch_on_function_error,
         function_response_types=tuple(arguments.function_response_types),

@@ -12,6 +12,7 @@ __all__ = [
     "DeliveryError",
     "EngineBrokenError",
     "ForkError",
+    "FunctionUnavailableError",
     "PageError",
     "SourceError",
     "SourceUnavailableError",
@@ -77,6 +78,20 @@ class DeliveryError(StreamcoreError, OSError):
 
     `code` is the error code of the service, or the name of what broke on the way to it, `action` the IAM action of the call, as
     `sqs:SendMessage`.
+    """
+
+    def __init__(self, message: str, *, code: str | None = None, action: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.action = action
+
+
+class FunctionUnavailableError(StreamcoreError):
+    """A function behind the Lambda API cannot be asked for now: a permission is missing, credentials have expired, or its server is gone.
+
+    It is raised at first contact only. Later the batch waits and is tried again, and the mapping's status says why.
+
+    `code` is the error code of the service or the name of what broke on the way to it, `action` the IAM action.
     """
 
     def __init__(self, message: str, *, code: str | None = None, action: str | None = None) -> None:

@@ -163,20 +163,26 @@ class Answer:
     """What a function gave for one invocation.
 
     Attributes:
-        kind: "success"; "function_error" (it ran and failed); "throttled" or "service_error" (it did not run).
+        kind: "success"; "function_error" (it ran and failed); "throttled", "service_error" or "too_large" (its service refused the event:
+            it is never sent again as it is) where it did not run.
         payload: the decoded JSON value that it returned, or the error object.
-        status_code: the HTTP status of the invocation.
+        status_code: the HTTP status of the invocation, 0 where no answer came.
         executed_version: the version that ran; None where it did not.
         function_error: "Unhandled" where the function raised.
         request_id: the id that the service gave to this attempt; None where the engine's own id holds.
+        alive_until_ms: with "service_error", where the run may go on though no answer will come: the instant at which it can no longer.
+            The batch stays in flight until then, and is finished with this answer at that instant.
+        problem: for the mapping's status: a sentence on what went wrong; None where there is nothing to tell.
     """
 
-    kind: Literal["success", "function_error", "throttled", "service_error"]
+    kind: Literal["success", "function_error", "throttled", "service_error", "too_large"]
     payload: object = None
     status_code: int = 200
     executed_version: str | None = "$LATEST"
     function_error: str | None = None
     request_id: str | None = None
+    alive_until_ms: int | None = None
+    problem: str | None = None
 
 
 class Function(Protocol):

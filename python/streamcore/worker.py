@@ -149,6 +149,7 @@ class Worker:
             on_interrupt=lambda: self._request("interrupted"),
             on_failed=self._crashed,
             on_busy=lambda: self._inbox.put("busy"),
+            on_hold=lambda: self._inbox.put("held"),
         )
         self._shards = Shards(self._engine, checkpoints, self._saver, owner=self.owner, sync_checkpoints=sync, on_add=self._shard_added)
         self._poller = Poller(self._engine, self._clock, self._saver, self._shards, on_failed=self._source_failed)
@@ -320,7 +321,7 @@ class Worker:
             shards=len(live),
             stuck=tuple(batch for shard in live for batch in stuck_batches(shard)),
             threads=self._invoker.threads,
-            problems=self._poller.problems(),
+            problems={**self._invoker.problems(), **self._poller.problems()},
         )
 
     def summary(self) -> Summary:
@@ -429,6 +430,7 @@ class Worker:
 
     def _leave(self, handle: int) -> None:
         self._ledger.leave(handle)
+        self._invoker.leave(handle)
         self._lanes -= self._shards.readings[handle].job.mapping.parallelization_factor
 
     def _job_of(self, handle: int) -> Job:
@@ -477,6 +479,10 @@ class Worker:
                 if deadline is not None:
                     left = max(deadline - time.monotonic(), 0)
                     pause = left if pause is None else min(pause, left)
+                now = self._clock.now_ms()
+                if (held_until := self._release(now)) is not None:
+                    left = max(held_until - now, 1) / 1000
+                    pause = left if pause is None else min(pause, left)
                 try:
                     message = self._inbox.get(timeout=pause)
                 except queue.Empty:
@@ -494,6 +500,15 @@ class Worker:
         if self._error is not None:
             raise self._error
         return self.summary()
+
+    def _release(self, now: int) -> int | None:
+        """Finish the batches whose lost runs are over; returns when the next one is."""
+        try:
+            return self._invoker.release(now)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run ends in order
+            _log.exception("finishing a batch failed")
+            self._crashed(error)
+            return None
 
     def _done(self) -> bool:
         """Return whether all that was taken in is done and confirmed."""
@@ -522,7 +537,10 @@ class Worker:
         self._guard(self._poller.halt, errors)
         self._guard(self._invoker.halt, errors)
         self._guard(lambda: self._await_functions(deadline), errors)
-        abandoned = self._invoker.running()
+        if self._invoker.held:
+            text = "%d calls were lost and may run on; their batches come again at the next start"
+            _log.warning(text, self._invoker.held)
+        abandoned = self._invoker.running() + self._invoker.held
         left = max(deadline - time.monotonic(), 1.0)
         self._guard(lambda: self._delivery.stop(left, aborted=lambda: self._abort), errors)
         self._guard(self._saver.stop, errors)

@@ -21,7 +21,8 @@ def open_function(
     """Return the function that `text` names.
 
     Args:
-        text: `package.module:function` or `path/to/file.py:function` for a Python function of this process.
+        text: `package.module:function` or `path/to/file.py:function` for a Python function of this process; `lambda:NAME[:QUALIFIER]` or
+            an ARN for one behind the Lambda API, which is asked for its configuration at once.
         timeout_ms: the function's timeout; None for what its kind has by default.
         region: where a function of AWS is.
         endpoint_url: the server of a function of AWS.
@@ -29,7 +30,17 @@ def open_function(
 
     Raises:
         ConfigError: the text names no function, or an option cannot be right.
+        FunctionUnavailableError: a function behind the Lambda API cannot be reached.
     """
-    from streamcore.functions.local import LocalFunction  # noqa: PLC0415  (only the kind that is called is loaded)
+    from streamcore.functions._names import FunctionName  # noqa: PLC0415  (only the kind that is called is loaded)
+
+    if (name := FunctionName.parse(text)) is not None:
+        from streamcore.functions.remote import LambdaFunction  # noqa: PLC0415
+
+        where = region if name.region is None else None  # an ARN says it already
+        remote = LambdaFunction(name, timeout_ms=timeout_ms, region=where, endpoint_url=endpoint_url, profile=profile)
+        remote.describe()
+        return remote
+    from streamcore.functions.local import LocalFunction  # noqa: PLC0415
 
     return LocalFunction(text, timeout_ms=3000 if timeout_ms is None else timeout_ms)

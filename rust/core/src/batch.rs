@@ -100,6 +100,12 @@ pub enum Outcome {
     },
     /// The function did not run: a throttle or an error of the service. Spends nothing.
     Throttled,
+    /// The function did not run: its service refused the event as too large. The batch is cut by bytes, and what was refused is never
+    /// sent again. Of one record alone it is an attempt, and the record goes the way of one that is above the payload limit.
+    TooLarge {
+        /// The service's own id of the attempt; None where the engine's holds.
+        request_id: Option<String>,
+    },
 }
 
 /// Records of one lane in order, shared with the shard's buffer.
@@ -154,6 +160,24 @@ impl Records {
         to_usize(ENVELOPE_BYTES) + records + to_usize(self.len).saturating_sub(1)
     }
 
+    /// Where to cut so that the larger of the two events is smallest: how many records go into the first. There must be two at least.
+    pub(crate) fn half_by_bytes(&self, template: &EventTemplate) -> u32 {
+        let constant = to_usize(template.record_bytes());
+        // Each record with a comma; both parts have one too many of these, and the same envelope.
+        let bytes = |(leaf, index): (&Leaf, u32)| {
+            constant + to_usize(leaf.page.event_bytes(to_usize(index))) + 1
+        };
+        let all: usize = self.indices().map(bytes).sum();
+        let mut left = 0;
+        let larger = self.indices().map(bytes).map(|bytes| {
+            left += bytes;
+            left.max(all - left)
+        });
+        let cuts = (1..self.len).zip(larger);
+        cuts.min_by_key(|(_, larger)| *larger)
+            .map_or(1, |(records, _)| records)
+    }
+
     pub(crate) fn write_event(&self, template: &EventTemplate, out: &mut Vec<u8>) {
         out.reserve(self.event_bytes(template));
         template.write(
@@ -188,7 +212,7 @@ impl Batch {
         &self.request_id
     }
 
-    /// 1 for the first time; throttles do not count.
+    /// 1 for the first time; what did not run does not count.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt

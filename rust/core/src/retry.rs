@@ -1,4 +1,4 @@
-//! A lane's batch in work, and what it is cut into by failures: halves, suffixes, ranges by age.
+//! A lane's batch in work, and what it is cut into by failures: halves, suffixes, parts of fewer bytes, ranges by age.
 //!
 //! A stack of ranges over the records of the batch; the top one is in flight or next. Depth first, left half first, so what is complete
 //! is always a prefix. A half, a suffix and a fresh range are new batches with a budget and a request id of their own; a retry is the
@@ -14,7 +14,7 @@ use crate::buffer::{Buffer, Run, SlotId, to_usize};
 pub(crate) enum Fate {
     /// It is handed to the function.
     Invoke,
-    /// One record too large for an invocation: attempts are made and fail without the function.
+    /// One record too large for an invocation, by the payload limit or by the service's word: attempts fail without the function.
     Oversized,
     /// It exceeds `MaximumRecordAgeInSeconds`: discarded without a further invocation.
     Aged,
@@ -136,10 +136,10 @@ impl Work {
         self.complete(done)
     }
 
-    /// Cuts the top frame into halves, the left one (rounded down) on top.
-    pub(crate) fn bisect(&mut self, left_serial: u64, right_serial: u64) {
+    /// Cuts the top frame before its record `at`, the left part on top. Both are new batches.
+    pub(crate) fn cut(&mut self, at: u32, left_serial: u64, right_serial: u64) {
         let frame = self.frames.pop().expect("a batch in work has a frame");
-        let middle = frame.start + frame.len() / 2;
+        let middle = frame.start + at;
         self.frames
             .push(Frame::new(middle, frame.end, right_serial));
         self.frames

@@ -49,13 +49,13 @@ pub struct Counters {
     pub discards: u64,
     /// Records that the stream no longer kept.
     pub expired: u64,
-    /// Results of invocations, throttles not counted.
+    /// Results of invocations; what did not run is not counted.
     pub invocations: u64,
     /// Invocations that failed in part or as a whole.
     pub failed_invocations: u64,
     /// Invocations that were the second or a later attempt of their batch.
     pub retries: u64,
-    /// Throttles and service errors.
+    /// Invocations that did not run: throttles, errors of the service, events refused as too large.
     pub throttles: u64,
 }
 

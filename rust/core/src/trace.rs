@@ -38,13 +38,15 @@ pub enum Event {
     },
     /// The function did not run.
     Throttled { lane: u8, throttles: u32 },
+    /// The function's service refused the event as too large; the function did not run.
+    TooLarge { lane: u8, records: u32 },
     /// A record too large for an invocation was tried; the function did not see it.
     Oversized {
         lane: u8,
         sequence: String,
         attempts: u32,
     },
-    /// What failed was cut: into halves, a done part and a suffix, or ranges by age.
+    /// A batch was cut: into halves, a done part and a suffix, parts of fewer bytes, or ranges by age.
     Split { lane: u8, at: u32, records: u32 },
     /// The lane waits for its next try.
     Parked { lane: u8, until: i64 },
@@ -118,6 +120,9 @@ impl fmt::Display for Event {
             ),
             Self::Throttled { lane, throttles } => {
                 write!(f, "throttled lane={lane} throttles={throttles}")
+            }
+            Self::TooLarge { lane, records } => {
+                write!(f, "too_large lane={lane} records={records}")
             }
             Self::Oversized {
                 lane,

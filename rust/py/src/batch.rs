@@ -359,6 +359,14 @@ impl Outcome {
         }
     }
 
+    #[staticmethod]
+    #[pyo3(signature = (*, request_id = None))]
+    fn too_large(request_id: Option<String>) -> Self {
+        Self {
+            outcome: streamcore::Outcome::TooLarge { request_id },
+        }
+    }
+
     #[getter]
     fn kind(&self) -> &'static str {
         match self.outcome {
@@ -366,6 +374,7 @@ impl Outcome {
             streamcore::Outcome::Failure(_) => "failure",
             streamcore::Outcome::Partial { .. } => "partial",
             streamcore::Outcome::Throttled => "throttled",
+            streamcore::Outcome::TooLarge { .. } => "too_large",
         }
     }
 
@@ -375,7 +384,8 @@ impl Outcome {
             streamcore::Outcome::Partial { index, .. } => Some(index),
             streamcore::Outcome::Success
             | streamcore::Outcome::Failure(_)
-            | streamcore::Outcome::Throttled => None,
+            | streamcore::Outcome::Throttled
+            | streamcore::Outcome::TooLarge { .. } => None,
         }
     }
 

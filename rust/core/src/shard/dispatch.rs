@@ -194,7 +194,9 @@ impl Shard {
             return Err(UsageError::NoWindow);
         }
         self.lanes[index].state = LaneState::Ready;
-        if outcome != Outcome::Throttled {
+        if matches!(outcome, Outcome::Throttled | Outcome::TooLarge { .. }) {
+            self.counters.throttles += 1;
+        } else {
             self.counters.invocations += 1;
             let attempts = self.top(index).attempts;
             self.counters.retries += u64::from(attempts > 0);
@@ -221,8 +223,8 @@ impl Shard {
                 });
                 self.settle(index, now);
             }
+            Outcome::TooLarge { request_id } => self.refuse(index, request_id, now),
             Outcome::Throttled => {
-                self.counters.throttles += 1;
                 let top = self
                     .work(index)
                     .top_mut()
@@ -287,16 +289,51 @@ impl Shard {
         if self.split_by_age(index, now) {
             self.settle(index, now);
         } else if bisect && records > 1 {
-            let (left, right) = (self.serial(), self.serial());
-            self.work(index).bisect(left, right);
-            self.note(|| Event::Split {
-                lane: lane_number(index),
-                at: records / 2,
-                records,
-            });
+            self.split(index, records / 2, records);
         } else {
             self.retry_or_discard(index, now);
         }
+    }
+
+    /// The service refused the event of the top frame as too large: what is sent next is smaller, or nothing.
+    fn refuse(&mut self, index: usize, request_id: Option<String>, now: i64) {
+        let len = self.top(index).len();
+        self.note(|| Event::TooLarge {
+            lane: lane_number(index),
+            records: len,
+        });
+        if self.split_by_age(index, now) {
+            self.settle(index, now);
+        } else if len > 1 {
+            let work = self.lanes[index].work.as_ref();
+            let runs = work.expect("a batch in work").top_runs();
+            let at = records(&self.buffer, &runs).half_by_bytes(&self.info.template);
+            self.split(index, at, len);
+        } else {
+            let top = self
+                .work(index)
+                .top_mut()
+                .expect("a batch in work has a frame");
+            top.fate = Fate::Oversized;
+            top.throttles = 0;
+            // Of what the service said, a discard tells the id alone.
+            top.response = Some(Response {
+                request_id,
+                ..Response::default()
+            });
+            self.try_oversized(index, now);
+        }
+    }
+
+    /// Cuts the top frame in two; the first `at` of its records go first.
+    fn split(&mut self, index: usize, at: u32, records: u32) {
+        let (left, right) = (self.serial(), self.serial());
+        self.work(index).cut(at, left, right);
+        self.note(|| Event::Split {
+            lane: lane_number(index),
+            at,
+            records,
+        });
     }
 
     /// An attempt of the top frame failed: the next one after a pause, or none.
@@ -518,9 +555,9 @@ impl Shard {
             invoke_count: frame.attempts.max(1),
             request_id,
             // No function answers for records that are too old or too large.
-            response: frame
-                .response
-                .filter(|_| condition == Condition::RetryAttemptsExhausted),
+            response: frame.response.filter(|_| {
+                condition == Condition::RetryAttemptsExhausted && frame.fate != Fate::Oversized
+            }),
             at_ms: now,
             info: Arc::clone(&self.info),
             records,

@@ -31,6 +31,7 @@ enum How {
     Failure,
     Partial(u32),
     Throttle,
+    TooLarge,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -39,6 +40,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(How::Failure),
         2 => (0_u32..4).prop_map(How::Partial),
         1 => Just(How::Throttle),
+        1 => Just(How::TooLarge),
     ];
     prop_oneof![
         3 => (1_usize..10).prop_map(Op::Offer),
@@ -217,7 +219,13 @@ impl World {
                 );
                 self.running.push(batch);
             }
-            Taken::Task(Task::Deliver(discard)) => panic!("{discard:?} comes with its batch"),
+            // A record refused as too large is given up when its attempts are spent.
+            Taken::Task(Task::Deliver(discard)) => {
+                let numbers = numbers(discard.records());
+                self.done.extend(&numbers);
+                self.unconfirmed.push((discard.id(), numbers));
+                self.learn();
+            }
             Taken::Wait(_) => {}
         }
     }
@@ -230,6 +238,7 @@ impl World {
             How::Success => (Outcome::Success, numbers_of.len()),
             How::Failure => (Outcome::Failure(response), 0),
             How::Throttle => (Outcome::Throttled, 0),
+            How::TooLarge => (Outcome::TooLarge { request_id: None }, 0),
             How::Partial(index) => {
                 let index = index.min(last);
                 (Outcome::Partial { index, response }, index as usize)

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
-use streamcore::{Condition, MappingConfig, Outcome, Response, Taken, Task};
+use streamcore::{Condition, Finished, MappingConfig, Outcome, Response, Taken, Task};
 
 use super::{batch_numbers, confirm_all, engine_with, numbers, page, written};
 
@@ -14,6 +14,8 @@ enum How {
     Raise,
     Partial,
     Throttle,
+    /// The service refuses the event.
+    TooLarge,
 }
 
 /// A record is bad for so many invocations that meet it.
@@ -42,9 +44,18 @@ struct Reference<'a> {
     bad: Bad,
     identities: usize,
     steps: Vec<Step>,
+    /// What a record adds to an event beside its sequence number, which stands there twice.
+    record_bytes: usize,
 }
 
 impl Reference<'_> {
+    fn event_bytes(&self, records: &[u64]) -> usize {
+        let written = records
+            .iter()
+            .map(|number| self.record_bytes + 2 * number.to_string().len());
+        r#"{"Records":[]}"#.len() + written.sum::<usize>() + records.len() - 1
+    }
+
     /// Carries a batch to its end.
     fn run(&mut self, records: &[u64]) {
         let identity = self.identities;
@@ -56,6 +67,23 @@ impl Reference<'_> {
             match answer(&mut self.bad, records) {
                 None => return,
                 Some((How::Throttle, _)) => continue,
+                Some((How::TooLarge, _)) if records.len() > 1 => {
+                    let larger = |front: &usize| {
+                        let (left, right) = records.split_at(*front);
+                        self.event_bytes(left).max(self.event_bytes(right))
+                    };
+                    let front = (1..records.len()).min_by_key(larger).unwrap();
+                    let (left, right) = records.split_at(front);
+                    self.run(left);
+                    return self.run(right);
+                }
+                // The attempts that are left are spent without the function.
+                Some((How::TooLarge, _)) => {
+                    let spent = self.mapping.retry_attempts_max.unwrap() + 1;
+                    self.steps
+                        .push(Step::Discarded(records.to_vec(), spent, identity));
+                    return;
+                }
                 Some((How::Partial, done)) if done > 0 => return self.run(&records[done..]),
                 Some(_) => attempts += 1,
             }
@@ -75,6 +103,31 @@ impl Reference<'_> {
             }
         }
     }
+}
+
+fn tell(finished: &Finished, ids: &[String], steps: &mut Vec<Step>) {
+    for discard in &finished.discards {
+        assert_eq!(discard.condition(), Condition::RetryAttemptsExhausted);
+        let identity = ids
+            .iter()
+            .position(|id| id == discard.request_id())
+            .unwrap();
+        steps.push(Step::Discarded(
+            numbers(discard.records()),
+            discard.approximate_invoke_count(),
+            identity,
+        ));
+    }
+}
+
+/// The bytes that a record adds to an event beside its sequence number.
+fn record_bytes(mapping: &MappingConfig) -> usize {
+    let (mut engine, shard) = engine_with(mapping.clone());
+    engine.offer(shard, page(&written(&[0])), None, 0).unwrap();
+    let Taken::Task(Task::Run(batch)) = engine.take(0) else {
+        panic!("a record is there")
+    };
+    batch.json_bytes() - r#"{"Records":[]}"#.len() - 2
 }
 
 /// What the engine does, with request ids numbered in the order in which they came.
@@ -102,23 +155,22 @@ fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
                         response,
                     },
                     Some((How::Throttle, _)) => Outcome::Throttled,
+                    Some((How::TooLarge, _)) => Outcome::TooLarge { request_id: None },
                 };
                 let finished = engine.finish(batch.ticket(), outcome, None, now).unwrap();
-                for discard in &finished.discards {
-                    assert_eq!(discard.condition(), Condition::RetryAttemptsExhausted);
-                    let identity = ids
-                        .iter()
-                        .position(|id| id == discard.request_id())
-                        .unwrap();
-                    steps.push(Step::Discarded(
-                        numbers(discard.records()),
-                        discard.approximate_invoke_count(),
-                        identity,
-                    ));
-                }
+                tell(&finished, &ids, &mut steps);
                 confirm_all(&mut engine, &finished);
             }
-            Taken::Task(Task::Deliver(discard)) => panic!("{discard:?} comes with its batch"),
+            // Only a record that is not sent again is given up without a batch.
+            Taken::Task(Task::Deliver(discard)) => {
+                let given_up = vec![discard];
+                let finished = Finished {
+                    stale: false,
+                    discards: given_up,
+                };
+                tell(&finished, &ids, &mut steps);
+                confirm_all(&mut engine, &finished);
+            }
             Taken::Wait(Some(at)) => now = at,
             Taken::Wait(None) => break,
         }
@@ -154,7 +206,7 @@ fn renumbered(steps: Vec<Step>) -> Vec<Step> {
 }
 
 fn how() -> impl Strategy<Value = How> {
-    prop_oneof![3 => Just(How::Raise), 3 => Just(How::Partial), 1 => Just(How::Throttle)]
+    prop_oneof![3 => Just(How::Raise), 3 => Just(How::Partial), 1 => Just(How::Throttle), 2 => Just(How::TooLarge)]
 }
 
 proptest! {
@@ -176,7 +228,7 @@ proptest! {
             report_batch_item_failures: true,
             ..MappingConfig::default()
         };
-        let mut reference = Reference { mapping: &mapping, bad: marked.clone(), identities: 0, steps: Vec::new() };
+        let mut reference = Reference { mapping: &mapping, bad: marked.clone(), identities: 0, steps: Vec::new(), record_bytes: record_bytes(&mapping) };
         let all: Vec<u64> = (1..).take(records).collect();
         for batch in all.chunks(batch_size as usize) {
             reference.run(batch);

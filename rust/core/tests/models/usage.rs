@@ -301,6 +301,7 @@ fn trace_of(choices: &[u8]) -> Vec<String> {
                     let outcome = match choice >> 3 & 3 {
                         0 => Outcome::Failure(response),
                         1 => Outcome::Partial { index: 0, response },
+                        2 if choice & 1 == 0 => Outcome::TooLarge { request_id: None },
                         2 => Outcome::Throttled,
                         _ => Outcome::Success,
                     };

@@ -72,6 +72,7 @@ impl Case<'_> {
             "budget=",
             "quiet",
             "payload=",
+            "above",
         ];
         let lanes = self.commands().any(|command| command.contains("factor="));
         self.commands().all(|command| {

@@ -398,7 +398,7 @@ impl Player {
                     self.check_batch(&batch);
                     let engine_numbers = numbers(batch.records());
                     let shown = self.shown(&engine_numbers);
-                    let (word, outcome) = self.function.answer(&shown);
+                    let (word, outcome) = self.function.answer(&shown, batch.json_bytes());
                     self.say_batch(&batch, Some(&word));
                     let finished = self
                         .finish_batch(batch.ticket(), &engine_numbers, outcome)
@@ -465,7 +465,7 @@ impl Player {
         }
     }
 
-    /// `finish REQUEST ok | raise | refuse | throttle | partial SEQUENCE`
+    /// `finish REQUEST ok | raise | refuse | throttle | too_large | partial SEQUENCE`
     fn finish(&mut self, words: &[&str]) {
         let (ticket, numbers) = self
             .batches
@@ -496,7 +496,7 @@ impl Player {
         let done = match outcome {
             Outcome::Success => numbers.len(),
             Outcome::Partial { index, .. } => index as usize,
-            Outcome::Failure(_) | Outcome::Throttled => 0,
+            Outcome::Failure(_) | Outcome::Throttled | Outcome::TooLarge { .. } => 0,
         };
         let finished = self.engine.finish(ticket, outcome, None, self.now)?;
         if !finished.stale {

@@ -125,6 +125,8 @@ enum How {
     Partial,
     /// The service does not run it.
     Throttle,
+    /// The service refuses events of more bytes.
+    Above(usize),
 }
 
 #[derive(Debug, Clone)]
@@ -135,7 +137,7 @@ struct Rule {
     times: u64,
 }
 
-/// A function that answers as told: `raise 2 partial 5,7 throttle 1 times 2`. What no rule names succeeds.
+/// A function that answers as told: `raise 2 partial 5,7 throttle 1 times 2 above 900`. What no rule names succeeds.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Function {
     rules: Vec<Rule>,
@@ -153,6 +155,14 @@ impl Function {
                 "refuse" => How::Refuse,
                 "partial" => How::Partial,
                 "throttle" => How::Throttle,
+                "above" => {
+                    rules.push(Rule {
+                        how: How::Above(value.parse().expect("above wants bytes")),
+                        bad: BTreeSet::new(),
+                        times: u64::MAX,
+                    });
+                    continue;
+                }
                 "times" => {
                     rules.last_mut().expect("times follows a rule").times = number(value);
                     continue;
@@ -168,10 +178,14 @@ impl Function {
         Self { rules }
     }
 
-    /// Its answer to records of these numbers, in a word and as an outcome.
-    pub(super) fn answer(&mut self, numbers: &[u64]) -> (String, Outcome) {
+    /// Its answer to an event of so many bytes with records of these numbers, in a word and as an outcome.
+    pub(super) fn answer(&mut self, numbers: &[u64], bytes: usize) -> (String, Outcome) {
         let hit = |rule: &&mut Rule| {
-            rule.times > 0 && numbers.iter().any(|number| rule.bad.contains(number))
+            let hit = match rule.how {
+                How::Above(limit) => bytes > limit,
+                _ => numbers.iter().any(|number| rule.bad.contains(number)),
+            };
+            rule.times > 0 && hit
         };
         let Some(rule) = self.rules.iter_mut().find(hit) else {
             return ("ok".into(), Outcome::Success);
@@ -181,6 +195,7 @@ impl Function {
             How::Raise => outcome("raise", None),
             How::Refuse => outcome("refuse", None),
             How::Throttle => outcome("throttle", None),
+            How::Above(_) => outcome("too_large", None),
             How::Partial => {
                 let first = numbers.iter().position(|number| rule.bad.contains(number));
                 let index = first.expect("the rule holds for the batch");
@@ -191,7 +206,7 @@ impl Function {
     }
 }
 
-/// `raise`, `refuse`, `throttle`, `ok`, or `partial` from the index on.
+/// `raise`, `refuse`, `throttle`, `too_large`, `ok`, or `partial` from the index on.
 pub(super) fn outcome(word: &str, index: Option<usize>) -> (String, Outcome) {
     let raised = Response {
         function_error: Some("Unhandled".into()),
@@ -202,6 +217,7 @@ pub(super) fn outcome(word: &str, index: Option<usize>) -> (String, Outcome) {
         ("raise", None) => Outcome::Failure(raised),
         ("refuse", None) => Outcome::Failure(Response::default()),
         ("throttle", None) => Outcome::Throttled,
+        ("too_large", None) => Outcome::TooLarge { request_id: None },
         ("partial", Some(index)) => Outcome::Partial {
             index: u32::try_from(index).expect("a batch is small"),
             response: Response::default(),

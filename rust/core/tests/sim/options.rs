@@ -34,6 +34,7 @@ pub(crate) struct Options {
     pub(crate) raise: u32,
     pub(crate) partial: u32,
     pub(crate) throttle: u32,
+    pub(crate) too_large: u32,
     pub(crate) misuse: u32,
     pub(crate) crash: u32,
     pub(crate) save_fails: u32,
@@ -95,10 +96,10 @@ impl Options {
         mapping
     }
 
-    /// A record too large for an invocation blocks its lane until attempts or age end it; one of them must.
+    /// A record too large for an invocation, or refused as such, blocks its lane until attempts or age end it; one of them must.
     fn let_end(&self, mapping: &mut MappingConfig) {
         let aged = self.retention_ms.is_some() || mapping.record_age_max_ms.is_some();
-        if self.oversized > 0 && !(aged && self.clock == StreamClock::Wall) {
+        if self.oversized + self.too_large > 0 && !(aged && self.clock == StreamClock::Wall) {
             mapping.retry_attempts_max = mapping.retry_attempts_max.or(Some(2));
         }
     }
@@ -151,6 +152,7 @@ impl Options {
             raise: rate(rng, 300),
             partial: rate(rng, 200),
             throttle: rate(rng, 200),
+            too_large: 0,
             misuse: rate(rng, 60),
             crash: rate(rng, 30),
             save_fails: rate(rng, 250),
@@ -168,6 +170,8 @@ impl Options {
             finish_weight: u64::try_from(rng.range(4, 30)).unwrap(),
             mapping: mapping.clone(),
         };
+        // Drawn last, so that all else of a seed is as it was before this fault was there.
+        own.too_large = rate(rng, 150);
         own.let_end(&mut mapping);
         own.mapping = mapping;
         own

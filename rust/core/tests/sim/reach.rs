@@ -18,7 +18,7 @@ macro_rules! kinds {
 
 kinds! {
     /// What the world does to the engine.
-    Fault: Raised, PoisonRaised, PartialWithProgress, PartialWithoutProgress, PoisonPartial, Throttle, WrongPartialIndex,
+    Fault: Raised, PoisonRaised, PartialWithProgress, PartialWithoutProgress, PoisonPartial, Throttle, TooLarge, RecordTooLarge, WrongPartialIndex,
     FinishedTwice, MadeUpTicket, WindowStateGiven, UpdateWhileBusy, UpdateOutOfRange, ConfirmedTwice, StaleTicket,
     Crash, CrashDuringSave, CrashWithBatchesInFlight, CrashAfterUnseenSuccess, RestartWithOtherFactor,
     RestartWithoutCheckpoint, DamagedCheckpointRefused, SaveFailed, SaveUnconfirmed, SaveLate, DiscardConfirmedLate,
@@ -29,7 +29,7 @@ kinds! {
 
 kinds! {
     /// What the engine tells of itself.
-    Kind: Offered, HandedOut, Succeeded, Failed, Throttled, Oversized, Split, Parked, Discarded, Expired, Confirmed, Saved,
+    Kind: Offered, HandedOut, Succeeded, Failed, Throttled, TooLarge, Oversized, Split, Parked, Discarded, Expired, Confirmed, Saved,
     Compacted, Closed, Ended, Paused, Resumed, Draining, Updated,
 }
 
@@ -40,6 +40,7 @@ fn kind(event: &Event) -> Kind {
         Event::Succeeded { .. } => Kind::Succeeded,
         Event::Failed { .. } => Kind::Failed,
         Event::Throttled { .. } => Kind::Throttled,
+        Event::TooLarge { .. } => Kind::TooLarge,
         Event::Oversized { .. } => Kind::Oversized,
         Event::Split { .. } => Kind::Split,
         Event::Parked { .. } => Kind::Parked,

@@ -69,7 +69,8 @@ impl Frame {
 enum Expected {
     Discard(GivenUp),
     Expired(usize),
-    Oversized(u32),
+    /// Attempts, and the record.
+    Oversized(u32, usize),
 }
 
 #[derive(Debug, Clone)]
@@ -127,6 +128,8 @@ pub(crate) struct Reference {
     /// Whether batching windows may close early from here on.
     pub(crate) loose: bool,
     request_ids: HashSet<String>,
+    /// Batches of this run that the service refused as too large: none of them may come again.
+    refused: HashSet<Vec<usize>>,
     /// The lane that the engine turned to last in this call, and its first record then: some may have gone since.
     turned: Option<(usize, usize)>,
     /// Over all runs: for each key the records in order, how many of them have ended, and each record's place there.
@@ -165,6 +168,7 @@ impl Reference {
             saved: 0,
             loose: false,
             request_ids: HashSet::new(),
+            refused: HashSet::new(),
             turned: None,
             by_key,
             place,
@@ -188,6 +192,7 @@ impl Reference {
         self.unconfirmed.clear();
         self.announced.clear();
         self.ids.clear();
+        self.refused.clear();
         self.changes = u64::from(from.is_none());
         self.saved = 0;
         self.loose = from.is_some_and(|(_, checkpoint)| checkpoint.ended);
@@ -363,6 +368,8 @@ impl Reference {
                 ..Lane::default()
             })
             .collect();
+        // What was refused is not remembered over an update.
+        self.refused.clear();
         self.mapping = mapping;
         for record in records {
             let lane = self.lane_of(record);

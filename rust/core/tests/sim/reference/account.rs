@@ -24,20 +24,17 @@ impl Reference {
                     lane,
                     sequence,
                     attempts,
-                } => {
-                    let first = self.lanes[usize::from(*lane)].pending.front().copied();
-                    match self.expect(*lane, now) {
-                        Expected::Oversized(own) => {
-                            assert_eq!(*attempts, own, "I5: attempts with a record too large");
-                        }
-                        other => panic!("lane {lane} must tell {other:?}, not {event}"),
+                } => match self.expect(*lane, now) {
+                    Expected::Oversized(own, first) => {
+                        assert_eq!(*attempts, own, "I5: attempts with a record too large");
+                        assert_eq!(
+                            self.log.find(sequence),
+                            first,
+                            "the record too large is the first of its lane"
+                        );
                     }
-                    assert_eq!(
-                        first,
-                        Some(self.log.find(sequence)),
-                        "the record too large is the first of its lane"
-                    );
-                }
+                    other => panic!("lane {lane} must tell {other:?}, not {event}"),
+                },
                 Event::Expired { lane, records } => match self.expect(*lane, now) {
                     Expected::Expired(own) => assert_eq!(
                         usize::try_from(*records).unwrap(),

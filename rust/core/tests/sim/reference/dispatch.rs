@@ -120,12 +120,53 @@ impl Reference {
                     );
                     top.attempts += 1;
                     let attempts = top.attempts;
-                    lane.expected.push_back(Expected::Oversized(attempts));
+                    let record = lane.pending[0];
+                    lane.expected
+                        .push_back(Expected::Oversized(attempts, record));
                     if !self.retry(index, now) {
                         continue;
                     }
                     return;
                 }
+            }
+        }
+    }
+
+    /// The top frame's event is too large for the service: its first half, by bytes, goes before the rest; one record is tried no more.
+    fn refused(&mut self, index: usize, request_id: Option<String>, now: i64) {
+        let lane = &self.lanes[index];
+        let len = lane.stack.last().unwrap().len;
+        let records: Vec<usize> = lane.pending.iter().take(len).copied().collect();
+        assert!(
+            self.refused.insert(records.clone()),
+            "{records:?} were sent again after they had been refused"
+        );
+        if self.split_by_age(index, now) {
+            self.settle(index, now);
+        } else if len > 1 {
+            let larger = |front: &usize| {
+                let (left, right) = records.split_at(*front);
+                self.event_bytes(left.iter())
+                    .max(self.event_bytes(right.iter()))
+            };
+            let front = (1..len).min_by_key(larger).unwrap();
+            let stack = &mut self.lanes[index].stack;
+            stack.pop();
+            stack.push(Frame::new(len - front));
+            stack.push(Frame::new(front));
+        } else {
+            let top = self.lanes[index].stack.last_mut().unwrap();
+            top.fate = Fate::Oversized;
+            top.attempts += 1;
+            top.throttles = 0;
+            top.response = None;
+            top.request_id = request_id.or(top.request_id.take());
+            let attempts = top.attempts;
+            self.lanes[index]
+                .expected
+                .push_back(Expected::Oversized(attempts, records[0]));
+            if !self.retry(index, now) {
+                self.settle(index, now);
             }
         }
     }
@@ -428,6 +469,7 @@ impl Reference {
                 top.throttles += 1;
                 top.pause(top.throttles, now);
             }
+            Outcome::TooLarge { request_id } => self.refused(index, request_id.clone(), now),
         }
     }
 }

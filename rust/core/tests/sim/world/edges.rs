@@ -201,6 +201,15 @@ impl World {
             self.hit(Fault::Throttle);
             return Outcome::Throttled;
         }
+        if self.chance(self.options.too_large) {
+            self.hit(if len > 1 {
+                Fault::TooLarge
+            } else {
+                Fault::RecordTooLarge
+            });
+            let request_id = self.rng.chance(500).then(|| self.rng.next().to_string());
+            return Outcome::TooLarge { request_id };
+        }
         if let Some(first) = flight
             .records
             .iter()
