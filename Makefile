@@ -15,7 +15,7 @@ PIP_INSTALL := $(PY) -m pip install --quiet --require-hashes
 PYTEST := $(PY) -P -m pytest
 
 # What the wheel is made of. The list itself is a prerequisite too, so that a removed file leads to a new wheel.
-SOURCES := $(sort $(shell find python rust \( -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name py.typed -o -name Cargo.toml \) -type f)) \
+SOURCES := $(sort $(shell find python rust \( -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.mjs' -o -name py.typed -o -name Cargo.toml \) -type f)) \
 	Cargo.toml Cargo.lock pyproject.toml README.md LICENSE
 
 # An environment whose interpreter is gone or that was made at another place is made anew.

@@ -29,7 +29,7 @@ def test_the_wheel_holds_every_module_the_stub_and_the_type_marker() -> None:
     assert files is not None
     installed = {str(file) for file in files}
     source = ROOT / "python"
-    expected = {str(path.relative_to(source)) for kind in ("*.py", "*.pyi", "py.typed") for path in source.rglob(kind)}
+    expected = {str(path.relative_to(source)) for kind in ("*.py", "*.pyi", "*.mjs", "py.typed") for path in source.rglob(kind)}
     assert "streamcore/py.typed" in expected
     assert expected <= installed
     assert any(name.startswith("streamcore/_streamcore.") and name.endswith(".so") for name in installed)

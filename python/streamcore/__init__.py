@@ -45,7 +45,9 @@ if TYPE_CHECKING:
         UsageError,
     )
     from streamcore.functions.local import LocalFunction
+    from streamcore.functions.processes import ProcessFunction
     from streamcore.functions.remote import LambdaFunction
+    from streamcore.functions.runtime import RuntimeFunction
     from streamcore.mapping import EventSourceMapping
     from streamcore.protocols import (
         Answer,
@@ -113,6 +115,8 @@ _HOME = {
     ),
     "LocalFunction": "streamcore.functions.local",
     "LambdaFunction": "streamcore.functions.remote",
+    "ProcessFunction": "streamcore.functions.processes",
+    "RuntimeFunction": "streamcore.functions.runtime",
     "interpret": "streamcore._interpret",
     "EventSourceMapping": "streamcore.mapping",
     **dict.fromkeys(
@@ -177,6 +181,8 @@ __all__ = [
     "Outcome",
     "Page",
     "PageError",
+    "ProcessFunction",
+    "RuntimeFunction",
     "S3Destination",
     "ShardDescription",
     "ShardReader",

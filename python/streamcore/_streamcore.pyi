@@ -23,6 +23,7 @@ __all__ = [
     "Wait",
     "Want",
     "__version__",
+    "exchange",
 ]
 
 __version__: str
@@ -452,3 +453,26 @@ class Engine:
         """Return the trace since the last call and empty it. Empty unless the engine was made with `trace=True`."""
     def check_invariants(self) -> None:
         """Verify the engine's invariants. A broken one is a bug: a panic names it, and the engine is broken from then on."""
+
+def exchange(
+    descriptors: tuple[int, int, int, int],
+    asked: bool,
+    limit_ms: int,
+    event: tuple[bytes, bytes],
+    texts: tuple[bytes, bytes, bytes],
+) -> tuple[int | None, bytes, bool]:
+    """Hand a process that runs a function an event and receive its answer, if nothing unusual happens. For `streamcore.functions` alone.
+
+    The interpreter is released until then. Only what every invocation does is done here; the caller sees to everything else.
+
+    Args:
+        descriptors: the connection of the process, which does not block, and three that must stay silent meanwhile.
+        asked: whether the process has asked for the event already.
+        limit_ms: how long the answer may take.
+        event: head and body of the answer that carries the event.
+        texts: how the request for an event begins, how the expected answer begins, and what acknowledges that.
+
+    Returns:
+        How many bytes of the event were sent, None where the process has not asked for it yet; what was received after the request for the
+        event; and whether the turn is whole. After a whole turn what was received is the body of the answer, and it is acknowledged.
+    """

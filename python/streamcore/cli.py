@@ -44,9 +44,13 @@ batch, as TARGET(event, context). The options named as in `aws lambda create-eve
           file:PATH?key=COLUMN[&time=COLUMN][&shards=N][&...]
           a CSV or NDJSON file, plain, gzip or zip. Records of one key are processed in order. A run ends at the end of the file.
   TARGET  package.module:function or path/to/file.py:function, plain or async. With --parallelization-factor above 1, or several shards,
-          it is called by several threads at once. Delivery is at least once: after a crash some records come again.
+          it is called by several threads at once, or with --processes in several processes.
+          runtime:PATH?handler=app.handler[&runtime=python3.12][&timeout=30][&memory=512]
+          a deployment package of Lambda, folder or .zip, in processes of its own runtime: python3.N (needs awslambdaric there), nodejsN.x,
+          or provided for a bootstrap. What it writes is shown with --log-level info.
           lambda:NAME[:QUALIFIER] or arn:aws:lambda:REGION:ACCOUNT:function:NAME[:QUALIFIER]
           a function behind the Lambda API, AWS's own or another server's, invoked as Lambda invokes it. Needs the extra.
+          Delivery is at least once: after a crash some records come again.
 """
 _RUN_EPILOG = """\
 Credentials, region and endpoint are found as the AWS CLI finds them (AWS_PROFILE, AWS_REGION, AWS_ENDPOINT_URL, ...). With --until-idle a
@@ -183,8 +187,9 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--timeout",
         type=float,
         metavar="S",
-        help="the function's timeout; a longer call is logged, not cut off (3, or what Lambda says of it)",
+        help="the function's timeout (3, or what Lambda says of it); in this process a longer call is logged, not cut off",
     )
+    running.add_argument("--processes", type=int, metavar="N", help="call TARGET in so many processes at most, not in this one")
     running.add_argument(
         "--clock", choices=["replay", "wall"], help="time of windows and ages: that of the recorded data, or of the wall (a file: replay)"
     )
@@ -284,6 +289,7 @@ def _run(arguments: argparse.Namespace) -> int:
             function = open_function(
                 arguments.function,
                 timeout_ms=None if arguments.timeout is None else round(arguments.timeout * 1000),
+                processes=arguments.processes,
                 region=arguments.region,
                 endpoint_url=arguments.function_endpoint_url or arguments.endpoint_url,
                 profile=arguments.profile,
@@ -453,6 +459,7 @@ def _calls_aws(arguments: argparse.Namespace) -> bool:
 
 def _mapping(arguments: argparse.Namespace, source: Source, function: Function) -> EventSourceMapping:
     from streamcore.destinations._open import parse_destination_config  # noqa: PLC0415
+    from streamcore.functions._open import named_function  # noqa: PLC0415
     from streamcore.mapping import EventSourceMapping, local_function_arn  # noqa: PLC0415
 
     options = (
@@ -468,28 +475,26 @@ def _mapping(arguments: argparse.Namespace, source: Source, function: Function) 
     if arguments.starting_position_timestamp is not None:
         values["starting_position_timestamp"] = _timestamp(arguments.starting_position_timestamp)
     arn = source.describe().event_source_arn
+    function_name, target = named_function(arguments.function)
     return EventSourceMapping(
         event_source_arn=arn,
-        function_arn=getattr(function, "function_arn", None) or local_function_arn(arguments.function.rpartition(":")[2]),
+        function_arn=getattr(function, "function_arn", None) or local_function_arn(function_name),
         starting_position=arguments.starting_position,
         bisect_batch_on_function_error=arguments.bisect_batch_on_function_error,
         function_response_types=tuple(arguments.function_response_types),
-        uuid=str(uuid.uuid5(_NAMESPACE, f"{_named(arguments.source, arn)}\n{_real(arguments.function)}")),
+        uuid=str(uuid.uuid5(_NAMESPACE, f"{_named(arguments.source, arn)}\n{target}")),
         **values,
     )
 
 
 def _named(source: str, arn: str) -> str:
-    """Return what names a source: a stream's ARN, or the table's. One that was made anew has the name, and another identity."""
-    return _real(source) if source.startswith("file:") else arn.partition("/stream/")[0]
+    """Return what names a source: a stream's ARN, or the table's, or a file from wherever it is called. Options do not count.
 
-
-def _real(text: str) -> str:
-    """Return a source or target in which a file has one name, from wherever it is called. A source's options do not count."""
-    if text.startswith("file:"):
-        return "file:" + os.path.realpath(text.removeprefix("file:").partition("?")[0])
-    where, _, name = text.rpartition(":")
-    return f"{os.path.realpath(where)}:{name}" if where.endswith(".py") else text
+    A stream that was made anew has the name, and another identity.
+    """
+    if source.startswith("file:"):
+        return "file:" + os.path.realpath(source.removeprefix("file:").partition("?")[0])
+    return arn.partition("/stream/")[0]
 
 
 def _timestamp(text: str) -> Any:

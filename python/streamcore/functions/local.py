@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from streamcore.errors import ConfigError
+from streamcore.functions._failures import FailureLog
 from streamcore.functions._load import load_function
 from streamcore.protocols import Answer
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Context", "Identity", "LocalFunction", "load_function"]
 
 _log = logging.getLogger("streamcore.function")
-_KINDS_MAX = 100  # kinds of failure that are logged in full
 _HERE = str(Path(__file__))
 _SCALARS = frozenset({str, int, float, bool})
 _JSON_TYPES = _SCALARS | {dict, list}  # looked up first, since `isawaitable` is slow
@@ -132,7 +132,7 @@ class LocalFunction:
         self._timeout = timeout_ms / 1000
         self._version = qualifier if qualifier.isdecimal() else "$LATEST"
         self._success = Answer("success", executed_version=self._version)
-        self._said: set[tuple[str, str]] = set()
+        self._failures = FailureLog(name)
         self._context: type[Context] = type(
             "Context",
             (Context,),
@@ -205,18 +205,8 @@ class LocalFunction:
 
     def _error(self, error_type: str, message: str, stack_trace: list[str], request_id: str) -> Answer:
         payload = {"errorMessage": message, "errorType": error_type, "requestId": request_id, "stackTrace": stack_trace}
-        self._say_error(error_type, message, stack_trace, request_id)
+        self._failures.say(error_type, message, stack_trace, request_id)
         return Answer("function_error", payload, executed_version=self._version, function_error="Unhandled")
-
-    def _say_error(self, error_type: str, message: str, stack_trace: list[str], request_id: str) -> None:
-        """Log a failure: the first of its kind and place in full, since a bad record repeats it many times over."""
-        name, kind = self._context.function_name, (error_type, stack_trace[-1] if stack_trace else "")
-        if kind in self._said or len(self._said) >= _KINDS_MAX:
-            _log.debug("%s failed again, request %s: %s: %s", name, request_id, error_type, message)
-            return
-        self._said.add(kind)
-        text = "%s failed, request %s: %s: %s (others like it are logged at level DEBUG)\n%s"
-        _log.warning(text, name, request_id, error_type, message, "".join(stack_trace).rstrip())
 
     def _say_overrun(self, request_id: str, started: float) -> None:
         _log.warning(

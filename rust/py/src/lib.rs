@@ -8,6 +8,7 @@ mod batch;
 mod checkpoint;
 mod engine;
 mod errors;
+mod exchange;
 mod json;
 mod page;
 mod stats;
@@ -24,6 +25,8 @@ mod _streamcore {
     use crate::checkpoint::Checkpoint;
     #[pymodule_export]
     use crate::engine::{Engine, Offered, Wait, Want};
+    #[pymodule_export]
+    use crate::exchange::exchange;
     #[pymodule_export]
     use crate::page::{ChildShard, Page};
     #[pymodule_export]
