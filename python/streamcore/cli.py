@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from streamcore._redrive_command import Stoppable
     from streamcore.mapping import EventSourceMapping
     from streamcore.protocols import CheckpointStore, Destination, Function, Source
-    from streamcore.worker import Summary, Worker
+    from streamcore.worker import Summary
 
 __all__ = ["main"]
 
