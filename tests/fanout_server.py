@@ -302,8 +302,8 @@ class FanOutServer:
                 await _Http2(self, reader, writer).serve(head)
             else:
                 await self._http1(head, reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the other side has gone, or the test is over
         finally:
             self._writers.discard(writer)
             writer.close()
@@ -378,11 +378,11 @@ class Answer:
                 self._connection.opened.clear()
                 await self._connection.opened.wait()
                 continue
-            http.send_data(stream_id, data[:room])
-            data = data[room:]
+            piece, data = data[:room], data[room:]
+            http.send_data(stream_id, piece)
             if subscription is not None:
                 subscription.blocked = False
-                subscription.sent += room
+                subscription.sent += len(piece)
             self._connection.flush()
             await asyncio.sleep(0)
 
