@@ -306,7 +306,8 @@ class ShardSubscription:
         now = asyncio.get_running_loop().time()
         name = f"{self._source.consumer_arn}, shard {self._shard_id}"
         if error.kind == "not_active":
-            self._refused_since = self._refused_since or now
+            if self._refused_since is None:
+                self._refused_since = now
             if self._fruitful or now - self._refused_since > _PATIENCE_S:
                 message = f"another reader has subscribed to {name}; each mapping needs a consumer of its own: {error.text}"
                 raise SourceUnavailableError(message, code=error.code, action=error.action) from error
