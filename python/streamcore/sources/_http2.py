@@ -15,7 +15,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from streamcore._distribution import DISTRIBUTION
 from streamcore.errors import ConfigError, StreamcoreError
 
 if TYPE_CHECKING:
@@ -222,12 +221,9 @@ class _Connection:
     """One connection: its exchanges by their stream ids."""
 
     def __init__(self, client: Http2Client, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, url: str) -> None:
-        try:
-            import h2.config  # noqa: PLC0415  (only who reads with enhanced fan-out has it)
-            import h2.connection  # noqa: PLC0415
-        except ModuleNotFoundError as error:
-            message = f"enhanced fan-out needs h2, which is not installed: pip install '{DISTRIBUTION}[aws]'"
-            raise ConfigError(message) from error
+        import h2.config  # noqa: PLC0415  (only who reads with enhanced fan-out has it)
+        import h2.connection  # noqa: PLC0415
+
         self._client = client
         self._reader = reader
         self._writer = writer

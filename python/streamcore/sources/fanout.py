@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import importlib.util
 import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from streamcore._distribution import DISTRIBUTION
 from streamcore.errors import ConfigError, SourceError, SourceUnavailableError
 from streamcore.sources._aws import AwsClient, AwsError
 from streamcore.sources._http2 import Http2Client, Http2Error
@@ -96,6 +98,8 @@ class FanOutSource:
                 "(arn:aws:kinesis:REGION:ACCOUNT:stream/NAME/consumer/CONSUMER:CREATED)"
             )
             raise ConfigError(message, parameter="consumer_arn")
+        if importlib.util.find_spec("h2") is None:
+            raise ConfigError(f"enhanced fan-out needs h2, which is not installed: pip install '{DISTRIBUTION}[aws]'")
         self.consumer_arn = consumer_arn
         self._clock: Clock = clock if clock is not None else WallClock()
         region = region or arn["region"]
