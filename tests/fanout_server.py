@@ -11,7 +11,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import ssl
 import struct
 import threading
 import time
@@ -27,6 +26,7 @@ import h2.exceptions
 from h2.settings import SettingCodes
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Coroutine, Iterator
 
 STREAM_ARN = "arn:aws:kinesis:us-east-1:123456789012:stream/orders"
@@ -64,7 +64,7 @@ class Subscription:
     shard_id: str
     at: int
     changed: asyncio.Event
-    orders: deque[Callable[[Subscription], Coroutine[Any, Any, bool]]] = field(default_factory=deque)
+    orders: deque[Callable[[Subscription, Answer], Coroutine[Any, Any, bool]]] = field(default_factory=deque)
     sent: int = 0
     blocked: bool = False
 
@@ -176,7 +176,12 @@ class FanOutServer:
 
     def drop_connections(self) -> None:
         """Break every connection."""
-        self.loop.call_soon_threadsafe(lambda: [writer.transport.abort() for writer in self._writers])
+
+        def drop() -> None:
+            for writer in self._writers:
+                writer.transport.abort()
+
+        self.loop.call_soon_threadsafe(drop)
 
     def wait(self, condition: Callable[[], object]) -> None:
         """Wait until a condition holds; what it looks at is changed by calls of this server."""
@@ -215,7 +220,12 @@ class FanOutServer:
                 status, code, message = self.errors[operation].popleft()
                 return status, {"__type": code, "message": message}
             if operation == "DescribeStreamSummary":
-                said = {"StreamARN": STREAM_ARN, "StreamStatus": "ACTIVE", "RetentionPeriodHours": 24, "StreamCreationTimestamp": self.created}
+                said = {
+                    "StreamARN": STREAM_ARN,
+                    "StreamStatus": "ACTIVE",
+                    "RetentionPeriodHours": 24,
+                    "StreamCreationTimestamp": self.created,
+                }
                 return 200, {"StreamDescriptionSummary": said}
             if operation == "DescribeStreamConsumer":
                 return 200, {"ConsumerDescription": {"ConsumerARN": CONSUMER_ARN, "ConsumerStatus": self.consumer_status}}
@@ -402,7 +412,9 @@ class _Http2:
         self.server = server
         self._reader, self._writer = reader, writer
         self.http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False, header_encoding="utf-8"))
-        self.http.local_settings = h2.settings.Settings(client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: server.streams_max})
+        self.http.local_settings = h2.settings.Settings(
+            client=False, initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: server.streams_max}
+        )
         self.opened = asyncio.Event()
         self._bodies: dict[int, tuple[dict[str, str], bytearray]] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}

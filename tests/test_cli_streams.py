@@ -149,7 +149,9 @@ def test_policies(capsys: pytest.CaptureFixture[str], arguments: list[str], expe
 
 
 def test_a_consumer_is_read_with_what_its_policy_allows(tmp_path: Path) -> None:
-    (tmp_path / "h.py").write_text("def handle(event, context):\n    print([record['kinesis']['partitionKey'] for record in event['Records']])\n")
+    (tmp_path / "h.py").write_text(
+        "def handle(event, context):\n    print([record['kinesis']['partitionKey'] for record in event['Records']])\n"
+    )
     env = {**os.environ, **CREDENTIALS, "AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
     with fanout_server() as server:
         server.heartbeats = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import random
 from typing import Any
 
@@ -17,7 +18,10 @@ from streamcore.kpl import MAGIC, UserRecord, aggregate, split
 ALL = (0, 2**128 - 1)
 ARN = "arn:aws:kinesis:us-east-1:123456789012:stream/orders"
 MAPPING = EventSourceMapping(
-    event_source_arn=ARN, function_arn="arn:aws:lambda:us-east-1:123456789012:function:f", starting_position="TRIM_HORIZON", batch_size=10_000
+    event_source_arn=ARN,
+    function_arn="arn:aws:lambda:us-east-1:123456789012:function:f",
+    starting_position="TRIM_HORIZON",
+    batch_size=10_000,
 )
 
 keys = st.text(min_size=1, max_size=8)
@@ -111,7 +115,7 @@ def test_a_cut_goes_between_two_records_of_the_stream(counts: list[int], limit: 
         pieces.append([record["sequenceNumber"] for record in records_of(first)])
     expected = [str(n) for n, count in enumerate(counts, 1) for _ in range(count)]
     assert [number for piece in pieces for number in piece] == expected
-    for piece, later in zip(pieces, pieces[1:], strict=False):
+    for piece, later in itertools.pairwise(pieces):
         assert piece[-1] != later[0], "no aggregate is cut"
         assert len(piece) <= limit or len(set(piece)) == 1
         assert len(piece) + later.count(later[0]) > limit, "as much as fits"

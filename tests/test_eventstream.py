@@ -86,7 +86,16 @@ def test_headers_of_other_types_are_passed_over() -> None:
 
 @pytest.mark.parametrize(
     "block",
-    [b"\x01", b"\x01a", b"\x01a\x0a", b"\x01a\x07\x00", b"\x01a\x07\x00\x05abc", b"\x01a\x02", b"\x01a\x06\x00\x09", b"\x01a\x07\x00\x01\xff"],
+    [
+        b"\x01",
+        b"\x01a",
+        b"\x01a\x0a",
+        b"\x01a\x07\x00",
+        b"\x01a\x07\x00\x05abc",
+        b"\x01a\x02",
+        b"\x01a\x06\x00\x09",
+        b"\x01a\x07\x00\x01\xff",
+    ],
     ids=["no-name", "no-type", "unknown-type", "no-length", "short-text", "short-byte", "short-bytes", "not-utf-8"],
 )
 def test_headers_that_cannot_be_read_are_an_error(block: bytes) -> None:

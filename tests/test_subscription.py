@@ -88,13 +88,13 @@ class Source:
     def now_ms(self) -> int:
         return 1_800_000_000_000
 
-    async def subscribe(self, shard_id: str, start: Start) -> Exchange:
+    async def subscribe(self, _: str, start: Start) -> Exchange:
         self.times.append(asyncio.get_running_loop().time())
         self.starts.append(start)
         self.exchanges.append(self._answer())
         return self.exchanges[-1]
 
-    def wake(self, shard_id: str) -> None:
+    def wake(self, _: str) -> None:
         self.wakes += 1
 
     def soon(self, function: Callable[..., object], *args: object) -> bool:
@@ -110,7 +110,7 @@ class Source:
 
 
 def event(continuation: str | None) -> bytes:
-    said = {"Records": [], "ContinuationSequenceNumber": continuation, "MillisBehindLatest": 0}
+    said: dict[str, Any] = {"Records": [], "ContinuationSequenceNumber": continuation, "MillisBehindLatest": 0}
     return encode({":message-type": "event", ":event-type": "SubscribeToShardEvent"}, json.dumps(said).encode())
 
 

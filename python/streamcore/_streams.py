@@ -19,7 +19,7 @@ _ACTIONS = {
     "dynamodb": ("DescribeStream", "GetShardIterator", "GetRecords"),
 }
 # With enhanced fan-out: of the stream, and of the consumer.
-_FAN_OUT_ACTIONS = (("DescribeStreamSummary", "ListShards"), ("DescribeStreamConsumer", "SubscribeToShard"))
+_FAN_OUT_ACTIONS: tuple[tuple[str, ...], ...] = (("DescribeStreamSummary", "ListShards"), ("DescribeStreamConsumer", "SubscribeToShard"))
 _FAN_OUT_COST = (
     "on AWS, a consumer with enhanced fan-out is charged for by the hour and shard, and for the data that it reads, on top of the stream"
 )
@@ -104,7 +104,7 @@ class StreamOption:
             arn = f"{arn}/stream/*"
         if self.fans_out:
             resources = (arn.partition("/consumer/")[0], arn)
-            groups = list(zip(_FAN_OUT_ACTIONS, resources, strict=True))
+            groups: list[tuple[tuple[str, ...], str]] = list(zip(_FAN_OUT_ACTIONS, resources, strict=True))
         else:
             groups = [(_ACTIONS[self.service], arn)]
         statements = [_allow([f"{self.service}:{action}" for action in actions], resource) for actions, resource in groups]

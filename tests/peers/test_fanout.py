@@ -1,7 +1,8 @@
 """Enhanced fan-out on kinesis-local, the one server of those here that pushes records.
 
-It differs from AWS in three ways that show here: it sends no initial response; it looks for records once a second; and while a
-subscription is alive it refuses another one of the same consumer and shard, also after five seconds.
+It differs from AWS in what shows here: it sends no initial response; it looks for records once a second; while a subscription is alive it
+refuses another one of the same consumer and shard, also after five seconds; and it never says that a closed shard has ended, so that
+resharding is tested on the server of `fanout_server` alone.
 """
 
 from __future__ import annotations
@@ -49,51 +50,13 @@ def consume(source: Source, handler: Callable[..., object], **parameters: Any) -
 @pytest.mark.parametrize("factor", [1, 10])
 def test_many_records_over_eight_shards_come_once_and_in_the_order_of_their_keys(peer: Server, factor: int) -> None:
     stream = KinesisConsumer(peer, 8)
-    rows = Rows(random.Random(SEED)).take(10_000)
+    rows = Rows(random.Random(SEED)).take(3000)
     stream.write(rows)
     seen = Seen()
     summary = consume(stream.source(), seen, parallelization_factor=factor)
     assert_once_and_in_order(seen.rows, rows, f"seed {SEED}, ParallelizationFactor {factor}")
     assert (summary.records, summary.succeeded, summary.duplicates) == (len(rows), len(rows), 0)
     assert len(set(seen.shards)) == 8
-
-
-def test_shards_are_split_and_merged_while_records_are_put(peer: Server) -> None:
-    stream = KinesisConsumer(peer, 2)
-    rows = Rows(random.Random(SEED))
-    written: list[Row] = []
-    seen = Seen()
-    source = stream.source()
-
-    def put() -> None:
-        more = rows.take(300)
-        stream.write(more)
-        written.extend(more)
-
-    def open_shard(number: int) -> dict[str, Any]:
-        return stream.open_shards()[number]
-
-    put()
-    with worker_of(source, seen, parallelization_factor=10) as worker:
-        worker.start()
-        stream.split(open_shard(0))
-        put()
-        stream.split(open_shard(0))  # a child of the split before
-        put()
-        stream.merge(open_shard(1), open_shard(2))  # of different parents
-        put()
-        until(lambda: len(seen.rows) >= len(written), "everything is handled")
-    source.close()
-    assert_once_and_in_order(seen.rows, written, f"seed {SEED}")
-    first = {shard: seen.shards.index(shard) for shard in set(seen.shards)}
-    last = {shard: index for index, shard in enumerate(seen.shards)}
-    children = 0
-    for shard in stream.shards():
-        for parent in (shard.get("ParentShardId"), shard.get("AdjacentParentShardId")):
-            if parent in last and shard["ShardId"] in first:
-                children += 1
-                assert last[parent] < first[shard["ShardId"]], f"{shard['ShardId']} began before {parent} was done (I9)"
-    assert children >= 4
 
 
 def test_latest_begins_with_what_is_written_after_the_first_contact(peer: Server) -> None:

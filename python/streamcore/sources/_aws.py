@@ -397,7 +397,9 @@ class AwsClient:
         except ValueError as error:
             raise AwsError("transient", "MalformedAnswer", str(error), action=self.action(operation)) from None
 
-    def sign(self, operation: str, parameters: Mapping[str, object], *, context: Mapping[str, str] | None = None) -> tuple[SignedRequest, bytes]:
+    def sign(
+        self, operation: str, parameters: Mapping[str, object], *, context: Mapping[str, str] | None = None
+    ) -> tuple[SignedRequest, bytes]:
         """Return a signed request and its body, to be sent in another way than `call` does.
 
         Raises:

@@ -94,31 +94,34 @@ class ShardSubscription:
             AwsError: the service failed, and may not the next time.
         """
         with self._lock:
-            event = self._queue.popleft() if self._queue else None
-            while event is not None and self._queue and not len(event.page) and not event.trimmed:
-                # An event without records says how far behind the shard is; a later one says it better.
-                self._credit(event.exchange, event.size)
-                event = self._queue.popleft()
-            error = self._error if event is None else None
-            if event is not None:
-                first, rest = event.page.cut(limit)
-                if rest is not None:
-                    self._queue.appendleft(dataclasses.replace(event, page=rest, trimmed=False))
-                more = bool(self._queue)
-                self._behind = max(event.behind, 1) if more else event.behind
-        if error is not None:
-            raise error
+            event = self._next(limit)
+            more, error = bool(self._queue), self._error
         if event is None:
+            if error is not None:
+                raise error
             self._credit_message()
-            behind = self._behind
-            # Nothing was said yet: that the tip is reached would be a guess.
-            return Fetched(None, max(self._source.now_ms() - self._opened_ms, 1) if behind is None else behind)
-        if rest is not None:
-            return Fetched(first, self._behind, trimmed=event.trimmed)
+            # Before anything was said, that the tip is reached would be a guess.
+            return Fetched(None, max(self._source.now_ms() - self._opened_ms, 1) if self._behind is None else self._behind)
+        self._behind = max(event.behind, 1) if more else event.behind
         self._credit(event.exchange, event.size)
         if not more:
             self._credit_message()
-        return Fetched(first, self._behind, event.ended, trimmed=event.trimmed)
+        return Fetched(event.page, self._behind, event.ended, trimmed=event.trimmed)
+
+    def _next(self, limit: int) -> _Event | None:
+        """Take an event from the queue; if it has more records than asked for, a part of it."""
+        if not self._queue:
+            return None
+        event = self._queue.popleft()
+        while self._queue and not len(event.page) and not event.trimmed:
+            # An event without records says how far behind the shard is; a later one says it better.
+            self._credit(event.exchange, event.size)
+            event = self._queue.popleft()
+        first, rest = event.page.cut(limit)
+        if rest is None:
+            return event
+        self._queue.appendleft(dataclasses.replace(event, page=rest, trimmed=False))
+        return dataclasses.replace(event, page=first, ended=False, size=0)
 
     def close(self) -> None:
         """Give the subscription up."""

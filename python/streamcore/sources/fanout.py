@@ -1,5 +1,6 @@
-"""Reads a stream of Kinesis with enhanced fan-out: records are pushed to a registered consumer (Kinesis developer guide, "Develop enhanced
-fan-out consumers with dedicated throughput").
+"""Reads a stream of Kinesis with enhanced fan-out: records are pushed to a registered consumer.
+
+Kinesis developer guide, "Develop enhanced fan-out consumers with dedicated throughput".
 """
 
 from __future__ import annotations
@@ -141,9 +142,7 @@ class FanOutSource:
             message = f"consumer {self.consumer_arn} is not active: its status is {status}"
             raise SourceUnavailableError(message, code="ResourceInUseException", action=self._client.action("DescribeStreamConsumer"))
         self._tries = 1
-        return dataclasses.replace(
-            said, identity=f"{said.identity}/deaggregated", event_source_arn=self.consumer_arn, poll_interval_ms=0
-        )
+        return dataclasses.replace(said, identity=f"{said.identity}/deaggregated", event_source_arn=self.consumer_arn, poll_interval_ms=0)
 
     def list_shards(self) -> Sequence[ShardDescription]:
         """Return every shard that can still be read, closed ones too, parents before children; see `KinesisSource.list_shards`."""
