@@ -226,3 +226,75 @@ impl Writer<'_> {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use md5::{Digest, Md5};
+
+    use super::*;
+    use crate::page::PageBuilder;
+
+    /// An aggregate whose records all have one key.
+    fn aggregate(key: &str, records: usize) -> Vec<u8> {
+        let size = u8::try_from(key.len() & 0x7f).unwrap() | 0x80;
+        let more = u8::try_from(key.len() >> 7).unwrap();
+        let mut body = [&[0x0a, size, more][..], key.as_bytes()].concat();
+        for _ in 0..records {
+            body.extend_from_slice(b"\x1a\x05\x08\x00\x1a\x01x");
+        }
+        let digest = Md5::digest(&body);
+        [&[0xf3, 0x89, 0x9a, 0xc2][..], &body, &digest].concat()
+    }
+
+    fn apart(rows: &[(&[u8], &str)]) -> Page {
+        let mut builder = PageBuilder::new();
+        for (data, sequence) in rows {
+            builder.push("outer", data, 0, Some(sequence)).unwrap();
+        }
+        builder.finish().deaggregate(&(0..=u128::MAX)).unwrap().page
+    }
+
+    #[test]
+    fn records_share_their_key_also_when_they_are_moved() {
+        let key = "k".repeat(10_000);
+        let page = apart(&[(&aggregate(&key, 5_000), "7")]);
+        let all: Vec<u32> = (0..5_000).collect();
+        let moved = page.compact(&all[1_000..]);
+        for (page, records) in [(&page, 5_000), (&moved, 4_000)] {
+            assert_eq!(page.len(), records);
+            assert!(page.records().all(|record| record.key() == key));
+            assert!(
+                page.held_bytes() < 1_000_000,
+                "written out for each record, the key would take 50 MB"
+            );
+        }
+        assert_eq!((moved.sub(0), moved.sequence(0)), (1_000, "7"));
+    }
+
+    #[test]
+    fn the_begin_of_an_aggregate_is_found_also_where_records_before_it_have_moved_away() {
+        let parts = aggregate(&"k".repeat(200), 4);
+        let page = apart(&[(b"plain", "9"), (&parts, "10"), (&parts, "11")]);
+        let begins: Vec<usize> = (0..9).map(|index| page.begin_of_aggregate(index)).collect();
+        assert_eq!(begins, [0, 1, 1, 1, 1, 5, 5, 5, 5]);
+        let moved = page.compact(&[0, 3, 4, 6, 8]);
+        let begins: Vec<usize> = (0..5)
+            .map(|index| moved.begin_of_aggregate(index))
+            .collect();
+        assert_eq!(begins, [0, 1, 1, 3, 3]);
+    }
+
+    #[test]
+    fn what_stands_around_the_records_stays_with_the_rest() {
+        let body = br#"{"Records":[{"PartitionKey":"a","SequenceNumber":"1","Data":"","ApproximateArrivalTimestamp":0},
+            {"PartitionKey":"a","SequenceNumber":"2","Data":"","ApproximateArrivalTimestamp":0}],
+            "ContinuationSequenceNumber":"5","MillisBehindLatest":7,
+            "ChildShards":[{"ShardId":"s","ParentShards":["p"]}]}"#;
+        let page = Page::parse(body.to_vec(), crate::Format::Kinesis).unwrap();
+        assert_eq!(page.trailer().continuation.as_deref(), Some("5"));
+        let (first, rest) = page.cut(1).unwrap();
+        assert_eq!(*first.trailer(), crate::Trailer::default());
+        assert_eq!(*rest.trailer(), *page.trailer());
+    }
+}
