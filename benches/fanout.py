@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the servers are those of the tests
 
-from fanout_server import CONSUMER_ARN, fanout_server  # noqa: E402  (found by the line above)
-from peer_servers import kinesis_local_server  # noqa: E402  (as above)
-from scenario import KinesisConsumer  # noqa: E402  (as above)
-from servers import CREDENTIALS  # noqa: E402  (as above)
-from streamcore import EventSourceMapping, FanOutSource, LocalFunction, MemoryCheckpointStore, Worker  # noqa: E402  (it stands below the line above)
+from fanout_server import CONSUMER_ARN, fanout_server
+from peer_servers import kinesis_local_server
+from scenario import KinesisConsumer
+from servers import CREDENTIALS
+from streamcore import EventSourceMapping, FanOutSource, LocalFunction, MemoryCheckpointStore, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable

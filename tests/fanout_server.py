@@ -316,7 +316,9 @@ class FanOutServer:
             pass  # the other side has gone, or the test is over
         finally:
             self._writers.discard(writer)
-            writer.close()
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _http1(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:

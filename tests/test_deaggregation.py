@@ -59,12 +59,13 @@ def check(data: bytes) -> None:
     assert {(record["sequenceNumber"], record["approximateArrivalTimestamp"]) for record in found} <= {("77", 1_700_000_000.125)}
 
 
+@settings(max_examples=40)
 @given(aggregates)
 def test_every_aggregate_is_taken_apart_as_the_handler_would(data: bytes) -> None:
     check(data)
 
 
-@settings(max_examples=300)
+@settings(max_examples=60)
 @given(aggregates, st.data())
 def test_a_damaged_aggregate_is_one_plain_record(data: bytes, draw: st.DataObject) -> None:
     body = bytearray(data[4:-16])
@@ -76,6 +77,7 @@ def test_a_damaged_aggregate_is_one_plain_record(data: bytes, draw: st.DataObjec
     check(MAGIC + bytes(body) + data[-16:])
 
 
+@settings(max_examples=60)
 @given(st.binary(max_size=60))
 def test_any_bytes_behind_the_magic_are_read_alike(body: bytes) -> None:
     check(sealed(body))
@@ -92,6 +94,7 @@ def test_a_page_without_aggregates_is_the_same_page() -> None:
     assert records_of(page.deaggregate(*ALL)[0]) == records_of(page)
 
 
+@settings(max_examples=40)
 @given(st.lists(user_records, min_size=1, max_size=4), st.integers(*ALL), st.integers(*ALL))
 def test_an_aggregate_is_left_out_if_any_record_is_of_another_shard(users: list[UserRecord], one: int, other: int) -> None:
     first, last = sorted((one, other))
@@ -105,6 +108,7 @@ def test_an_aggregate_is_left_out_if_any_record_is_of_another_shard(users: list[
     assert (foreign, len(page)) == ((0, len(users) + 1) if own else (1, 1))
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=8), st.integers(1, 9))
 def test_a_cut_goes_between_two_records_of_the_stream(counts: list[int], limit: int) -> None:
     rows = [("k", aggregate([UserRecord("k", bytes([n]))] * count) if count > 1 else b"", 0, str(n)) for n, count in enumerate(counts, 1)]

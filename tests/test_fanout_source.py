@@ -591,10 +591,15 @@ def connect_proxy(answer: bytes = b"HTTP/1.1 200 OK") -> Iterator[tuple[int, lis
     asked: list[str] = []
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             while data := await reader.read(1 << 16):
                 writer.write(data)
+        await closed(writer)
+
+    async def closed(writer: asyncio.StreamWriter) -> None:
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -604,7 +609,7 @@ def connect_proxy(answer: bytes = b"HTTP/1.1 200 OK") -> Iterator[tuple[int, lis
             host, _, port = request.split()[1].rpartition(":")
             there, back = await asyncio.open_connection(host, int(port))
             await asyncio.gather(pump(reader, back), pump(there, writer))
-        writer.close()
+        await closed(writer)
 
     with fanout_server() as host:  # its loop runs the proxy too
         listening = asyncio.run_coroutine_threadsafe(asyncio.start_server(serve, "127.0.0.1", 0), host.loop).result(30)

@@ -24,7 +24,6 @@ __all__ = ["Exchange", "Http2Client", "Http2Error"]
 
 _READ_BYTES = 1 << 18
 _CONNECTION_WINDOW = (1 << 24) - 1
-_PROXY_ANSWER_MAX = 1 << 16
 
 
 class Http2Error(StreamcoreError, OSError):
@@ -131,6 +130,7 @@ class Http2Client:
         self._tls: ssl.SSLContext | None = None
         self._connections: dict[str, list[_Connection]] = {}
         self._dialling: dict[str, asyncio.Lock] = {}
+        self._writers: set[asyncio.StreamWriter] = set()
 
     async def request(self, url: str, headers: Mapping[str, str], body: bytes, *, proxy: str | None = None) -> Exchange:
         """Send a POST request and return its exchange; the answer is awaited there.
@@ -159,20 +159,34 @@ class Http2Client:
         for connections in self._connections.values():
             for connection in connections:
                 await connection.close()
+        for writer in self._writers:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     async def _dial(self, url: str, proxy: str | None) -> _Connection:
+        opened: list[asyncio.StreamWriter] = []
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                reader, writer = await self._open(url, proxy)
+                reader, writer = await self._open(url, proxy, opened)
                 connection = _Connection(self, reader, writer, url)
                 await connection.greet()
-                return connection
-        except TimeoutError:
-            raise Http2Error(f"no connection to {url} within {self._connect_timeout_s:g} s") from None
-        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-            raise Http2Error(f"no connection to {url}: {error}") from error
+        except BaseException as error:
+            for writer in opened:
+                writer.close()
+            if isinstance(error, TimeoutError):
+                raise Http2Error(f"no connection to {url} within {self._connect_timeout_s:g} s") from None
+            if isinstance(error, (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError)):
+                raise Http2Error(f"no connection to {url}: {error}") from error
+            raise
+        finally:
+            self._writers = {writer for writer in self._writers if not writer.is_closing()} | set(opened)
+        return connection
 
-    async def _open(self, url: str, proxy: str | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open(
+        self, url: str, proxy: str | None, opened: list[asyncio.StreamWriter]
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Open a way; `opened` is given what must be closed, also where there is an error later."""
         parts = urlsplit(url)
         host, secure = parts.hostname or "", parts.scheme == "https"
         port = parts.port or (443 if secure else 80)
@@ -180,14 +194,16 @@ class Http2Client:
         if proxy is None:
             options = {"ssl": tls, "server_hostname": host} if tls else {}
             reader, writer = await asyncio.open_connection(host, port, **options)  # type: ignore[arg-type] # the two options are typed apart
+            opened.append(writer)
         else:
-            reader, writer = await _through(proxy, host, port)
+            reader, writer = await _at_proxy(proxy)
+            opened.append(writer)
+            await _through(proxy, reader, writer, f"{host}:{port}")
             if tls is not None:
                 await writer.start_tls(tls, server_hostname=host)
         if tls is not None:
             agreed: ssl.SSLObject = writer.get_extra_info("ssl_object")
             if agreed.selected_alpn_protocol() != "h2":
-                writer.close()
                 raise Http2Error(f"{url} does not speak HTTP/2, which enhanced fan-out needs")
         return reader, writer
 
@@ -198,23 +214,24 @@ class Http2Client:
         return self._tls
 
 
-async def _through(proxy: str, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a way through a proxy (RFC 9110, "CONNECT")."""
+async def _at_proxy(proxy: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
     if parts.scheme != "http" or not parts.hostname:
         raise ConfigError(f"a proxy for enhanced fan-out is a URL like http://proxy:3128, not {proxy!r}", parameter="endpoint_url")
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
-    request = f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n"
+    return await asyncio.open_connection(parts.hostname, parts.port or 80)
+
+
+async def _through(proxy: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, server: str) -> None:
+    """Open a way through a proxy (RFC 9110, "CONNECT")."""
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    request = f"CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n"
     if parts.username is not None:
         secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         request += f"Proxy-Authorization: Basic {base64.b64encode(secret.encode()).decode()}\r\n"
     writer.write(f"{request}\r\n".encode())
     answer = await reader.readuntil(b"\r\n\r\n")
-    status = answer.split(b" ", 2)[1:2]
-    if status != [b"200"] or len(answer) > _PROXY_ANSWER_MAX:
-        writer.close()
+    if answer.split(b" ", 2)[1:2] != [b"200"]:
         raise Http2Error(f"the proxy refused the way: {answer.splitlines()[0].decode(errors='replace')}")
-    return reader, writer
 
 
 class _Connection:
@@ -226,7 +243,7 @@ class _Connection:
 
         self._client = client
         self._reader = reader
-        self._writer = writer
+        self.writer = writer
         self._url = url
         parts = urlsplit(url)
         self._scheme, self._authority, self._path = parts.scheme, parts.netloc.rpartition("@")[2], parts.path or "/"
@@ -292,8 +309,6 @@ class _Connection:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.gather(self._reading, return_exceptions=True)
-        with contextlib.suppress(OSError):
-            await self._writer.wait_closed()
 
     async def _read(self) -> None:
         asked = False
@@ -363,8 +378,8 @@ class _Connection:
 
     def _flush(self) -> None:
         data = self._h2.data_to_send()
-        if data and not self._writer.is_closing():
-            self._writer.write(data)
+        if data and not self.writer.is_closing():
+            self.writer.write(data)
 
     def _lose(self, reason: str) -> None:
         """The connection is of no use any more."""
@@ -373,4 +388,4 @@ class _Connection:
         exchanges, self._exchanges = self._exchanges, {}
         for exchange in exchanges.values():
             exchange.failed(error)
-        self._writer.close()
+        self.writer.close()

@@ -535,7 +535,7 @@ impl Page {
             .collect();
         // Records of an aggregate share their sequence number and keys, here as in the page that they come from: written out for each
         // record, they could take many times the memory.
-        let mut shared: HashMap<(*const Self, Span), Span> = HashMap::new();
+        let mut moved_spans: HashMap<(*const Self, Span), Span> = HashMap::new();
         let own_bytes = |entry: &Entry| match entry.sub {
             0 => {
                 entry.key().bytes as usize
@@ -550,7 +550,7 @@ impl Page {
         for (page, entry) in &moved {
             let mut append = |span: Span, shares: bool| {
                 let from = (std::ptr::from_ref(*page), span);
-                if let Some(known) = shares.then(|| shared.get(&from)).flatten() {
+                if let Some(known) = shares.then(|| moved_spans.get(&from)).flatten() {
                     return *known;
                 }
                 let start = body.len();
@@ -561,7 +561,7 @@ impl Page {
                 body.push_str(span.text(&page.body));
                 let own = Span::new(start, body.len());
                 if shares {
-                    shared.insert(from, own);
+                    moved_spans.insert(from, own);
                 }
                 own
             };
