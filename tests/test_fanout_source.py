@@ -214,6 +214,17 @@ def test_latest_stands_at_the_tip_when_open_returns(server: FanOutServer, readin
     assert found[-1].page.last_sequence_number == numbers[0]
 
 
+def test_first_contact_at_the_tip_is_tried_five_times(server: FanOutServer, readings: Readings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_subscription, "_TRY_PAUSE_S", 0.0)
+    server.fail("SubscribeToShard", *[(500, "InternalFailure", "busy")] * 4)
+    readings(server).open(Start("LATEST"))
+    assert server.calls["SubscribeToShard"] == 5
+    server.fail("SubscribeToShard", *[(503, "ServiceUnavailable", "busy")] * 5)
+    with pytest.raises(SourceUnavailableError, match="ServiceUnavailable"):
+        readings(server).open(Start("LATEST"))
+    assert server.calls["SubscribeToShard"] == 10
+
+
 def test_latest_stays_the_instant_at_which_it_was_taken(server: FanOutServer, readings: Readings) -> None:
     server.silent = True
     reading = readings(server, clock=ManualClock(1_800_000_000_250))

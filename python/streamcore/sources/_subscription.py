@@ -40,6 +40,8 @@ _REFUSED_PAUSE_S = 1.0
 _RENEW_AFTER_S, _RENEW_SPREAD_S = 270.0, 15.0
 _THROTTLED_S, _THROTTLED_MAX_S = 0.25, 10.0
 _UNSURE_S = 1.0
+# At first contact, where a reader must stand at the tip.
+_TRIES, _TRY_PAUSE_S = 5, 0.2
 _ERROR_BODY_MAX = 1 << 16
 
 
@@ -82,6 +84,11 @@ class ShardSubscription:
         self._throttled = 0
         self._not_before = 0.0
         self._refused_since: float | None = None
+        self._tries_left = _TRIES
+
+    @property
+    def _name(self) -> str:
+        return f"{self._source.consumer_arn}, shard {self._shard_id}"
 
     # What the poller calls.
 
@@ -139,12 +146,16 @@ class ShardSubscription:
     def stand(self) -> None:
         """Wait until the first subscription is accepted.
 
-        Raises what `fetch` does.
+        Raises:
+            SourceError: the shard cannot be read.
         """
         self._accepted.wait()
         with self._lock:
-            if self._error is not None:
-                raise self._error
+            error = self._error
+        if isinstance(error, AwsError):
+            raise error.unavailable(self._name) from error
+        if error is not None:
+            raise error
 
     def _credit(self, exchange: Exchange | None, size: int) -> None:
         if exchange is not None and size:
@@ -307,7 +318,7 @@ class ShardSubscription:
             AwsError, SourceError: whoever fetches is to be told.
         """
         now = asyncio.get_running_loop().time()
-        name = f"{self._source.consumer_arn}, shard {self._shard_id}"
+        name = self._name
         if error.kind == "not_active":
             if self._refused_since is None:
                 self._refused_since = now
@@ -321,6 +332,11 @@ class ShardSubscription:
             self._not_before = now + pause
             _log.info("shard %s: %s; next subscription in %.2f s", self._shard_id, error, pause)
         elif error.kind == "transient":
+            if self._start.kind == "LATEST" and self._tries_left > 1:
+                # First contact: who opens the shard waits for it.
+                self._tries_left -= 1
+                self._not_before = now + _TRY_PAUSE_S
+                return False
             if not self._fruitful:
                 raise error
             _log.info("shard %s: the subscription broke off: %s", self._shard_id, error)

@@ -157,8 +157,7 @@ class FanOutSource:
 
         Raises:
             SourceUnavailableError: the shard cannot be read now.
-            SourceError: the stream was made anew.
-            AwsError: the service failed, and may not the next time.
+            SourceError: the stream was made anew, or the source is closed.
         """
         reader = ShardSubscription(self, shard_id, start, self._hash_keys.get(shard_id, _ALL_HASH_KEYS))
         reader.begin()
