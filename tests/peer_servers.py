@@ -37,7 +37,7 @@ def kinesalite_server(port: int | None = None, *, create_ms: int = 5) -> Iterato
 def kinesis_local_server(port: int | None = None) -> Iterator[Server]:
     """Run kinesis-local, empty. With the `port` of one that was stopped it is that server restarted."""
     port = port or free_port()
-    steps = ("CREATE_STREAM", "DELETE_STREAM", "SPLIT_SHARD", "MERGE_SHARDS", "UPDATE_SHARD_COUNT")
+    steps = ("CREATE_STREAM", "DELETE_STREAM", "SPLIT_SHARD", "MERGE_SHARDS", "UPDATE_SHARD_COUNT", "REGISTER_STREAM_CONSUMER")
     env = {
         "KINESIS_MOCK_PLAIN_PORT": str(port),
         "KINESIS_MOCK_TLS_PORT": str(free_port()),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from servers import REGION, Server, unique
 from streamcore.sources.dynamodb import DynamoDBStreamsSource
+from streamcore.sources.fanout import FanOutSource
 from streamcore.sources.kinesis import KinesisSource
 
 if TYPE_CHECKING:
@@ -114,6 +115,28 @@ class KinesisStream:
 
     def _summary(self) -> Any:
         return self.client.describe_stream_summary(StreamName=self.name)["StreamDescriptionSummary"]
+
+
+class KinesisConsumer(KinesisStream):
+    """A stream that is read by consumers with enhanced fan-out: `option` names one, and each source has one of its own."""
+
+    def __init__(self, server: Server, shards: int, name: str | None = None) -> None:
+        super().__init__(server, shards, name)
+        self.option = self.register()
+
+    def register(self) -> str:
+        """Register one more consumer and return its ARN."""
+        registered = self.client.register_stream_consumer(StreamARN=self._summary()["StreamARN"], ConsumerName=unique("consumer"))
+        arn: str = registered["Consumer"]["ConsumerARN"]
+        until(lambda: self._status(arn) == "ACTIVE", f"{arn} is active")
+        return arn
+
+    def source(self, endpoint_url: str | None = None) -> FanOutSource:  # type: ignore[override] # another kind of source
+        """Return what reads it, with a consumer of its own."""
+        return FanOutSource(self.register(), region=REGION, endpoint_url=endpoint_url or self.server.endpoint_url)
+
+    def _status(self, arn: str) -> Any:
+        return self.client.describe_stream_consumer(ConsumerARN=arn)["ConsumerDescription"]["ConsumerStatus"]
 
 
 class Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -10,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fanout_server import CONSUMER_ARN as CONSUMER_OF_SERVER
+from fanout_server import fanout_server
 from proxy import error, fault_proxy
 from scenario import Command, KinesisStream, Rows, Table, assert_once_and_in_order
+from servers import CREDENTIALS
 from streamcore._distribution import DISTRIBUTION
 from streamcore._streams import StreamOption
 from streamcore.cli import main
+from streamcore.kpl import UserRecord, aggregate
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
 KINESIS_ARN = "arn:aws:kinesis:eu-west-1:123456789012:stream/orders"
 TABLE_ARN = "arn:aws:dynamodb:eu-west-1:123456789012:table/orders"
+CONSUMER_ARN = f"{KINESIS_ARN}/consumer/lambda:1700000000"
 KEY_ARN = "arn:aws:kms:eu-west-1:123456789012:key/0b0f6b39"
 
 
@@ -139,6 +145,13 @@ READ_TABLE = ["dynamodb:DescribeStream", "dynamodb:GetShardIterator", "dynamodb:
     [
         (["--source", KINESIS_ARN], [(READ_KINESIS, KINESIS_ARN)]),
         (["--source", KINESIS_ARN, "--kms-key-arn", KEY_ARN], [(READ_KINESIS, KINESIS_ARN), (["kms:Decrypt"], KEY_ARN)]),
+        (
+            ["--source", CONSUMER_ARN],
+            [
+                (["kinesis:DescribeStreamSummary", "kinesis:ListShards"], KINESIS_ARN),
+                (["kinesis:DescribeStreamConsumer", "kinesis:SubscribeToShard"], CONSUMER_ARN),
+            ],
+        ),
         (["--source", "kinesis:orders"], [(READ_KINESIS, "arn:aws:kinesis:*:*:stream/orders")]),
         (["--source", "kinesis:orders", "--region", "cn-north-1"], [(READ_KINESIS, "arn:aws-cn:kinesis:cn-north-1:*:stream/orders")]),
         (["--source", f"{TABLE_ARN}/stream/2026-01-31T00:00:00.000"], [(READ_TABLE, f"{TABLE_ARN}/stream/2026-01-31T00:00:00.000")]),
@@ -150,6 +163,27 @@ READ_TABLE = ["dynamodb:DescribeStream", "dynamodb:GetShardIterator", "dynamodb:
 )
 def test_policies(capsys: pytest.CaptureFixture[str], arguments: list[str], expected: list[tuple[list[str], str]]) -> None:
     assert policy(capsys, *arguments) == expected
+
+
+def test_a_consumer_is_read_with_what_its_policy_allows(tmp_path: Path) -> None:
+    (tmp_path / "h.py").write_text(
+        "def handle(event, context):\n    print([record['kinesis']['partitionKey'] for record in event['Records']])\n"
+    )
+    env = {**os.environ, **CREDENTIALS, "AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
+    with fanout_server() as server:
+        server.heartbeats = True
+        server.put("shardId-000000000000", aggregate([UserRecord("ann", b"1"), UserRecord("bob", b"2")]))
+        command = [sys.executable, "-m", "streamcore", "run", "--source", CONSUMER_OF_SERVER, "--function", "h.py:handle"]
+        command += ["--endpoint-url", server.endpoint_url, "--until-idle"]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+        called = sorted(f"kinesis:{operation}" for operation in server.calls)
+    assert done.returncode == 0, done.stderr
+    assert "['ann', 'bob']" in done.stdout
+    option = StreamOption.parse(CONSUMER_OF_SERVER)
+    assert option is not None
+    assert f"streamcore: note: {option.cost}" in done.stderr
+    assert "a consumer with enhanced fan-out is charged for" in option.cost
+    assert called == sorted(action for statement in option.policy()["Statement"] for action in statement["Action"])
 
 
 def test_a_policy_for_a_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

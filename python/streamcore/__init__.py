@@ -63,9 +63,11 @@ if TYPE_CHECKING:
         Source,
         Start,
         StreamDescription,
+        Wakeup,
     )
     from streamcore.sources._dynamodb_page import dynamodb_page
     from streamcore.sources.dynamodb import DynamoDBStreamsSource
+    from streamcore.sources.fanout import FanOutSource
     from streamcore.sources.file import FileSource
     from streamcore.sources.kinesis import KinesisSource
     from streamcore.sources.memory import MemoryStream
@@ -134,12 +136,14 @@ _HOME = {
             "Source",
             "Start",
             "StreamDescription",
+            "Wakeup",
         ),
         "streamcore.protocols",
     ),
     "dynamodb_page": "streamcore.sources._dynamodb_page",
     "DynamoDBStreamsSource": "streamcore.sources.dynamodb",
     "FileSource": "streamcore.sources.file",
+    "FanOutSource": "streamcore.sources.fanout",
     "KinesisSource": "streamcore.sources.kinesis",
     "MemoryStream": "streamcore.sources.memory",
     **dict.fromkeys(("StuckBatch", "Summary", "SystemClock", "Totals", "Worker", "WorkerStats"), "streamcore.worker"),
@@ -165,6 +169,7 @@ __all__ = [
     "Engine",
     "EngineBrokenError",
     "EventSourceMapping",
+    "FanOutSource",
     "Fetched",
     "FileDestination",
     "FileSource",
@@ -202,6 +207,7 @@ __all__ = [
     "Totals",
     "UsageError",
     "Wait",
+    "Wakeup",
     "Want",
     "Worker",
     "WorkerStats",

@@ -97,7 +97,7 @@ class Job(Task):
         self.problem: str | None = None  # why the shards cannot be listed now
         self.ends: deque[str] = deque()
         self.children: deque[tuple[str, tuple[str, ...]]] = deque()
-        self.parked: dict[Reading, None] = {}
+        self.parked: dict[str, Reading] = {}  # by shard id: what waits for the source to wake it
         self.wakeups = 0
 
 

@@ -132,7 +132,7 @@ class Poller:
                 continue
             task.entry = 0
             if isinstance(task, Reading):
-                task.job.parked.pop(task, None)
+                task.job.parked.pop(task.shard_id, None)
             # A look at the tip of a polled stream is not pressing: with many shards one or another is always under way.
             task.pressing = not (isinstance(task, Reading) and task.at_tip and task.job.description.poll_interval_ms)
             self._busy += 1
@@ -155,8 +155,8 @@ class Poller:
                 self._pressing -= pressing
                 self._failing -= failing
 
-    def _woken(self, job: Job) -> None:
-        """Poll the shards of the source that wait at their tip. Called by the source, from any thread."""
+    def _woken(self, job: Job, shard_id: str | None = None, /) -> None:
+        """Poll the shards of the source that wait to be woken, or one of them. Called by the source, from any thread."""
         # Each number is given once, so a poll that began before this call sees that the number has changed, and a poll that has parked
         # its shard already is seen here: no wake-up is lost without a lock for each record put.
         job.wakeups = next(self._wakeups)
@@ -164,8 +164,12 @@ class Poller:
             return
         now = self._clock.now_ms()
         with self._lock:
-            parked, job.parked = job.parked, {}
-            for reading in parked:
+            if shard_id is None:
+                woken, job.parked = list(job.parked.values()), {}
+            else:
+                found = job.parked.pop(shard_id, None)
+                woken = [] if found is None else [found]
+            for reading in woken:
                 self._push(reading, now)
             self._rouse()
 
@@ -248,8 +252,8 @@ class Poller:
         if due is None or due > now:
             # At the tip, or a pause: a wake-up that came during the fetch must not be lost.
             with self._lock:
-                if reading.at_tip:
-                    job.parked[reading] = None
+                if reading.at_tip or due is None:
+                    job.parked[reading.shard_id] = reading
                     if wakeups != job.wakeups:
                         due = now
         if due is not None:
@@ -319,7 +323,9 @@ class Poller:
             return now + max(interval, fetched.retry_after_ms) if interval else None
         if fetched.retry_after_ms:
             return self._clock.now_ms() + fetched.retry_after_ms
-        return now if records else now + min(interval, _EMPTY_PAUSE_MS)
+        if records:
+            return now
+        return now + min(interval, _EMPTY_PAUSE_MS) if interval else None
 
     def _open_reader(self, reading: Reading, after: str | None) -> ShardReader:
         start = reading.start if after is None else Start("AFTER_SEQUENCE_NUMBER", sequence_number=after)
@@ -399,7 +405,8 @@ class Poller:
     def _settle(self, reading: Reading, used: int) -> None:
         if self._quota is not None:
             with self._quota_lock:
-                self._quota += reading.grant - used
+                # An aggregate is taken in as a whole, so that it may be more than was granted.
+                self._quota = max(self._quota + reading.grant - used, 0)
                 reading.grant = 0
 
     @property

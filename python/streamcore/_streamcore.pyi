@@ -77,6 +77,31 @@ class Page:
         Raises:
             ConfigError: it is no sequence number.
         """
+
+    def deaggregate(self, first_hash_key: int, last_hash_key: int) -> tuple[Page, int]:
+        """Return a page with the aggregates of the Kinesis Producer Library taken apart, and how many of them were left out.
+
+        A record of an aggregate has its own partition key and data, and the sequence number and arrival time of the record around it.
+        What is damaged stays one plain record. An aggregate is left out where one of its records has a hash outside the range, which is
+        the shard's: Lambda and the Kinesis Client Library leave it out too, and the producer writes it again.
+
+        Args:
+            first_hash_key: the first hash key of the shard, 0 to 2^128 - 1.
+            last_hash_key: the last one, which belongs to the shard.
+
+        Example:
+            >>> from streamcore.kpl import UserRecord, aggregate
+            >>> packed = aggregate([UserRecord("ann", b"1"), UserRecord("bob", b"2")])
+            >>> page = Page.from_records([("a", packed, 0, "7")])
+            >>> len(page), len(page.deaggregate(0, 2**128 - 1)[0])
+            (1, 2)
+        """
+
+    def cut(self, limit: int) -> tuple[Page, Page | None]:
+        """Return the first records, at most `limit`, and the rest, None where there is none.
+
+        An aggregate is not cut: one that the page begins with is in the first part whatever its size.
+        """
     def __len__(self) -> int: ...
     @property
     def held_bytes(self) -> int:
@@ -85,6 +110,9 @@ class Page:
     def next_iterator(self) -> str | None: ...
     @property
     def millis_behind(self) -> int | None: ...
+    @property
+    def continuation_sequence_number(self) -> str | None:
+        """Where a subscription goes on after this event of SubscribeToShard; None in other answers and at the end of a shard."""
     @property
     def child_shards(self) -> list[ChildShard]: ...
     @property

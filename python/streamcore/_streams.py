@@ -18,6 +18,11 @@ _ACTIONS = {
     "kinesis": ("DescribeStreamSummary", "ListShards", "GetShardIterator", "GetRecords"),
     "dynamodb": ("DescribeStream", "GetShardIterator", "GetRecords"),
 }
+# With enhanced fan-out: of the stream, and of the consumer.
+_FAN_OUT_ACTIONS: tuple[tuple[str, ...], ...] = (("DescribeStreamSummary", "ListShards"), ("DescribeStreamConsumer", "SubscribeToShard"))
+_FAN_OUT_COST = (
+    "on AWS, a consumer with enhanced fan-out is charged for by the hour and shard, and for the data that it reads, on top of the stream"
+)
 _COST = {
     "kinesis": "on AWS, a shard is read once a second at its tip and faster behind it, out of the 5 reads and 2 MiB a second that all its "
     "consumers share; an on-demand stream charges for the data read, which is free for no poller but Lambda's own",
@@ -40,7 +45,7 @@ class StreamOption:
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Read `kinesis:NAME`, `dynamodb:TABLE` or an ARN of either service; None for anything else."""
+        """Read `kinesis:NAME`, `dynamodb:TABLE` or an ARN of either service, of a Kinesis consumer too; None for anything else."""
         if (arn := _ARN.fullmatch(text)) is not None:
             return cls("kinesis" if arn["service"] == "kinesis" else "dynamodb", text)
         if (short := _SHORT.fullmatch(text)) is not None:
@@ -53,8 +58,12 @@ class StreamOption:
         Raises:
             ConfigError: name, region, profile or endpoint cannot be right, or boto3 is not installed.
         """
+        if self.fans_out:
+            from streamcore.sources.fanout import FanOutSource  # noqa: PLC0415  (only the kind that is read is loaded)
+
+            return FanOutSource(self.name, region=region, endpoint_url=endpoint_url, profile=profile)
         if self.service == "kinesis":
-            from streamcore.sources.kinesis import KinesisSource  # noqa: PLC0415  (only the kind that is read is loaded)
+            from streamcore.sources.kinesis import KinesisSource  # noqa: PLC0415
 
             return KinesisSource(self.name, region=region, endpoint_url=endpoint_url, profile=profile)
         from streamcore.sources.dynamodb import DynamoDBStreamsSource  # noqa: PLC0415
@@ -62,9 +71,14 @@ class StreamOption:
         return DynamoDBStreamsSource(self.name, region=region, endpoint_url=endpoint_url, profile=profile)
 
     @property
+    def fans_out(self) -> bool:
+        """Whether it is a consumer with enhanced fan-out of a Kinesis stream."""
+        return self.service == "kinesis" and "/consumer/" in self.name
+
+    @property
     def cost(self) -> str:
-        """What polling costs on AWS, in one line (Kinesis and DynamoDB pricing, Kinesis API reference, GetRecords)."""
-        return _COST[self.service]
+        """What reading costs on AWS, in one line (Kinesis and DynamoDB pricing, Kinesis API reference, GetRecords)."""
+        return _FAN_OUT_COST if self.fans_out else _COST[self.service]
 
     def policy(self, *, region: str | None = None, kms_key_arn: str | None = None) -> dict[str, Any]:
         """Return the IAM policy that a run needs, and no more (service authorization reference of Kinesis, DynamoDB and KMS).
@@ -88,7 +102,12 @@ class StreamOption:
         newest = self.service == "dynamodb" and "/stream/" not in arn
         if newest:
             arn = f"{arn}/stream/*"
-        statements = [_allow([f"{self.service}:{action}" for action in _ACTIONS[self.service]], arn)]
+        if self.fans_out:
+            resources = (arn.partition("/consumer/")[0], arn)
+            groups: list[tuple[tuple[str, ...], str]] = list(zip(_FAN_OUT_ACTIONS, resources, strict=True))
+        else:
+            groups = [(_ACTIONS[self.service], arn)]
+        statements = [_allow([f"{self.service}:{action}" for action in actions], resource) for actions, resource in groups]
         if newest:
             statements.append(_allow(["dynamodb:ListStreams"], arn))
         if kms_key_arn is not None:

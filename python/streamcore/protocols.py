@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Sequence
 
     from streamcore._streamcore import Batch, Discard, Page
 
@@ -28,6 +28,7 @@ __all__ = [
     "Source",
     "Start",
     "StreamDescription",
+    "Wakeup",
 ]
 
 
@@ -65,11 +66,13 @@ class ShardDescription:
         shard_id: its name, unique in the stream.
         parents: the shards that must be complete before this one starts; empty where there are none.
         closed: whether no further record will be written to it.
+        hash_keys: the first and the last hash key of it, 0 to 2^128 - 1; None where the stream has none.
     """
 
     shard_id: str
     parents: tuple[str, ...] = ()
     closed: bool = False
+    hash_keys: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,13 @@ class ShardReader(Protocol):
         """Free what the reader holds. Safe to call twice."""
 
 
+class Wakeup(Protocol):
+    """What `Source.set_wakeup` takes. May be called from any thread."""
+
+    def __call__(self, shard_id: str | None = None, /) -> None:
+        """Say that the shard has something to fetch; None: any of them may have, or the listing has changed."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """A stream: a set of shards, each an ordered log of records."""
@@ -148,8 +158,10 @@ class Source(Protocol):
         Raises what `ShardReader.fetch` does.
         """
 
-    def set_wakeup(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback` from any thread when a shard has new records or the listing has changed.
+    def set_wakeup(self, callback: Wakeup | None) -> None:
+        """Call `callback` from any thread when a shard has something to fetch (records, an error, an end) or the listing has changed.
+
+        A source whose `poll_interval_ms` is 0 is asked again only then, once a fetch has brought no record.
 
         A source that is only polled does nothing here.
         """

@@ -27,7 +27,7 @@ from streamcore.errors import ConfigError, SourceUnavailableError, StreamcoreErr
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["AwsClient", "AwsError", "ErrorKind", "Identity", "Signer"]
+__all__ = ["AwsClient", "AwsError", "ErrorKind", "Identity", "SignedRequest", "Signer"]
 
 _log = logging.getLogger("streamcore.sources")
 
@@ -227,6 +227,21 @@ _SERVICES = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """A request for whoever sends it himself.
+
+    Attributes:
+        url: where it goes.
+        headers: the signature is among them; `Host` must be sent as it is here.
+        proxy: the proxy of the environment for this URL; None where there is none.
+    """
+
+    url: str
+    headers: dict[str, str]
+    proxy: str | None
+
+
 @functools.cache
 def _in_one_write(connection: type[Any]) -> type[Any]:
     """Return a class of connections that send a request's head and body together, which spares a system call and a packet."""
@@ -271,14 +286,15 @@ class _Way:
         if parts.scheme == "https":
             options["ca_certs"] = client.ca_bundle or get_cert_path(True)  # noqa: FBT003  (positional only in botocore)
         proxies = ProxyConfiguration(get_environ_proxies(url))
-        proxy = proxies.proxy_url_for(url)
-        if proxy:
-            options |= {"proxy_url": proxy, "proxy_headers": proxies.proxy_headers_for(proxy)}
-        manager = urllib3.ProxyManager(**options) if proxy else urllib3.PoolManager(**options)
+        self.url = url
+        self.proxy: str | None = proxies.proxy_url_for(url)
+        if self.proxy:
+            options |= {"proxy_url": self.proxy, "proxy_headers": proxies.proxy_headers_for(self.proxy)}
+        manager = urllib3.ProxyManager(**options) if self.proxy else urllib3.PoolManager(**options)
         self._pool = manager.connection_from_url(url)
         self._pool.ConnectionCls = _in_one_write(self._pool.ConnectionCls)
         self.closes = manager.clear
-        self._proxied = url.rstrip("/") if proxy and parts.scheme == "http" else ""
+        self._proxied = url.rstrip("/") if self.proxy and parts.scheme == "http" else ""
         self._path = parts.path or "/"
         default = {"http": 80, "https": 443}[parts.scheme]
         host = parts.hostname if parts.port in (None, default) else f"{parts.hostname}:{parts.port}"
@@ -392,6 +408,19 @@ class AwsClient:
         except ValueError:
             return None
 
+    def sign(
+        self, operation: str, parameters: Mapping[str, object], *, context: Mapping[str, str] | None = None
+    ) -> tuple[SignedRequest, bytes]:
+        """Return a signed request and its body, to be sent in another way than `call` does.
+
+        Raises:
+            AwsError: there are no credentials.
+        """
+        body = json.dumps(parameters).encode()
+        way = self._way(context or {})
+        headers = self._headers(way, operation, body)
+        return SignedRequest(way.url, headers, way.proxy), body
+
     def action(self, operation: str) -> str:
         """Return the IAM action of an operation, as `kinesis:GetRecords`."""
         return f"{self.service_facts.iam_prefix}:{operation}"
@@ -407,6 +436,19 @@ class AwsClient:
         from urllib3.exceptions import HTTPError  # noqa: PLC0415  (as above; the name is found at once after the first time)
 
         way = self._way(context)
+        headers = self._headers(way, operation, body)
+        try:
+            response = way.post(body, headers)
+            answer: bytes = response.data
+        except (HTTPError, OSError) as error:
+            raise AwsError("transient", type(error).__name__, str(error), action=self.action(operation)) from error
+        self._date = response.headers.get("date")
+        if response.status != 200:
+            raise self.error(operation, response.status, answer, response.headers.get("x-amzn-errortype"))
+        return answer
+
+    def _headers(self, way: _Way, operation: str, body: bytes) -> dict[str, str]:
+        """Return the headers of a request, signed."""
         identity = self._who(operation)
         target = f"{self.service_facts.target}.{operation}"
         now = int(time.time())
@@ -421,17 +463,10 @@ class AwsClient:
         }
         if identity.token is not None:
             headers["X-Amz-Security-Token"] = identity.token
-        try:
-            response = way.post(body, headers)
-            answer: bytes = response.data
-        except (HTTPError, OSError) as error:
-            raise AwsError("transient", type(error).__name__, str(error), action=self.action(operation)) from error
-        self._date = response.headers.get("date")
-        if response.status != 200:
-            raise self._error(operation, response.status, answer, response.headers.get("x-amzn-errortype"))
-        return answer
+        return headers
 
-    def _error(self, operation: str, status: int, body: bytes, header: str | None) -> AwsError:
+    def error(self, operation: str, status: int, body: bytes, header: str | None) -> AwsError:
+        """Return what an error answer means; `header` is its `x-amzn-ErrorType`."""
         code, text = read_error(status, body, header)
         kind = classify(status, code)
         if kind == "credentials":

@@ -85,7 +85,7 @@ class KinesisSource(PolledSource):
         read_timeout_s: float = 10,
     ) -> None:
         if _CONSUMER.match(stream):
-            message = f"{stream} is a consumer with enhanced fan-out, which cannot be read yet; give the stream's ARN"
+            message = f"{stream} is a consumer with enhanced fan-out, which FanOutSource reads; give the stream's ARN to poll it"
             raise ConfigError(message, parameter="stream")
         arn = _ARN.fullmatch(stream)
         if arn is None and not _NAME.fullmatch(stream):
@@ -218,4 +218,6 @@ class KinesisReader(PolledReader):
 def _shard(described: dict[str, Any]) -> ShardDescription:
     parents = tuple(parent for key in ("ParentShardId", "AdjacentParentShardId") if (parent := described.get(key)))
     end = described.get("SequenceNumberRange", {}).get("EndingSequenceNumber")
-    return ShardDescription(described["ShardId"], parents, closed=end is not None and end != _NO_END)
+    keys = described.get("HashKeyRange") or {}
+    hash_keys = (int(keys["StartingHashKey"]), int(keys["EndingHashKey"])) if keys else None
+    return ShardDescription(described["ShardId"], parents, closed=end is not None and end != _NO_END, hash_keys=hash_keys)

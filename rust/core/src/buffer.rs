@@ -85,12 +85,14 @@ impl Slot {
         self.leaf.order[to_usize(at)]
     }
 
-    /// The position before the record at index `index` of the page.
+    /// The position before the record at index `index` of the page; before its aggregate, if it is part of one. A source goes on after a
+    /// sequence number, so an aggregate of which a part is complete must be read again as a whole.
     ///
     /// Exact in a page as it came. In a compacted page it may be lower: the record before it among those that moved.
     fn predecessor(&self, index: u32) -> Option<Position> {
-        match index.checked_sub(1) {
-            Some(previous) => Some(self.leaf.page.position(to_usize(previous))),
+        let begin = self.leaf.page.begin_of_aggregate(to_usize(index));
+        match begin.checked_sub(1) {
+            Some(previous) => Some(self.leaf.page.position(previous)),
             None => self.before.clone(),
         }
     }
@@ -276,7 +278,7 @@ impl Buffer {
         slot.leaf.ordinal(slot.index(at))
     }
 
-    /// The position before the record at `at` of a slot's order.
+    /// The position before the record at `at` of a slot's order, or before its aggregate.
     pub(crate) fn predecessor(&self, slot: SlotId, at: u32) -> Option<Position> {
         let slot = self.slot(slot);
         slot.predecessor(slot.index(at)).max(slot.before.clone())

@@ -2,6 +2,7 @@
 
 pub(crate) mod dynamodb;
 pub(crate) mod kinesis;
+pub(crate) mod kpl;
 
 use crate::error::PageError;
 use crate::json::{self, Scanner, Text};

@@ -183,8 +183,8 @@ pub use lanes::{
     KeyAttribute, KeyError, KeyType, LANE_FUNCTION_VERSION, dynamodb_key_bytes, key_hash, lane,
 };
 pub use page::{
-    ARRIVAL_MS_MAX, ChildShard, Format, KEY_BYTES_MAX, PAGE_BYTES_MAX, Page, PageBuilder, Record,
-    Trailer,
+    ARRIVAL_MS_MAX, ChildShard, Deaggregated, Format, KEY_BYTES_MAX, PAGE_BYTES_MAX, Page,
+    PageBuilder, Record, Trailer,
 };
 pub use position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber};
 pub use shard::{Finished, Offered, Shard, Snapshot, Task, Want};

@@ -10,9 +10,11 @@
 //!
 //! A page knows nothing of shards, batches or mappings.
 
+mod aggregates;
 mod builder;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use base64::DecodeError;
@@ -27,6 +29,7 @@ use crate::position::{
     Position, SEQUENCE_DIGITS_MAX, SequenceNumber, compare_sequences, write_successor,
 };
 
+pub use aggregates::Deaggregated;
 pub use builder::PageBuilder;
 
 /// The most bytes of text that a page holds: 4 GiB less 1 MiB, so that sums of a record's sizes fit in 32 bits.
@@ -64,6 +67,8 @@ pub struct Trailer {
     pub millis_behind: Option<i64>,
     /// `ChildShards`, which the last page of a closed shard has.
     pub child_shards: Vec<ChildShard>,
+    /// `ContinuationSequenceNumber`, which an event of `SubscribeToShard` has: where the next subscription goes on.
+    pub continuation: Option<String>,
 }
 
 /// A shard that follows one that has ended, as the last page of that one names it.
@@ -76,7 +81,7 @@ pub struct ChildShard {
 }
 
 /// A stretch of the page's text.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Span {
     start: u32,
     bytes: u32,
@@ -301,6 +306,11 @@ impl Page {
                 .next_iterator
                 .as_ref()
                 .map_or(0, String::capacity)
+            + self
+                .trailer
+                .continuation
+                .as_ref()
+                .map_or(0, String::capacity)
             + child_shards.sum::<usize>()
     }
 
@@ -356,6 +366,17 @@ impl Page {
     /// The index of the record at an index inside its aggregate.
     pub(crate) fn sub(&self, index: usize) -> u32 {
         self.entries[index].sub
+    }
+
+    /// The index of the first record of the page that has the same sequence number as the one at an index. The page's positions must grow.
+    pub(crate) fn begin_of_aggregate(&self, index: usize) -> usize {
+        if self.entries[index].sub == 0 {
+            return index;
+        }
+        let own = self.sequence(index).as_bytes();
+        self.entries[..index].partition_point(|entry| {
+            compare_sequences(entry.sequence().text(&self.body).as_bytes(), own).is_lt()
+        })
     }
 
     /// What the record at an index adds to an event beside the constant parts.
@@ -539,32 +560,50 @@ impl Page {
         let moved: Vec<(&Self, &Entry)> = records
             .map(|(page, index)| (page, &page.entries[index as usize]))
             .collect();
-        let bytes = |entry: &Entry| {
-            entry.key().bytes as usize + entry.sequence().bytes as usize + entry.data.bytes as usize
+        // Records of an aggregate share their sequence number and keys, here as in the page that they come from: written out for each
+        // record, they could take many times the memory.
+        let mut moved_spans: HashMap<(*const Self, Span), Span> = HashMap::new();
+        let own_bytes = |entry: &Entry| match entry.sub {
+            0 => {
+                entry.key().bytes as usize
+                    + entry.sequence().bytes as usize
+                    + entry.data.bytes as usize
+            }
+            _ => entry.data.bytes as usize,
         };
-        let capacity = moved.iter().map(|(_, entry)| bytes(entry)).sum();
-        assert!(
-            capacity <= PAGE_BYTES_MAX,
-            "{capacity} bytes are more than a page holds"
-        );
+        let capacity = moved.iter().map(|(_, entry)| own_bytes(entry)).sum();
         let mut body = String::with_capacity(capacity);
         let mut entries = Vec::with_capacity(moved.len());
         for (page, entry) in &moved {
-            let mut append = |span: Span| {
+            let mut append = |span: Span, shares: bool| {
+                let from = (std::ptr::from_ref(*page), span);
+                if let Some(known) = shares.then(|| moved_spans.get(&from)).flatten() {
+                    return *known;
+                }
                 let start = body.len();
+                assert!(
+                    start + span.bytes as usize <= PAGE_BYTES_MAX,
+                    "the records have more bytes than a page holds"
+                );
                 body.push_str(span.text(&page.body));
-                Span::new(start, body.len())
+                let own = Span::new(start, body.len());
+                if shares {
+                    moved_spans.insert(from, own);
+                }
+                own
             };
+            let shares = entry.sub > 0;
             let (key, sequence, data) = (
-                append(entry.key()),
-                append(entry.sequence()),
-                append(entry.data),
+                append(entry.key(), shares),
+                append(entry.sequence(), shares),
+                append(entry.data, false),
             );
             entries.push(Entry {
                 sub: entry.sub,
                 ..Entry::new(key, sequence, data, entry.arrival_ms, entry.key_hash)
             });
         }
+        body.shrink_to_fit();
         Self {
             body,
             entries,

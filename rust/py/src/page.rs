@@ -163,6 +163,38 @@ impl Page {
         })
     }
 
+    fn deaggregate(
+        &self,
+        py: Python<'_>,
+        first_hash_key: u128,
+        last_hash_key: u128,
+    ) -> (Self, u32) {
+        let found = py.detach(|| self.page.deaggregate(&(first_hash_key..=last_hash_key)));
+        match found {
+            None => (self.shared(), 0),
+            Some(apart) => (
+                Self {
+                    page: Arc::new(apart.page),
+                },
+                apart.foreign,
+            ),
+        }
+    }
+
+    fn cut(&self, limit: usize) -> (Self, Option<Self>) {
+        match self.page.cut(limit) {
+            None => (self.shared(), None),
+            Some((first, rest)) => (
+                Self {
+                    page: Arc::new(first),
+                },
+                Some(Self {
+                    page: Arc::new(rest),
+                }),
+            ),
+        }
+    }
+
     fn __len__(&self) -> usize {
         self.page.len()
     }
@@ -191,6 +223,11 @@ impl Page {
     }
 
     #[getter]
+    fn continuation_sequence_number(&self) -> Option<&str> {
+        self.page.trailer().continuation.as_deref()
+    }
+
+    #[getter]
     fn child_shards(&self) -> Vec<ChildShard> {
         let children = self.page.trailer().child_shards.iter();
         children
@@ -211,5 +248,13 @@ impl Page {
     fn last_sequence_number(&self) -> Option<&str> {
         let last = self.page.len().checked_sub(1)?;
         Some(self.page.record(last).sequence()).filter(|sequence| !sequence.is_empty())
+    }
+}
+
+impl Page {
+    fn shared(&self) -> Self {
+        Self {
+            page: Arc::clone(&self.page),
+        }
     }
 }

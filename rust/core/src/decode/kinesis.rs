@@ -1,4 +1,5 @@
-//! The body of a `GetRecords` answer of Kinesis Data Streams (Kinesis API reference, `GetRecords`).
+//! The body of a `GetRecords` answer of Kinesis Data Streams, and of an event of `SubscribeToShard`, which has the same form (Kinesis
+//! API reference, `GetRecords` and `SubscribeToShardEvent`).
 
 use crate::decode::{Decoded, integer, literal, missing, string, typed};
 use crate::error::PageError;
@@ -39,6 +40,14 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
                 None
             } else {
                 Some(integer(scanner, "MillisBehindLatest", 0)?)
+            };
+            Ok(())
+        }
+        "ContinuationSequenceNumber" => {
+            decoded.trailer.continuation = if scanner.null()? {
+                None
+            } else {
+                Some(string(scanner, "ContinuationSequenceNumber")?)
             };
             Ok(())
         }

@@ -31,6 +31,8 @@ pub(crate) struct Options {
     pub(crate) poison_records: u32,
     pub(crate) poison_key: Option<u64>,
     pub(crate) oversized: u32,
+    /// Records that are in one aggregate with the record before.
+    pub(crate) aggregated: u32,
     pub(crate) raise: u32,
     pub(crate) partial: u32,
     pub(crate) throttle: u32,
@@ -149,6 +151,11 @@ impl Options {
             poison_records: if poison { rate(rng, 80) } else { 0 },
             poison_key: (poison && rng.chance(250)).then(|| rng.below(keys)),
             oversized,
+            aggregated: if rng.chance(500) {
+                0
+            } else {
+                u32::try_from(rng.range(100, 900)).unwrap()
+            },
             raise: rate(rng, 300),
             partial: rate(rng, 200),
             throttle: rate(rng, 200),

@@ -184,8 +184,12 @@ impl Reference {
         let records = self.log.len();
         self.known = from.map_or_else(|| vec![false; records], |(known, _)| known.complete.clone());
         let watermark = from.and_then(|(_, checkpoint)| checkpoint.watermark.as_ref());
-        self.taken_in =
-            watermark.map_or(0, |position| self.log.find(position.sequence.as_str()) + 1);
+        // The source goes on after a sequence number, and gives an aggregate as a whole.
+        self.taken_in = watermark.map_or(0, |position| self.log.after(position.sequence.as_str()));
+        assert!(
+            self.known[..self.taken_in].iter().all(|complete| *complete),
+            "I2: what is read next lies behind a record that is not complete"
+        );
         self.began_at = self.taken_in;
         self.done = vec![false; records];
         self.replay_now = i64::MIN;
@@ -291,7 +295,9 @@ impl Reference {
         let complete: Vec<bool> = (0..self.log.len())
             .map(|record| self.is_known(record))
             .collect();
-        let number = |position: &streamcore::Position| self.log.find(position.sequence.as_str());
+        let number = |position: &streamcore::Position| {
+            self.log.find(position.sequence.as_str(), position.sub)
+        };
         let watermark = checkpoint.watermark.as_ref().map(number);
         let tags: Vec<(u8, Vec<Option<usize>>)> = checkpoint
             .lanes

@@ -28,8 +28,7 @@ impl Reference {
                     Expected::Oversized(own, first) => {
                         assert_eq!(*attempts, own, "I5: attempts with a record too large");
                         assert_eq!(
-                            self.log.find(sequence),
-                            first,
+                            &self.log.entries[first].sequence, sequence,
                             "the record too large is the first of its lane"
                         );
                     }
@@ -55,8 +54,11 @@ impl Reference {
                         panic!("lane {lane} must not give up anything: {event}")
                     };
                     assert_eq!(*condition, own.condition, "why records are given up");
-                    assert_eq!(self.log.find(first), own.records[0]);
-                    assert_eq!(self.log.find(last), *own.records.last().unwrap());
+                    assert_eq!(*first, self.log.entries[own.records[0]].sequence);
+                    assert_eq!(
+                        *last,
+                        self.log.entries[*own.records.last().unwrap()].sequence
+                    );
                     assert_eq!(usize::try_from(*records).unwrap(), own.records.len());
                     assert_eq!(
                         *invoke_count, own.invoke_count,
@@ -105,7 +107,7 @@ impl Reference {
             .expect("each discard is told in the trace first");
         let records: Vec<usize> = discard
             .records()
-            .map(|record| self.log.find(record.sequence()))
+            .map(|record| self.log.find(record.sequence(), record.sub()))
             .collect();
         assert_eq!(records, own.records);
         assert_eq!(discard.condition(), own.condition);
@@ -123,7 +125,7 @@ impl Reference {
             );
         }
         for record in discard.records() {
-            let entry = &self.log.entries[self.log.find(record.sequence())];
+            let entry = &self.log.entries[self.log.find(record.sequence(), record.sub())];
             assert_eq!(
                 (record.key(), record.arrival_ms()),
                 (entry.key.as_str().into(), entry.arrival_ms)

@@ -283,7 +283,7 @@ impl Reference {
         );
         let records: Vec<usize> = batch
             .records()
-            .map(|record| self.log.find(record.sequence()))
+            .map(|record| self.log.find(record.sequence(), record.sub()))
             .collect();
         let index = self.lane_of(records[0]);
         assert!(

@@ -75,9 +75,17 @@ impl World {
             self.hit(Fault::ShortRead);
             end = begin + self.rng.index(end - begin) + 1;
         }
+        // An aggregate comes as a whole, also where it is larger than what was asked for.
+        let arrived = self.log.arrived(self.now).max(end);
+        end = match self.log.begin_of(end) {
+            cut if cut > begin || end == begin => cut,
+            _ => (end..arrived)
+                .find(|index| self.log.begin_of(*index) == *index)
+                .unwrap_or(arrived),
+        };
         if begin > 0 && self.chance(self.options.reread) {
             self.hit(Fault::ReRead);
-            begin -= 1 + self.rng.index(begin.min(30));
+            begin = self.log.begin_of(begin - 1 - self.rng.index(begin.min(30)));
         }
         begin..end
     }
