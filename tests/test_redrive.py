@@ -30,6 +30,7 @@ from streamcore import (
 from streamcore._redrive_messages import FileMessages, Message, Unreadable, read_message
 from streamcore._redrive_source import ranges_of
 from streamcore.cli import main
+from streamcore.kpl import UserRecord, aggregate
 from streamcore.redrive import MappingOptions, Redrive, redrive
 from streamcore.testing import ManualClock
 
@@ -539,7 +540,6 @@ def changed(**facts: Any) -> dict[str, Any]:
         (changed(data="%"), "the data of a record is not base64"),
         (changed(sequenceNumber="6"), "outside of the sequence numbers that it names"),
         (changed(approximateArrivalTimestamp=None), "unsupported operand"),
-        (record("5", "5", payload=json.dumps(payload(("a", "x", "5"), ("b", "y", "5")))), "taken out of aggregates"),
     ],
 )
 def test_an_event_that_cannot_be_made_out_is_told_and_the_next_one_is_run(tmp_path: Path, found: dict[str, Any], problem: str) -> None:
@@ -550,6 +550,55 @@ def test_an_event_that_cannot_be_made_out_is_told_and_the_next_one_is_run(tmp_pa
     (left,) = summary.left
     assert (left.outcome, left.message) == ("unreadable", f"{path}, line 1")
     assert problem in left.detail
+
+
+CONSUMER = f"{ARN}/consumer/fast:1769860000"
+
+
+def test_the_held_records_of_aggregates_give_the_same_event(tmp_path: Path) -> None:
+    records = [("a", "a1", "5"), ("b", "b1", "7"), ("c", "c2", "7"), ("b", "b3", "7"), ("d", "d1", "9")]
+    event = payload(*records)
+    for one in event["Records"]:
+        one["eventSourceARN"] = CONSUMER
+    path = write(tmp_path / "d.ndjson", *[record("5", "9", size=5, arn=CONSUMER, payload=json.dumps(event))] * 2)
+    events: list[dict[str, Any]] = []
+    summary = redrive(path, lambda found, _context: events.append(found))
+    assert events == [event]
+    assert (summary.redriven, summary.records) == (2, 5)
+
+
+def test_with_enhanced_fan_out_aggregates_are_taken_apart(tmp_path: Path) -> None:
+    stream = MemoryStream("orders", event_source_arn=ARN)
+    inside = [UserRecord("b", b"b1"), UserRecord("c", b"c2"), UserRecord("b", b"b3")]
+    numbers = [stream.put("k", data)[1] for data in (b"a0", aggregate(inside), b"d4", aggregate(inside))]
+    path = write(
+        tmp_path / "d.ndjson",
+        record(numbers[0], numbers[1], size=4, arn=CONSUMER),
+        record(numbers[2], numbers[3], size=4, arn=CONSUMER),
+    )
+    function = Noting("c2")
+    summary = redrive(path, function, source=stream)
+    assert function.calls == [["a0", "b1", "c2", "b3"], ["d4", "b1", "c2", "b3"]]
+    assert (summary.failed_records, len(summary.left)) == (8, 2)
+    arns: set[str] = set()
+    summary = redrive(
+        path, lambda event, _context: arns.update(one["eventSourceARN"] for one in event["Records"]), source=stream, batch_size=3
+    )
+    assert (arns, summary.redriven, summary.invocations) == ({CONSUMER}, 2, 4)
+
+
+def test_an_aggregate_of_another_shard_is_left_out_as_lambda_does(tmp_path: Path) -> None:
+    class Keyed(_Wrapper):
+        def list_shards(self) -> Sequence[Any]:
+            return [dataclasses.replace(shard, hash_keys=(0, 0)) for shard in self._source.list_shards()]
+
+    stream = MemoryStream("orders", event_source_arn=ARN)
+    numbers = [stream.put("k", data)[1] for data in (b"a0", aggregate([UserRecord("b", b"b1")]), b"d4")]
+    path = write(tmp_path / "d.ndjson", *(record(number, number, arn=CONSUMER) for number in numbers))
+    function = Noting()
+    summary = redrive(path, function, source=Keyed(stream))
+    assert function.calls == [["a0"], ["d4"]]
+    assert (summary.redriven, summary.complete) == (3, True)
 
 
 def test_a_large_event_is_one_batch_again(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import base64
 import binascii
 import dataclasses
 import heapq
+import itertools
 import logging
 import threading
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from streamcore._streamcore import Page
 from streamcore.errors import SourceError
+from streamcore.kpl import UserRecord, aggregate
 from streamcore.protocols import Fetched, ShardDescription, Start, StreamDescription
 from streamcore.sources._dynamodb_page import dynamodb_page
 
@@ -35,6 +37,8 @@ _AT_TIP = Fetched(None, 0)
 _AGAIN_MS = 1
 _MORE_RECORDS = 1000  # asked for where a range has more records than its messages' batches had
 _FAILURES_MAX = 8  # reads of a shard in a row; they are spread over half a minute
+_CONSUMER = "/consumer/"
+_ALL_KEYS = (0, 2**128 - 1)
 _PAGE_BYTES = 8 << 20  # of a page made of messages' own records: what one of them holds makes one batch again
 
 
@@ -46,7 +50,8 @@ class Range:
         messages: one or more.
         last: the last sequence number of all.
         found_first: the first record that there was; None before it is found, and where there is none.
-        found_last: the last record handed out so far.
+        read_last: the last record read so far.
+        found_last: the last record handed out so far: not the same where an aggregate was left out.
         complete: whether everything that there is has been handed out.
         unread: messages whose records cannot be made out, and why.
     """
@@ -54,6 +59,7 @@ class Range:
     messages: list[Message]
     last: str
     found_first: int | None = None
+    read_last: str | None = None
     found_last: str | None = None
     complete: bool = False
     unread: dict[Message, str] = field(default_factory=dict)
@@ -73,11 +79,11 @@ class Range:
         """Say which records of a message the stream no longer had; None where it had all."""
         if message.payload:
             return None
-        if self.found_first is None or self.found_last is None:
+        if self.found_first is None or self.read_last is None:
             return "all of its records have expired"
-        if message.last < self.found_first or message.first > int(self.found_last):
+        if message.last < self.found_first or message.first > int(self.read_last):
             return "all of its records have expired"
-        if message.first < self.found_first or message.last > int(self.found_last):
+        if message.first < self.found_first or message.last > int(self.read_last):
             return "a part of its records has expired; what was left was run"
         return None
 
@@ -128,6 +134,8 @@ class RedriveSource:
         self._format = first.format
         self._arn = event_source_arn
         self._stream = stream
+        self._apart = _CONSUMER in event_source_arn
+        self._hash_keys: dict[str, tuple[int, int]] = {}
         self._wakeup: Callable[[], None] | None = None
         self.shards = {
             shard_id: _Shard(shard_id, list(of_shard), self._reader_of(shard_id, records), on_read) for shard_id, of_shard in ranges.items()
@@ -145,7 +153,9 @@ class RedriveSource:
         """Return the shards of the messages. One that descends from another waits for it."""
         if self._stream is None:
             return [ShardDescription(shard_id, closed=True) for shard_id in self.shards]
-        parents = {shard.shard_id: shard.parents for shard in self._stream.list_shards()}
+        shards = self._stream.list_shards()
+        self._hash_keys = {shard.shard_id: shard.hash_keys for shard in shards if shard.hash_keys is not None}
+        parents = {shard.shard_id: shard.parents for shard in shards}
         listed = [shard_id for shard_id in parents if shard_id in self.shards]
         gone = [shard_id for shard_id in self.shards if shard_id not in parents]
         return [ShardDescription(shard_id, self._above(shard_id, parents), closed=True) for shard_id in (*gone, *listed)]
@@ -188,7 +198,8 @@ class RedriveSource:
         stream = self._stream
         if stream is None:
             return lambda one: _Merged(one, records)
-        return lambda one: _Stretch(stream, shard_id, one)
+        # With enhanced fan-out functions get what is inside of aggregates.
+        return lambda one: _Stretch(stream, shard_id, one, self._hash_keys.get(shard_id, _ALL_KEYS) if self._apart else None)
 
 
 class _Shard:
@@ -267,15 +278,19 @@ class _Shard:
 
 
 class _Stretch:
-    """Reads a range from the stream: from its first sequence number to its last."""
+    """Reads a range from the stream: from its first sequence number to its last.
 
-    def __init__(self, stream: Source, shard_id: str, one: Range) -> None:
+    With hash keys, those of the shard, aggregates of the Kinesis Producer Library are taken apart.
+    """
+
+    def __init__(self, stream: Source, shard_id: str, one: Range, hash_keys: tuple[int, int] | None) -> None:
         self._range = one
+        self._hash_keys = hash_keys
         self._left = sum(message.batch_size for message in one.messages)
-        if one.found_last is None:
+        if one.read_last is None:
             start = Start("AT_SEQUENCE_NUMBER", sequence_number=one.first)
         else:
-            start = Start("AFTER_SEQUENCE_NUMBER", sequence_number=one.found_last)
+            start = Start("AFTER_SEQUENCE_NUMBER", sequence_number=one.read_last)
         self._reader = stream.open(shard_id, start)
 
     def fetch(self, limit: int) -> Fetched | None:
@@ -293,9 +308,17 @@ class _Stretch:
             return None
         if one.found_first is None:
             one.found_first = int(first)
-        one.found_last = last
-        one.complete = int(last) >= int(one.last)
+        one.read_last = last
+        if self._hash_keys is not None:
+            kept, foreign = kept.deaggregate(*self._hash_keys)
+            if foreign:
+                _log.warning("left out %d aggregates with records of other shards, which Lambda leaves out too", foreign)
+        one.found_last = kept.last_sequence_number or one.found_last
         self._left -= len(kept)
+        if len(kept):
+            one.complete = int(last) >= int(one.last)
+        elif int(last) >= int(one.last):
+            return None
         return Fetched(kept, retry_after_ms=fetched.retry_after_ms or _AGAIN_MS)
 
     def close(self) -> None:
@@ -312,58 +335,64 @@ class _Merged:
         self._range = one
         self._records = records
         self._ahead = list(reversed(one.messages))
-        self._heap: list[tuple[int, int, int, list[dict[str, Any]]]] = []
+        self._heap: list[tuple[int, int, int, list[_Group]]] = []
         self._given = -1 if one.found_last is None else int(one.found_last)
 
     def fetch(self, limit: int) -> Fetched | None:
         one, size = self._range, 0
-        found: list[dict[str, Any]] = []
+        found: list[_Group] = []
         while len(found) < limit and size < _PAGE_BYTES:
             while self._ahead and (not self._heap or self._ahead[-1].first <= self._heap[0][0]):
                 self._load(self._ahead[-1])
                 self._ahead.pop()
             if not self._heap:
                 break
-            number, order, index, records = heapq.heappop(self._heap)
-            if index + 1 < len(records):
-                heapq.heappush(self._heap, (sequence_of(records[index + 1]), order, index + 1, records))
+            number, order, index, groups = heapq.heappop(self._heap)
+            if index + 1 < len(groups):
+                heapq.heappush(self._heap, (sequence_of(groups[index + 1][0]), order, index + 1, groups))
             if number > self._given:
                 self._given = number
-                found.append(records[index])
-                size += _size_of(records[index])
+                found.append(groups[index])
+                size += sum(map(_size_of, groups[index]))
         if not found:
             return None
         page = _page(found)
         if one.found_first is None:
-            one.found_first = sequence_of(found[0])
+            one.found_first = sequence_of(found[0][0])
         one.found_last = page.last_sequence_number
         one.complete = not self._heap and not self._ahead
         return Fetched(page, retry_after_ms=_AGAIN_MS)
 
     def _load(self, message: Message) -> None:
         try:
-            records = sorted(self._records(message), key=sequence_of)
-            _check(message, records)
+            groups = _groups(message, self._records(message))
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             self._range.unread[message] = f"its payload cannot be read: {error}"
             return
-        heapq.heappush(self._heap, (sequence_of(records[0]), len(self._ahead), 0, records))
+        heapq.heappush(self._heap, (sequence_of(groups[0][0]), len(self._ahead), 0, groups))
 
     def close(self) -> None:
         """Hold nothing more."""
         self._heap.clear()
 
 
-def _check(message: Message, records: list[dict[str, Any]]) -> None:
-    """Raise a ValueError where the records that a message holds cannot be those of its event."""
-    numbers = [sequence_of(record) for record in records]
-    if not numbers:
+# Records of one sequence number: one, or those of one aggregate that enhanced fan-out has taken apart.
+_Group = list[dict[str, Any]]
+
+
+def _groups(message: Message, records: list[dict[str, Any]]) -> list[_Group]:
+    """Return the records that a message holds by their sequence numbers.
+
+    Raises:
+        ValueError: they cannot be those of its event.
+    """
+    groups = [list(found) for _, found in itertools.groupby(sorted(records, key=sequence_of), key=sequence_of)]
+    if not groups:
         raise ValueError("it has no records")
-    if len(set(numbers)) < len(numbers):
-        raise ValueError("its records were taken out of aggregates, as with enhanced fan-out, which cannot be put in again")
-    if not (message.first <= numbers[0] and numbers[-1] <= message.last):
+    if not (message.first <= sequence_of(groups[0][0]) and sequence_of(groups[-1][0]) <= message.last):
         raise ValueError("its payload has records outside of the sequence numbers that it names")
-    _page(records)
+    _page(groups)
+    return groups
 
 
 def sequence_of(record: dict[str, Any]) -> int:
@@ -377,11 +406,19 @@ def _size_of(record: dict[str, Any]) -> int:
     return int(record["dynamodb"].get("SizeBytes") or 0)
 
 
-def _page(records: list[dict[str, Any]]) -> Page:
+def _page(groups: list[_Group]) -> Page:
     """Return a page of records as events have them."""
-    if records and "dynamodb" in records[0]:
-        return dynamodb_page(records)
-    return Page.from_records([_wire(record["kinesis"]) for record in records])
+    if "dynamodb" in groups[0][0]:
+        return dynamodb_page([record for group in groups for record in group])
+    page = Page.from_records([_wire(group[0]["kinesis"]) if len(group) == 1 else _aggregate(group) for group in groups])
+    # What was taken apart is put together and taken apart again, which gives each record its place within the sequence number.
+    return page if all(len(group) == 1 for group in groups) else page.deaggregate(*_ALL_KEYS)[0]
+
+
+def _aggregate(group: _Group) -> tuple[str, bytes, int, str]:
+    wires = [_wire(record["kinesis"]) for record in group]
+    key, _, arrival_ms, number = wires[0]
+    return key, aggregate([UserRecord(wire[0], wire[1]) for wire in wires]), arrival_ms, number
 
 
 def _wire(facts: dict[str, Any]) -> tuple[str, bytes, int, str]:
