@@ -296,8 +296,8 @@ class ShardSubscription:
     async def _at_end(self, last: _Event) -> bool:
         """Hand the last event over. An end that names no child shards must be in the listing too."""
         if not last.page.child_shards:
-            listed, closed = await self._source.aside(self._source.stream.is_listed, self._shard_id)
-            if listed and not closed:
+            listed = await self._source.aside(self._source.stream.find, self._shard_id)
+            if listed is not None and not listed.closed:
                 self._not_before = asyncio.get_running_loop().time() + _UNSURE_S
                 last = dataclasses.replace(last, ended=False)
         self._hand_over(last)
@@ -341,8 +341,7 @@ class ShardSubscription:
                 raise error
             _log.info("shard %s: the subscription broke off: %s", self._shard_id, error)
         elif error.kind == "not_found":
-            listed, _ = await self._source.aside(self._source.stream.is_listed, self._shard_id)
-            if listed:
+            if await self._source.aside(self._source.stream.find, self._shard_id) is not None:
                 raise error.unavailable(name) from error
             self._hand_over(_Event(Page.from_records([]), 0, ended=True, trimmed=True))
             return True
