@@ -18,6 +18,10 @@ pub(crate) struct FilterCriteria {
 #[pymethods]
 impl FilterCriteria {
     #[new]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "made of the argument for this call"
+    )]
     fn new(patterns: Vec<String>) -> PyResult<Self> {
         let filter =
             streamcore::FilterCriteria::new(&patterns).map_err(|error| filter_error(&error))?;
