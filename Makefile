@@ -52,7 +52,7 @@ test-py: $(VENV)/.wheel $(VENV)/.dev ## Run the Python tests and the examples in
 	$(PYTEST) tests
 	$(PYTEST) --doctest-modules --pyargs streamcore
 
-test-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.node $(PEERS)/.java ## Run the scenarios against servers from npm and Maven too
+test-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.node $(PEERS)/.java ## Compare with servers and libraries from npm and Maven
 	STREAMCORE_PEERS=$(CURDIR)/$(PEERS) $(PYTEST) tests/peers
 
 lint: $(VENV)/.dev ## Check format and lints of Rust and Python

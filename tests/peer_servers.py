@@ -54,7 +54,7 @@ def kinesis_local_server(port: int | None = None) -> Iterator[Server]:
 def dynamodb_local_server(port: int | None = None) -> Iterator[Server]:
     """Run DynamoDB Local, empty. SIGHUP makes it rotate its shards, see DynamoDbLocal.java."""
     port = port or free_port()
-    java = _folder("java")
+    java = java_folder()
     command = [
         "java",
         "-XX:TieredStopAtLevel=1",
@@ -65,6 +65,11 @@ def dynamodb_local_server(port: int | None = None) -> Iterator[Server]:
     ]
     with running("dynamodb-local", [*command, str(port)], port, ready=_listens) as server:
         yield server
+
+
+def java_folder() -> Path:
+    """Return where the programs from Maven are."""
+    return _folder("java")
 
 
 def _folder(path: str) -> Path:

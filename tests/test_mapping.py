@@ -201,7 +201,7 @@ def test_several_faults_are_named_at_once() -> None:
             id="factor and window",
         ),
         pytest.param(
-            {"filter_criteria": {"Filters": [{"Pattern": '{"data": [1]}'}]}, "tumbling_window_in_seconds": 10},
+            {"filter_criteria": {"Filters": [{"Pattern": '{"data": {"a": [1]}}'}]}, "tumbling_window_in_seconds": 10},
             "InvalidParameterValueException",
             None,
             "Filter criteria are not supported when tumbling window period is configured",
@@ -220,11 +220,7 @@ def test_an_empty_list_of_filters_goes_with_a_window_and_is_left_out() -> None:
     assert "FilterCriteria" not in with_window.to_aws()
 
 
-@pytest.mark.parametrize(
-    "values",
-    [{"tumbling_window_in_seconds": 10}, {"filter_criteria": {"Filters": [{"Pattern": '{"data": {"a": [1]}}'}]}}],
-    ids=["window", "filter"],
-)
+@pytest.mark.parametrize("values", [{"tumbling_window_in_seconds": 10}], ids=["window"])
 def test_what_is_not_carried_out_yet_is_valid_and_yet_refused(values: dict[str, Any]) -> None:
     (parameter,) = values
     with pytest.raises(ConfigError, match=f"{parameter} is not supported yet") as caught:
@@ -272,9 +268,25 @@ def test_what_is_no_filter_pattern_is_refused(pattern: str) -> None:
     assert str(refusal(filter_criteria={"Filters": [{"Pattern": pattern}]})).endswith(expected)
 
 
-def test_at_most_ten_filters() -> None:
-    text = "filter_criteria has 11 filters; at most 10 are allowed"
-    assert str(refusal(filter_criteria={"Filters": [{"Pattern": '{"data": [1]}'}] * 11})) == text
+def test_at_most_five_filters_or_ten_by_a_setting() -> None:
+    def criteria(count: int) -> dict[str, Any]:
+        return {"Filters": [{"Pattern": '{"data": {"a": [1]}}'}] * count}
+
+    error = refusal(filter_criteria=criteria(6))
+    assert str(error) == "filter_criteria has 6 filters; at most 5 are allowed"
+    assert "filters_max=10" in error.__notes__[0]
+    ten = mapping(filter_criteria=criteria(10), filters_max=10)
+    assert EventSourceMapping.from_aws(ten.to_aws(), filters_max=10) == ten
+    assert str(refusal(filter_criteria=criteria(11), filters_max=10)) == "filter_criteria has 11 filters; at most 10 are allowed"
+    assert str(refusal(filters_max=11)) == "filters_max must be 5 to 10, not 11"
+
+
+def test_patterns_are_compiled_once() -> None:
+    criteria = {"Filters": [{"Pattern": '{"data": {"city": ["Oslo"]}}'}]}
+    one = mapping(filter_criteria=criteria).compiled_filter
+    assert one is not None
+    assert one is mapping(filter_criteria=criteria, batch_size=7).compiled_filter
+    assert mapping().compiled_filter is None
 
 
 @pytest.mark.parametrize("destination", [QUEUE, "arn:aws:sns:us-east-2:123456789012:failed", "arn:aws:s3:::failed", "file:a/b c.ndjson"])
@@ -555,7 +567,7 @@ def test_two_functions_in_one_mapping_are_refused() -> None:
             "destination_config": st.sampled_from([None, {"OnFailure": {"Destination": QUEUE}}]),
             "metrics_config": st.sampled_from([None, {"Metrics": ["EventCount"]}]),
             "kms_key_arn": st.sampled_from(["", "arn:aws:kms:us-east-2:123456789012:key/1"]),
-            "filter_criteria": st.sampled_from([None, {"Filters": [{"Pattern": '{"data": [1]}'}]}]),
+            "filter_criteria": st.sampled_from([None, {"Filters": [{"Pattern": '{"data": {"a": [1]}}'}]}]),
             "enabled": st.booleans(),
             "event_source_arn": st.sampled_from([KINESIS, CONSUMER, DYNAMODB, file_stream_arn("x")]),
         }

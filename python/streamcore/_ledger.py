@@ -21,12 +21,13 @@ __all__ = ["Ledger", "stuck_batches"]
 class Counts:
     """Sums of the engine's counts over shards, those included that have left the engine."""
 
-    __slots__ = ("discarded", "duplicates", "expired", "failed_invocations", "invocations", "retries", "succeeded", "throttles")
+    __slots__ = ("discarded", "duplicates", "expired", "failed_invocations", "filtered", "invocations", "retries", "succeeded", "throttles")
 
     def __init__(self) -> None:
         self.succeeded = 0
         self.discarded = 0
         self.expired = 0
+        self.filtered = 0
         self.duplicates = 0
         self.invocations = 0
         self.failed_invocations = 0
@@ -110,6 +111,7 @@ class Ledger:
         return {
             "records": sums.succeeded + sums.discarded + sums.expired,
             "succeeded": sums.succeeded,
+            "filtered_records": sums.filtered,
             "expired": sums.expired,
             "duplicates": sums.duplicates,
             "invocations": sums.invocations,

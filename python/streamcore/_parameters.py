@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any, cast
 
-from streamcore._filter_pattern import is_pattern
 from streamcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["destination_config", "failed", "filter_criteria", "metrics_config", "raise_faults", "require_type"]
+    from streamcore._streamcore import FilterCriteria
+
+__all__ = ["compiled_filter", "destination_config", "failed", "filter_criteria", "metrics_config", "raise_faults", "require_type"]
 
 _METRICS = ("EventCount", "ErrorCount", "KafkaMetrics")
-_FILTERS_MAX = 10  # with a raised quota; five without
+_PATTERN_CHARACTERS_MAX = 4096
 _DESTINATION = re.compile(
     r"|file:.+|arn:aws[a-zA-Z0-9-]*:(sqs|sns):[a-z0-9-]+:\d{12}:[A-Za-z0-9_-]+|arn:aws[a-zA-Z0-9-]*:s3:::[^:/]+", re.DOTALL
 )
@@ -64,7 +66,7 @@ def _no_destination(name: str, destination: str) -> ConfigError:
     )
 
 
-def filter_criteria(criteria: object) -> dict[str, Any] | None:
+def filter_criteria(criteria: object, filters_max: int) -> dict[str, Any] | None:
     """Return the criteria in their one form, or None where they hold no filter."""
     name = "filter_criteria"
     if criteria is None:
@@ -72,19 +74,40 @@ def filter_criteria(criteria: object) -> dict[str, Any] | None:
     filters = _members(name, criteria, {"Filters"}).get("Filters") or []
     if not isinstance(filters, (list, tuple)):
         raise ConfigError(f"{name}.Filters must be a list, not {filters!r}", parameter=name)
-    if len(filters) > _FILTERS_MAX:
-        raise ConfigError(f"{name} has {len(filters)} filters; at most {_FILTERS_MAX} are allowed", parameter=name)
+    if len(filters) > filters_max:
+        error = ConfigError(f"{name} has {len(filters)} filters; at most {filters_max} are allowed", parameter=name)
+        error.add_note("AWS allows 5, and up to 10 where the quota of an account is raised: filters_max=10")
+        raise error
     patterns = [_members(f"{name}.Filters", one, {"Pattern"}).get("Pattern") for one in filters]
     for number, pattern in enumerate(patterns, start=1):
-        if isinstance(pattern, str) and len(pattern) > 4096:
+        if not isinstance(pattern, str):
+            raise _invalid_pattern(f"filter {number} is {pattern!r}; a pattern is the text of a JSON object")
+        if len(pattern) > _PATTERN_CHARACTERS_MAX:
             path = f"filterCriteria.filters.{number}.member.pattern"
             text = f"Value '{pattern}' at '{path}' failed to satisfy constraint: Member must have length less than or equal to 4096"
             raise_faults([(name, text)])
-        if not isinstance(pattern, str) or not is_pattern(pattern):
-            error = ConfigError("Invalid filter pattern definition.", parameter=name)
-            error.add_note(f"filter {number} is {pattern!r}; a pattern is a JSON object whose leaves are lists")
-            raise error
     return {"Filters": [{"Pattern": pattern} for pattern in patterns]} if patterns else None
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_filter(patterns: tuple[str, ...], *, has_data: bool) -> FilterCriteria:
+    """Compile the filters of a mapping, once for all its shards. `has_data` says that records have `data`, as those of Kinesis."""
+    from streamcore._streamcore import FilterCriteria  # noqa: PLC0415 - mappings without filters need no engine
+
+    try:
+        criteria = FilterCriteria(patterns)
+    except ConfigError as error:
+        raise _invalid_pattern(str(error)) from None
+    if has_data and criteria.wants_value_of("data"):
+        text = '"data" must be an object in the pattern, as {"data": {"city": ["Oslo"]}}: the data of a record is filtered as JSON'
+        raise _invalid_pattern(text)
+    return criteria
+
+
+def _invalid_pattern(why: str) -> ConfigError:
+    error = ConfigError("Invalid filter pattern definition.", parameter="filter_criteria")
+    error.add_note(why)
+    return error
 
 
 def metrics_config(config: object) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ class Totals:
     Attributes:
         records: records that are done: succeeded, discarded or expired.
         succeeded: records of batches that succeeded, or of the part of a batch that did.
+        filtered_records: records that no filter of their mapping let pass. They count nowhere else.
         expired: records that the stream's retention ended before they succeeded.
         duplicates: records that a source gave twice and the engine dropped.
         invocations: calls of functions that came to an end, throttles left out.
@@ -46,6 +47,7 @@ class Totals:
 
     records: int = 0
     succeeded: int = 0
+    filtered_records: int = 0
     expired: int = 0
     duplicates: int = 0
     invocations: int = 0

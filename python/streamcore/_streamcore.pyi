@@ -1,6 +1,6 @@
 """The engine. Times are milliseconds since the Unix epoch, sizes are bytes. Every class is frozen."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, final
 
 import numpy as np
@@ -15,6 +15,7 @@ __all__ = [
     "Columns",
     "Discard",
     "Engine",
+    "FilterCriteria",
     "Finished",
     "Offered",
     "Outcome",
@@ -121,6 +122,44 @@ class Page:
     def last_sequence_number(self) -> str | None: ...
 
 @final
+class FilterCriteria:
+    """The filters of a mapping, compiled: an event passes if one of the patterns matches it.
+
+    Patterns are those of the Lambda developer guide, "Control which events Lambda sends to your function". Lambda shows a pattern the
+    record with its data parsed: of Kinesis `{"data": ...}` beside `partitionKey` and the like, of DynamoDB Streams the record as in the
+    event, of Amazon SQS `{"body": ...}`. An engine whose mapping has filters does this by itself; this class is for other sources.
+
+    Args:
+        patterns: each a JSON object whose leaves are lists of values and operators.
+
+    Raises:
+        ConfigError: a pattern is not one, is longer than 4,096 characters, or has more than 1,024 combinations of alternatives.
+
+    Example:
+        >>> from streamcore import FilterCriteria
+        >>> cold = FilterCriteria(['{"body": {"celsius": [{"numeric": ["<", 0]}]}}'])
+        >>> cold.matches({"body": {"celsius": -3.5, "station": "Oslo"}})
+        True
+        >>> cold.matches('{"body": {"station": "Oslo"}}')
+        False
+    """
+
+    def __new__(cls, patterns: Iterable[str]) -> FilterCriteria: ...
+    @property
+    def patterns(self) -> list[str]: ...
+    def matches(self, event: str | bytes | Mapping[str, Any]) -> bool:
+        """Return whether one of the patterns matches an event, given as JSON or as what `json.dumps` takes.
+
+        As JSON nothing is lost: a number is compared with a pattern's number by its text, so 300, 300.0 and 3.0e2 differ.
+
+        Raises:
+            PageError: the event is not a JSON object.
+        """
+    def wants_value_of(self, name: str) -> bool:
+        """Return whether a pattern has a list of values, not an object, for `name` at its top."""
+    def __eq__(self, other: object, /) -> bool: ...
+
+@final
 class Offered:
     """What became of a page."""
 
@@ -129,13 +168,16 @@ class Offered:
         """False where the budget or the span of the shard is used up; nothing was taken in, offer the page again later."""
     @property
     def records(self) -> int:
-        """Records taken in, those that are already complete included."""
+        """Records taken in, those included that are already complete or filtered out."""
     @property
     def duplicates(self) -> int:
         """Records dropped because their position had been taken in before."""
     @property
     def complete(self) -> int:
         """Records that the restored checkpoint says are complete; they are not handed out again."""
+    @property
+    def filtered(self) -> int:
+        """Records that no filter of the mapping let pass; they are complete too."""
 
 @final
 class Want:
@@ -363,6 +405,9 @@ class ShardStats:
     @property
     def already_complete(self) -> int:
         """Records that the restored checkpoint knew as complete."""
+    @property
+    def filtered(self) -> int:
+        """Records that no filter of the mapping let pass."""
     @property
     def succeeded(self) -> int:
         """Records whose function succeeded."""

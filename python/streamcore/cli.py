@@ -173,6 +173,10 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
         "SQS queue, a standard SNS topic or an S3 bucket",
     )
 
+    lambda_.add_argument(
+        "--filter-criteria", metavar="CRITERIA", help="""which records are processed: '{"Filters": [{"Pattern": "{...}"}]}'"""
+    )
+
     running = run.add_argument_group("running")
     running.add_argument(
         "--state",
@@ -193,6 +197,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     running.add_argument(
         "--clock", choices=["replay", "wall"], help="time of windows and ages: that of the recorded data, or of the wall (a file: replay)"
     )
+    running.add_argument("--filters-max", type=int, metavar="N", help="most filters: 5, or up to 10 where AWS has raised the quota (5)")
     running.add_argument("--running-max", type=int, metavar="N", help="most batches at a time, over all shards")
     running.add_argument("--checkpoint-interval", type=float, default=1.0, metavar="S", help="seconds between saves (1); 0: each batch")
     running.add_argument(
@@ -342,7 +347,8 @@ def _report(arguments: argparse.Namespace, summary: Summary, error: BaseExceptio
     if arguments.fail_on_discard and summary.discards:
         _print_error(f"{summary.discarded_records} records were discarded, and --fail-on-discard says that this is a failure")
         return 1
-    if summary.reason == "ended" and not summary.records and not arguments.json and arguments.state != _NO_STATE:
+    done = summary.records or summary.filtered_records
+    if summary.reason == "ended" and not done and not arguments.json and arguments.state != _NO_STATE:
         _print_error(
             "nothing was left to process: the state file says that all of it is done; "
             f"`streamcore state rewind {arguments.state or _DEFAULT_STATE} --to TRIM_HORIZON` begins anew"
@@ -361,6 +367,7 @@ def _summary_text(summary: Summary) -> str:
         ("  succeeded", f"{summary.succeeded:,}"),
         ("  discarded", f"{summary.discarded_records:,}" + (f" ({conditions})" if conditions else "")),
         ("  expired", f"{summary.expired:,}" if summary.expired else ""),
+        ("filtered out", f"{summary.filtered_records:,}" if summary.filtered_records else ""),
         ("invocations", f"{summary.invocations:,}"),
         ("  failed", f"{summary.failed_invocations:,}"),
         ("  retries", f"{summary.retries:,}"),
@@ -472,6 +479,10 @@ def _mapping(arguments: argparse.Namespace, source: Source, function: Function) 
     values: dict[str, Any] = {name: getattr(arguments, name) for name in options if getattr(arguments, name) is not None}
     if arguments.destination_config is not None:
         values["destination_config"] = parse_destination_config(arguments.destination_config)
+    if arguments.filter_criteria is not None:
+        values["filter_criteria"] = _json_option("--filter-criteria", arguments.filter_criteria)
+    if arguments.filters_max is not None:
+        values["filters_max"] = arguments.filters_max
     if arguments.starting_position_timestamp is not None:
         values["starting_position_timestamp"] = _timestamp(arguments.starting_position_timestamp)
     arn = source.describe().event_source_arn
@@ -508,6 +519,14 @@ def _timestamp(text: str) -> Any:
         right = "a time such as 2026-01-31T12:00:00Z, or epoch seconds"
         raise _UsageError(f"--starting-position-timestamp must be {right}, not {text!r}") from None
     return instant if instant.tzinfo is not None else instant.replace(tzinfo=UTC)
+
+
+def _json_option(name: str, text: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(text)
+    except ValueError as error:
+        raise _UsageError(f"{name} is not JSON: {error}") from None
+    return value
 
 
 @contextlib.contextmanager

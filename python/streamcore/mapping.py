@@ -16,11 +16,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from streamcore._parameters import destination_config, failed, filter_criteria, metrics_config, raise_faults, require_type
+from streamcore._parameters import (
+    compiled_filter,
+    destination_config,
+    failed,
+    filter_criteria,
+    metrics_config,
+    raise_faults,
+    require_type,
+)
 from streamcore.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from streamcore._streamcore import FilterCriteria
 
 __all__ = ["EventSourceMapping", "file_stream_arn", "local_function_arn", "memory_stream_arn"]
 
@@ -164,10 +174,13 @@ class EventSourceMapping:
         function_response_types: empty, or ("ReportBatchItemFailures",).
         destination_config: `{"OnFailure": {"Destination": WHERE}}`: the ARN of an SQS queue, an SNS topic or an S3 bucket, or `file:PATH`,
             which only streamcore knows. None for no destination.
-        filter_criteria: `{"Filters": [{"Pattern": JSON}, ...]}`, at most 10; None for no filter. Not together with a window.
+        filter_criteria: `{"Filters": [{"Pattern": JSON}, ...]}`, at most 5, or `filters_max`: only records that one of the patterns
+            matches reach the function. A pattern has at most 4,096 characters. None for no filter. Not together with a window.
         kms_key_arn: key that encrypts the filter criteria on AWS; kept, not used.
         metrics_config: `{"Metrics": ["EventCount"]}`, or None.
         enabled: whether the mapping runs.
+        filters_max: most filters of the mapping: 5, or up to 10 where AWS has raised the quota of the account. No part of the mapping on
+            AWS, and not compared.
         uuid: names the mapping. By default made from event source ARN and function ARN, so that the same mapping finds its checkpoints
             again in the next run.
         execution_role_arn: the role that events name in `invokeIdentityArn`; by default role `streamcore` in the function's account.
@@ -204,6 +217,7 @@ class EventSourceMapping:
     kms_key_arn: str = ""
     metrics_config: Mapping[str, Any] | None = field(default=None, hash=False)
     enabled: bool = True
+    filters_max: int = field(default=5, compare=False)
     uuid: str = ""
     execution_role_arn: str = ""
 
@@ -213,14 +227,18 @@ class EventSourceMapping:
         self._check_model()
         self._check_source()
         self._check_combinations()
+        self._check_filters_max()
         self._set(destination_config=destination_config(self.destination_config))
-        self._set(filter_criteria=filter_criteria(self.filter_criteria), metrics_config=metrics_config(self.metrics_config))
+        self._set(
+            filter_criteria=filter_criteria(self.filter_criteria, self.filters_max), metrics_config=metrics_config(self.metrics_config)
+        )
+        _ = self.compiled_filter
         if self.tumbling_window_in_seconds and self.filter_criteria:
             raise ConfigError("Filter criteria are not supported when tumbling window period is configured")
         self._check_identity()
 
     @classmethod
-    def from_aws(cls, config: Mapping[str, Any], *, execution_role_arn: str = "") -> EventSourceMapping:
+    def from_aws(cls, config: Mapping[str, Any], *, execution_role_arn: str = "", filters_max: int = 5) -> EventSourceMapping:
         """Read a mapping from what AWS's API takes or gives.
 
         Args:
@@ -228,6 +246,7 @@ class EventSourceMapping:
                 answer, `State` tells whether the mapping is enabled; members on how it fares are ignored, and so are `Tags`. A
                 `FunctionName` that is no full ARN gets region and account of the stream.
             execution_role_arn: see the class; the API does not tell it.
+            filters_max: see the class.
 
         Raises:
             ConfigError: a value is not allowed, a member is unknown or belongs to another kind of source.
@@ -261,7 +280,7 @@ class EventSourceMapping:
         timestamp = values.get("starting_position_timestamp")
         if isinstance(timestamp, str):
             values["starting_position_timestamp"] = _parsed_timestamp(timestamp)
-        return cls(**values, execution_role_arn=execution_role_arn)
+        return cls(**values, execution_role_arn=execution_role_arn, filters_max=filters_max)
 
     def to_aws(self) -> dict[str, Any]:
         """Return the members of GetEventSourceMapping's answer that say what the mapping is, in the order in which AWS sends them.
@@ -302,11 +321,19 @@ class EventSourceMapping:
         """Raise if the mapping asks for something that this version does not carry out.
 
         Raises:
-            ConfigError: it has a tumbling window or filter criteria; both come in a later version.
+            ConfigError: it has a tumbling window, which comes in a later version.
         """
-        for parameter in ("tumbling_window_in_seconds", "filter_criteria"):
-            if getattr(self, parameter):
-                raise ConfigError(f"{parameter} is not supported yet; leave it out", parameter=parameter)
+        if self.tumbling_window_in_seconds:
+            name = "tumbling_window_in_seconds"
+            raise ConfigError(f"{name} is not supported yet; leave it out", parameter=name)
+
+    @property
+    def compiled_filter(self) -> FilterCriteria | None:
+        """The filters, compiled once for all shards; None without any."""
+        if self.filter_criteria is None:
+            return None
+        patterns = tuple(one["Pattern"] for one in self.filter_criteria["Filters"])
+        return compiled_filter(patterns, has_data=self.source_kind != "dynamodb")
 
     @property
     def source_kind(self) -> Literal["kinesis", "dynamodb", "file", "memory"]:
@@ -424,6 +451,11 @@ class EventSourceMapping:
             raise ConfigError("Timestamp only valid with StartingPosition AT_TIMESTAMP", parameter=name)
         if cast("int", self.starting_position_timestamp_ms) > time.time() * 1000:
             raise ConfigError(f"StartingPositionTimestamp {timestamp} is in the future", parameter=name)
+
+    def _check_filters_max(self) -> None:
+        require_type("filters_max", self.filters_max, int)
+        if not 5 <= self.filters_max <= 10:
+            raise ConfigError(f"filters_max must be 5 to 10, not {self.filters_max}", parameter="filters_max")
 
     def _check_combinations(self) -> None:
         if self.parallelization_factor > 1 and self.tumbling_window_in_seconds:

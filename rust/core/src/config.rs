@@ -1,6 +1,9 @@
 //! What a mapping and a shard are told: Lambda's parameters in the core's units, and the names that events carry.
 
+use std::sync::Arc;
+
 use crate::checkpoint::{CheckpointKey, Start};
+use crate::filter::FilterCriteria;
 use crate::page::Format;
 
 /// The largest payload of an invocation: Invoke answers that a request "must be smaller than 6291456 bytes".
@@ -38,6 +41,8 @@ pub struct MappingConfig {
     pub bisect_batch_on_function_error: bool,
     /// Whether `FunctionResponseTypes` holds `ReportBatchItemFailures`.
     pub report_batch_item_failures: bool,
+    /// `FilterCriteria`; None for every record.
+    pub filter: Option<Arc<FilterCriteria>>,
     /// The largest event in bytes; [`PAYLOAD_BYTES_MAX`] on AWS.
     pub payload_bytes_max: u32,
 }
@@ -53,6 +58,7 @@ impl Default for MappingConfig {
             record_age_max_ms: None,
             bisect_batch_on_function_error: false,
             report_batch_item_failures: false,
+            filter: None,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }

@@ -15,6 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{MappingConfig, ShardConfig};
 use crate::discard::{Confirmation, DiscardId};
 use crate::error::UsageError;
+use crate::filter::{Sieve, Sifted};
 use crate::page::Page;
 use crate::shard::{Finished, Offered, Shard, Snapshot, Task, Want};
 use crate::stats::ShardStats;
@@ -263,7 +264,31 @@ impl Engine {
         millis_behind: Option<i64>,
         now: i64,
     ) -> Result<Offered, UsageError> {
-        let page = page.into();
+        self.offer_sifted(shard, page.into(), None, millis_behind, now)
+    }
+
+    /// What a shard's records go through, to judge a page outside of a lock; None where its mapping has no filters.
+    ///
+    /// # Errors
+    ///
+    /// There is no such shard.
+    pub fn sieve(&mut self, shard: u32) -> Result<Option<Sieve>, UsageError> {
+        Ok(self.place(shard)?.shard.sieve())
+    }
+
+    /// [`Self::offer`] of a page that [`Self::sieve`] has judged.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::offer`].
+    pub fn offer_sifted(
+        &mut self,
+        shard: u32,
+        page: Arc<Page>,
+        sifted: Option<Sifted>,
+        millis_behind: Option<i64>,
+        now: i64,
+    ) -> Result<Offered, UsageError> {
         let bytes = page.held_bytes();
         self.place(shard)?;
         let place = self.places[index(shard)].as_ref().expect("looked up above");
@@ -274,10 +299,13 @@ impl Engine {
                 records: 0,
                 duplicates: 0,
                 complete: 0,
+                filtered: 0,
             });
         }
         let empty = page.is_empty();
-        let offered = self.step(shard, |place| place.shard.offer(page, millis_behind, now))??;
+        let offered = self.step(shard, |place| {
+            place.shard.offer(page, sifted, millis_behind, now)
+        })??;
         let place = self.place(shard)?;
         if !empty {
             place.page_bytes = (3 * place.page_bytes + bytes) / 4;

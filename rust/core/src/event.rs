@@ -181,7 +181,7 @@ impl EventTemplate {
 }
 
 /// Append milliseconds as seconds, without trailing zeros: 1500 is `1.5`, -2000 is `-2`.
-fn write_seconds(ms: i64, out: &mut Vec<u8>) {
+pub(crate) fn write_seconds(ms: i64, out: &mut Vec<u8>) {
     if ms < 0 {
         out.push(b'-');
     }

@@ -32,6 +32,8 @@ pub(crate) struct Scanner<'a> {
     at: usize,
     /// Neither white space nor a backslash has been read since this was last set; for [`Self::copy`].
     is_canonical: bool,
+    /// Half surrogate pairs are let pass; [`Self::value`] still refuses the strings that have one.
+    is_lenient: bool,
 }
 
 impl<'a> Scanner<'a> {
@@ -41,7 +43,21 @@ impl<'a> Scanner<'a> {
             bytes: text.as_bytes(),
             at: 0,
             is_canonical: true,
+            is_lenient: false,
         }
+    }
+
+    /// A scanner for texts of others, which may hold half surrogate pairs.
+    pub(crate) fn lenient(text: &'a str) -> Self {
+        Self {
+            is_lenient: true,
+            ..Self::new(text)
+        }
+    }
+
+    /// How far it has read.
+    pub(crate) fn offset(&self) -> usize {
+        self.at
     }
 
     /// What a literal means.
@@ -181,6 +197,7 @@ impl<'a> Scanner<'a> {
         loop {
             match self.bytes.get(at) {
                 Some(b'"') => break,
+                Some(b'\\') if self.is_lenient => at = escape_end(self.bytes, at)?,
                 Some(b'\\') => at = escape(self.bytes, at)?.1,
                 Some(&found) => return Err(PageError::ControlCharacter { offset: at, found }),
                 None => return Err(self.truncated("the end of a string")),
@@ -271,7 +288,8 @@ impl<'a> Scanner<'a> {
         Ok(is_null)
     }
 
-    fn word(&mut self, word: &'static str) -> Result<()> {
+    /// Read `true`, `false` or `null`.
+    pub(crate) fn word(&mut self, word: &'static str) -> Result<()> {
         for expected in word.bytes() {
             match self.bytes.get(self.at) {
                 Some(&found) if found == expected => self.at += 1,
@@ -329,9 +347,18 @@ impl<'a> Scanner<'a> {
         Ok(offset)
     }
 
+    /// Read the opening byte of an object or an array, and the closing one if nothing stands between them. False then.
+    #[inline]
+    pub(crate) fn opens(&mut self, open: u8, close: u8) -> Result<bool> {
+        self.open(open, "an object or an array")?;
+        let is_empty = self.peek("a value or the end")?.0 == close;
+        self.at += usize::from(is_empty);
+        Ok(!is_empty)
+    }
+
     /// Read a comma (true) or the closing byte (false).
     #[inline]
-    fn goes_on(&mut self, close: u8, expected: &'static str) -> Result<bool> {
+    pub(crate) fn goes_on(&mut self, close: u8, expected: &'static str) -> Result<bool> {
         let (found, offset) = self.peek(expected)?;
         if found != b',' && found != close {
             return Err(unexpected(offset, found, expected));
@@ -341,57 +368,107 @@ impl<'a> Scanner<'a> {
     }
 
     /// Read past one value of any type.
+    ///
+    /// This is where most of the time of reading goes. So the place is kept in a variable, not in `self`, and what is rare is done by
+    /// the functions that read values.
     pub(crate) fn skip(&mut self) -> Result<()> {
+        let bytes = self.bytes;
         // Bit i tells whether level i is an object; the loop replaces recursion.
         let mut objects = 0_u128;
         let mut depth = 0;
+        let mut is_name = false;
+        let mut blanks = 0;
+        let mut at = self.at;
         loop {
-            let (byte, offset) = self.peek("a value")?;
-            match byte {
-                b'"' => drop(self.string("a string")?),
-                b'-' | b'0'..=b'9' => drop(self.number("a number")?),
-                b't' => self.word("true")?,
-                b'f' => self.word("false")?,
-                b'n' => self.word("null")?,
-                b'{' | b'[' => {
-                    if depth == DEPTH_MAX {
-                        return Err(PageError::TooDeep {
-                            offset,
-                            max: DEPTH_MAX,
-                        });
-                    }
-                    self.at += 1;
-                    let is_object = byte == b'{';
-                    let close = if is_object { b'}' } else { b']' };
-                    if self.peek("a value or the end")?.0 == close {
-                        self.at += 1;
+            at = skip_blanks(bytes, at, &mut blanks);
+            match bytes.get(at) {
+                Some(b'"') => {
+                    let end = special(bytes, at + 1);
+                    if bytes.get(end) == Some(&b'"') {
+                        at = end + 1;
                     } else {
-                        objects = objects << 1 | u128::from(is_object);
-                        depth += 1;
-                        if is_object {
-                            self.name()?;
+                        at = self.after(at, |scanner| scanner.string("a string").map(drop))?;
+                    }
+                    if is_name {
+                        at = skip_blanks(bytes, at, &mut blanks);
+                        if bytes.get(at) != Some(&b':') {
+                            return self
+                                .after(at, |scanner| scanner.open(b':', ": after a name").map(drop))
+                                .map(drop);
                         }
+                        at += 1;
+                        is_name = false;
                         continue;
                     }
                 }
-                found => return Err(unexpected(offset, found, "a value")),
+                Some(_) if is_name => {
+                    return self
+                        .after(at, |scanner| scanner.string("a name in quotes").map(drop))
+                        .map(drop);
+                }
+                Some(&byte @ (b'-' | b'0'..=b'9')) => {
+                    let whole = at + usize::from(byte == b'-');
+                    let mut end = skip_digits(bytes, whole);
+                    let mut is_plain = end == whole + 1 || end > whole && bytes[whole] != b'0';
+                    if bytes.get(end) == Some(&b'.') {
+                        let fraction = end + 1;
+                        end = skip_digits(bytes, fraction);
+                        is_plain &= end > fraction;
+                    }
+                    if is_plain && !matches!(bytes.get(end), Some(b'e' | b'E')) {
+                        at = end;
+                    } else {
+                        at = self.after(at, |scanner| scanner.number("a number").map(drop))?;
+                    }
+                }
+                Some(&byte @ (b'{' | b'[')) => {
+                    if depth == DEPTH_MAX {
+                        return Err(PageError::TooDeep {
+                            offset: at,
+                            max: DEPTH_MAX,
+                        });
+                    }
+                    let is_object = byte == b'{';
+                    let close = if is_object { b'}' } else { b']' };
+                    at = skip_blanks(bytes, at + 1, &mut blanks);
+                    if bytes.get(at) == Some(&close) {
+                        at += 1;
+                    } else {
+                        objects = objects << 1 | u128::from(is_object);
+                        depth += 1;
+                        is_name = is_object;
+                        continue;
+                    }
+                }
+                Some(b't') => at = self.after(at, |scanner| scanner.word("true"))?,
+                Some(b'f') => at = self.after(at, |scanner| scanner.word("false"))?,
+                Some(b'n') => at = self.after(at, |scanner| scanner.word("null"))?,
+                Some(&found) => return Err(unexpected(at, found, "a value")),
+                None => return Err(self.truncated("a value")),
             }
             // A value has ended: close what ends with it, or go on to the next one.
             loop {
                 if depth == 0 {
+                    self.is_canonical &= blanks == 0;
+                    self.at = at;
                     return Ok(());
                 }
+                at = skip_blanks(bytes, at, &mut blanks);
                 let is_object = objects & 1 == 1;
-                let (close, expected) = if is_object {
-                    (b'}', ", or }")
-                } else {
-                    (b']', ", or ]")
-                };
-                if self.goes_on(close, expected)? {
-                    if is_object {
-                        self.name()?;
+                let close = if is_object { b'}' } else { b']' };
+                match bytes.get(at) {
+                    Some(b',') => {
+                        at += 1;
+                        is_name = is_object;
+                        break;
                     }
-                    break;
+                    Some(&byte) if byte == close => at += 1,
+                    _ => {
+                        let expected = if is_object { ", or }" } else { ", or ]" };
+                        return self
+                            .after(at, |scanner| scanner.goes_on(close, expected).map(drop))
+                            .map(drop);
+                    }
                 }
                 objects >>= 1;
                 depth -= 1;
@@ -399,10 +476,19 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn name(&mut self) -> Result<()> {
-        self.string("a name in quotes")?;
+    /// Read what stands at `at` with `read`, and give where the text goes on.
+    fn after(&mut self, at: usize, read: impl FnOnce(&mut Self) -> Result<()>) -> Result<usize> {
+        self.at = at;
+        read(self)?;
+        Ok(self.at)
+    }
+
+    /// Read a name and the colon after it.
+    #[inline]
+    pub(crate) fn name(&mut self) -> Result<Text> {
+        let name = self.string("a name in quotes")?;
         self.open(b':', ": after a name")?;
-        Ok(())
+        Ok(name)
     }
 
     /// Check that nothing but white space follows.
@@ -446,18 +532,30 @@ pub(crate) fn kind(byte: u8) -> Option<&'static str> {
 
 /// The first quote, backslash or control character from `start` on; the length if there is none.
 ///
-/// Most strings are short, so it begins with words of eight bytes, which tell the place at once. Long ones go on in blocks, which
-/// only tell whether there is one.
+/// Most strings are short, so it begins with a word of sixteen bytes, which tells the place at once: how long a string is cannot be
+/// guessed, and a branch for each eight bytes would be guessed wrong too often.
 #[inline]
 fn special(bytes: &[u8], start: usize) -> usize {
+    if let Some(word) = bytes.get(start..).and_then(<[u8]>::first_chunk) {
+        let marks = special_in_word(u128::from_le_bytes(*word));
+        if marks != 0 {
+            return start + (marks.trailing_zeros() / 8) as usize;
+        }
+    }
+    special_far(bytes, start)
+}
+
+/// The same for longer strings: a few words, then blocks, which only tell whether there is one.
+#[inline(never)]
+fn special_far(bytes: &[u8], start: usize) -> usize {
     let mut rest = &bytes[start..];
     loop {
-        for _ in 0..8 {
+        for _ in 0..4 {
             let Some((word, after)) = rest.split_first_chunk() else {
                 let plain = rest.iter().take_while(|byte| !is_special(**byte)).count();
                 return bytes.len() - rest.len() + plain;
             };
-            let marks = special_in_word(u64::from_le_bytes(*word));
+            let marks = special_in_word(u128::from_le_bytes(*word));
             if marks != 0 {
                 return bytes.len() - rest.len() + (marks.trailing_zeros() / 8) as usize;
             }
@@ -476,15 +574,42 @@ fn special(bytes: &[u8], start: usize) -> usize {
     }
 }
 
+/// Where the next byte stands that is no white space. Counts what is passed.
+#[inline]
+fn skip_blanks(bytes: &[u8], mut at: usize, blanks: &mut usize) -> usize {
+    while let Some(b' ' | b'\n' | b'\r' | b'\t') = bytes.get(at) {
+        at += 1;
+        *blanks += 1;
+    }
+    at
+}
+
+#[inline]
+fn skip_digits(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        const ONES: u64 = u64::MAX / 255;
+        let digits = u64::from_le_bytes(*word) ^ (ONES * u64::from(b'0'));
+        let others = (((digits & (ONES * 0x7f)) + ONES * 0x76) | digits) & (ONES * 0x80);
+        if others != 0 {
+            return at + (others.trailing_zeros() / 8) as usize;
+        }
+        at += 8;
+    }
+    while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    at
+}
+
 /// A word whose lowest set bit is the high bit of the first special byte; 0 if there is none.
 ///
 /// `x - 0x01..` sets the high bit of a zero byte, and of bytes after it at worst, never before (Hacker's Delight, 6-1).
 #[inline]
-fn special_in_word(word: u64) -> u64 {
-    const ONES: u64 = u64::MAX / 255;
-    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
+fn special_in_word(word: u128) -> u128 {
+    const ONES: u128 = u128::MAX / 255;
+    let below = |word: u128, limit: u8| word.wrapping_sub(ONES * u128::from(limit)) & !word;
     let quote_or_control = below(word ^ (ONES * 2), 0x21);
-    let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
+    let backslash = below(word ^ (ONES * u128::from(b'\\')), 1);
     (quote_or_control | backslash) & (ONES * 0x80)
 }
 
@@ -514,6 +639,16 @@ fn escape(bytes: &[u8], at: usize) -> Result<(char, usize)> {
         }
     };
     Ok((simple, at + 2))
+}
+
+/// Where the text goes on after the escape at `at`, whatever character it means.
+#[cold]
+fn escape_end(bytes: &[u8], at: usize) -> Result<usize> {
+    if bytes.get(at + 1) == Some(&b'u') {
+        code_unit(bytes, at)?;
+        return Ok(at + 6);
+    }
+    Ok(escape(bytes, at)?.1)
 }
 
 fn unicode_escape(bytes: &[u8], at: usize) -> Result<(char, usize)> {
@@ -644,7 +779,13 @@ pub(crate) struct Number<'a> {
     exponent: i64,
 }
 
-impl Number<'_> {
+impl<'a> Number<'a> {
+    /// The number as it is written.
+    #[inline]
+    pub(crate) fn text(&self) -> &'a str {
+        self.text
+    }
+
     /// The number times ten to the power of `scale`, rounded to the nearest integer, halves away from zero. There is no floating
     /// point in it, so it is exact.
     #[inline]

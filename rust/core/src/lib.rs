@@ -155,6 +155,7 @@ mod discard;
 mod engine;
 mod error;
 mod event;
+mod filter;
 mod json;
 mod lanes;
 mod marks;
@@ -179,6 +180,7 @@ pub use discard::{Condition, Confirmation, Discard, DiscardId};
 pub use engine::{BUDGET_BYTES, Engine, Taken};
 pub use error::{PageError, PositionError, UsageError};
 pub use event::{ENVELOPE_BYTES, EventIdentity, EventTemplate};
+pub use filter::{FilterCriteria, FilterError, PATTERN_CHARACTERS_MAX, Sieve, Sifted};
 pub use lanes::{
     KeyAttribute, KeyError, KeyType, LANE_FUNCTION_VERSION, dynamodb_key_bytes, key_hash, lane,
 };

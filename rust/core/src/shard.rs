@@ -23,6 +23,7 @@ use crate::config::{FETCH_RECORDS_MAX, MappingConfig, SPAN_MAX, ShardConfig};
 use crate::discard::Discard;
 use crate::error::UsageError;
 use crate::event::{EventIdentity, EventTemplate};
+use crate::filter::{Sieve, Sifted};
 use crate::lanes::{LANE_FUNCTION_VERSION, lane};
 use crate::marks::{FormerLanes, LaneMarks};
 use crate::page::Page;
@@ -36,12 +37,14 @@ use crate::trace::Event;
 pub struct Offered {
     /// False where there is no room; nothing was taken in.
     pub accepted: bool,
-    /// Records taken in, those that are already complete included.
+    /// Records taken in, those included that are already complete or filtered out.
     pub records: u32,
     /// Records dropped because their position had been taken in before.
     pub duplicates: u32,
     /// Records that the restored checkpoint knows as complete.
     pub complete: u32,
+    /// Records that no filter of the mapping let pass; they are complete too.
+    pub filtered: u32,
 }
 
 /// Leave to fetch.
@@ -283,7 +286,15 @@ impl Shard {
         self.refresh_waiting(now);
     }
 
+    /// What the shard's records go through; None where the mapping has no filters.
+    #[must_use]
+    pub fn sieve(&self) -> Option<Sieve> {
+        Sieve::of(&self.info)
+    }
+
     /// Takes a page in, whole or not at all. Records at or below the last position taken in are dropped and counted.
+    ///
+    /// `sifted` says which records pass the filters, where [`Self::sieve`] has judged the page already; else they are judged here.
     ///
     /// # Errors
     ///
@@ -291,6 +302,7 @@ impl Shard {
     pub fn offer(
         &mut self,
         mut page: Arc<Page>,
+        sifted: Option<Sifted>,
         millis_behind: Option<i64>,
         now: i64,
     ) -> Result<Offered, UsageError> {
@@ -312,21 +324,24 @@ impl Shard {
                 })?;
         }
         self.millis_behind = millis_behind;
-        let (page, duplicates) = self.without_duplicates(page);
+        let sifted = sifted.or_else(|| self.sieve().map(|sieve| sieve.sift(&page)));
+        let (page, sifted, duplicates) = self.without_duplicates(page, sifted);
         let records = u32::try_from(page.len()).expect("a page has less than 2^32 records");
         self.counters.duplicates += u64::from(duplicates);
-        let mut complete = 0;
+        let (mut complete, mut filtered) = (0, 0);
         if records > 0 {
-            complete = self.sort_in(page, now);
+            (complete, filtered) = self.sort_in(page, sifted.as_ref(), now);
             self.counters.records += u64::from(records);
             self.counters.already_complete += u64::from(complete);
-            self.changed += u64::from(complete > 0);
+            self.counters.filtered += u64::from(filtered);
+            self.changed += u64::from(complete + filtered > 0);
         }
         if records > 0 || duplicates > 0 {
             self.note(|| Event::Offered {
                 records,
                 duplicates,
                 complete,
+                filtered,
             });
         }
         self.after_step();
@@ -335,6 +350,7 @@ impl Shard {
             records,
             duplicates,
             complete,
+            filtered,
         })
     }
 
@@ -344,7 +360,11 @@ impl Shard {
         known.map(|position| &position.sequence)
     }
 
-    fn without_duplicates(&self, page: Arc<Page>) -> (Arc<Page>, u32) {
+    fn without_duplicates(
+        &self,
+        page: Arc<Page>,
+        sifted: Option<Sifted>,
+    ) -> (Arc<Page>, Option<Sifted>, u32) {
         let mut highest = self.last_taken_in.as_ref().map_or(("", 0), |position| {
             (position.sequence.as_str(), position.sub)
         });
@@ -367,24 +387,30 @@ impl Shard {
             }
         }
         if dropped == 0 {
-            (page, 0)
-        } else {
-            (Arc::new(page.compact(&fresh)), dropped)
+            return (page, sifted, 0);
         }
+        let sifted = sifted.map(|sifted| sifted.compact(&fresh));
+        (Arc::new(page.compact(&fresh)), sifted, dropped)
     }
 
-    /// Gives each record its lane. Returns how many were complete already.
-    fn sort_in(&mut self, page: Arc<Page>, now: i64) -> u32 {
+    /// Gives each record its lane. Returns how many were complete already, and how many of the others are filtered out.
+    fn sort_in(&mut self, page: Arc<Page>, sifted: Option<&Sifted>, now: i64) -> (u32, u32) {
         let factor = self.mapping().parallelization_factor;
         let mut lanes = std::mem::take(&mut self.scratch);
         lanes.clear();
+        let (mut complete, mut filtered) = (0, 0);
         lanes.extend((0..page.len()).map(|index| {
             let hash = page.key_hash(index);
-            let complete =
-                !self.former.is_empty() && self.former.has_completed(hash, &page.position(index));
-            (!complete).then(|| lane(hash, factor))
+            if !self.former.is_empty() && self.former.has_completed(hash, &page.position(index)) {
+                complete += 1;
+                return None;
+            }
+            if sifted.is_some_and(|sifted| !sifted.passes[index]) {
+                filtered += 1;
+                return None;
+            }
+            Some(lane(hash, factor))
         }));
-        let complete = lanes.iter().filter(|lane| lane.is_none()).count();
         let last = page.position(page.len() - 1);
         let first_ordinal = self.next_ordinal;
         self.next_ordinal += u64::try_from(page.len()).expect("a page has less than 2^32 records");
@@ -401,7 +427,7 @@ impl Shard {
                 }
             }
         }
-        u32::try_from(complete).expect("a page has less than 2^32 records")
+        (complete, filtered)
     }
 
     /// Says that the source has no further record for this shard, ever.

@@ -41,6 +41,8 @@ pub struct Counters {
     pub duplicates: u64,
     /// Records that the restored checkpoint knew as complete.
     pub already_complete: u64,
+    /// Records that no filter let pass.
+    pub filtered: u64,
     /// Records whose function succeeded.
     pub succeeded: u64,
     /// Records given up.

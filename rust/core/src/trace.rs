@@ -18,6 +18,7 @@ pub enum Event {
         records: u32,
         duplicates: u32,
         complete: u32,
+        filtered: u32,
     },
     /// A batch was handed out.
     HandedOut {
@@ -92,10 +93,17 @@ impl fmt::Display for Event {
                 records,
                 duplicates,
                 complete,
-            } => write!(
-                f,
-                "offered records={records} duplicates={duplicates} complete={complete}"
-            ),
+                filtered,
+            } => {
+                write!(
+                    f,
+                    "offered records={records} duplicates={duplicates} complete={complete}"
+                )?;
+                if *filtered > 0 {
+                    write!(f, " filtered={filtered}")?;
+                }
+                Ok(())
+            }
             Self::HandedOut {
                 lane,
                 first,

@@ -1,5 +1,7 @@
 //! What callers hand over, checked before the engine is touched. An error names the argument, its value and what would be right.
 
+use std::sync::Arc;
+
 use pyo3::conversion::FromPyObjectOwned;
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
@@ -8,6 +10,7 @@ use pyo3::types::PyType;
 use streamcore::{ARRIVAL_MS_MAX, MappingConfig, MappingIdentity, Start, UsageError};
 
 use crate::errors::{config, usage, usage_error};
+use crate::filter::FilterCriteria;
 
 /// An integer of the argument's type, or what is allowed.
 fn whole<'py, T>(value: &Bound<'py, PyAny>, name: &str, range: &str) -> PyResult<T>
@@ -169,6 +172,11 @@ pub(crate) fn mapping_config(mapping: &Bound<'_, PyAny>) -> PyResult<MappingConf
     };
     mapping.call_method0("require_supported")?;
     let types: Vec<String> = mapping.getattr("function_response_types")?.extract()?;
+    let filter = mapping.getattr("compiled_filter")?;
+    let filter = optional(&filter, |filter| {
+        let filter = filter.cast::<FilterCriteria>()?;
+        Ok(Arc::clone(&filter.get().filter))
+    })?;
     Ok(MappingConfig {
         batch_size: number("batch_size")?.try_into()?,
         batching_window_ms: number("maximum_batching_window_in_seconds")?.saturating_mul(1000),
@@ -182,6 +190,7 @@ pub(crate) fn mapping_config(mapping: &Bound<'_, PyAny>) -> PyResult<MappingConf
             .getattr("bisect_batch_on_function_error")?
             .extract()?,
         report_batch_item_failures: types.iter().any(|name| name == "ReportBatchItemFailures"),
+        filter,
         ..MappingConfig::default()
     })
 }

@@ -21,7 +21,7 @@ use crate::arguments::{self, mapping_config, mapping_identity, starting};
 use crate::batch::{Batch, Discard, EventShape, Finished, Outcome};
 use crate::checkpoint::Checkpoint;
 use crate::errors::{broken, checkpoint_error, config, forked, usage, usage_error};
-use crate::page::{Page, format_named};
+use crate::page::{DETACH_BYTES, Page, format_named};
 use crate::stats::ShardStats;
 
 /// How many forks this process is away from the one that imported the module.
@@ -241,8 +241,20 @@ impl Engine {
         #[pyo3(from_py_with = arguments::millis_behind)] millis_behind: Option<i64>,
     ) -> PyResult<Offered> {
         let page = Arc::clone(&page.page);
+        let sieve = self.call(py, |state| state.core.sieve(shard))?;
+        let sieve = sieve.map_err(|error| usage_error(&error))?;
+        // Judging a page takes as long as parsing it, so it is done without the lock too.
+        let sifted = sieve.map(|sieve| {
+            if page.held_bytes() < DETACH_BYTES {
+                sieve.sift(&page)
+            } else {
+                py.detach(|| sieve.sift(&page))
+            }
+        });
         let offered = self.call(py, |state| {
-            state.core.offer(shard, page, millis_behind, now)
+            state
+                .core
+                .offer_sifted(shard, page, sifted, millis_behind, now)
         })?;
         Ok(Offered {
             offered: offered.map_err(|error| usage_error(&error))?,
@@ -606,6 +618,11 @@ impl Offered {
     #[getter]
     fn complete(&self) -> u32 {
         self.offered.complete
+    }
+
+    #[getter]
+    fn filtered(&self) -> u32 {
+        self.offered.filtered
     }
 }
 

@@ -3,7 +3,7 @@
 use pyo3::PyErr;
 use pyo3::prelude::*;
 use pyo3::types::IntoPyDict;
-use streamcore::{CheckpointError, ConfigError, PageError, UsageError};
+use streamcore::{CheckpointError, ConfigError, FilterError, PageError, UsageError};
 
 mod classes {
     pyo3::import_exception!(streamcore.errors, CheckpointError);
@@ -40,6 +40,10 @@ pub(crate) fn usage_error(error: &UsageError) -> PyErr {
         | UsageError::NoSuccessor { .. }
         | UsageError::Busy { .. } => usage(error.to_string()),
     }
+}
+
+pub(crate) fn filter_error(error: &FilterError) -> PyErr {
+    config("filter_criteria", error.to_string())
 }
 
 fn config_error(error: &ConfigError) -> PyErr {

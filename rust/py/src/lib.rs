@@ -9,6 +9,7 @@ mod checkpoint;
 mod engine;
 mod errors;
 mod exchange;
+mod filter;
 mod json;
 mod page;
 mod stats;
@@ -27,6 +28,8 @@ mod _streamcore {
     use crate::engine::{Engine, Offered, Wait, Want};
     #[pymodule_export]
     use crate::exchange::exchange;
+    #[pymodule_export]
+    use crate::filter::FilterCriteria;
     #[pymodule_export]
     use crate::page::{ChildShard, Page};
     #[pymodule_export]

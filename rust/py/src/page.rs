@@ -10,7 +10,7 @@ use streamcore::{Format, PageBuilder, SequenceNumber};
 use crate::errors::{config, page, page_error};
 
 /// Bodies of at least so many bytes are read with the interpreter released.
-const DETACH_BYTES: usize = 64 << 10;
+pub(crate) const DETACH_BYTES: usize = 64 << 10;
 
 /// The format of a name that Python uses.
 pub(crate) fn format_named(name: &str) -> PyResult<Format> {

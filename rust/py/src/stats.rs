@@ -97,6 +97,11 @@ impl ShardStats {
     }
 
     #[getter]
+    fn filtered(&self) -> u64 {
+        self.stats.counters.filtered
+    }
+
+    #[getter]
     fn succeeded(&self) -> u64 {
         self.stats.counters.succeeded
     }

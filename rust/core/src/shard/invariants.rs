@@ -98,12 +98,15 @@ impl Shard {
             "I10: bytes of unconfirmed discards"
         );
         let counters = self.counters;
-        let ended =
-            counters.already_complete + counters.succeeded + counters.discarded + counters.expired;
+        let ended = counters.already_complete
+            + counters.filtered
+            + counters.succeeded
+            + counters.discarded
+            + counters.expired;
         assert_eq!(
             counters.records,
             ended + self.buffer.live(),
-            "I1: each record is live, succeeded, discarded, expired, or was complete before"
+            "I1: each record is live, filtered out, succeeded, discarded, expired, or was complete before"
         );
         let watermark = self.move_watermark();
         for run in live {

@@ -281,6 +281,7 @@ impl Player {
             records: 0,
             duplicates: 0,
             complete: 0,
+            filtered: 0,
         };
         for records in pages {
             match self.offer_page(records, behind.map(|behind| behind.parse().unwrap())) {

@@ -271,6 +271,7 @@ impl Reference {
             records: fresh,
             duplicates,
             complete,
+            filtered: 0,
         };
         assert_eq!(
             got, expected,

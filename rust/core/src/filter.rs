@@ -1,0 +1,296 @@
+//! Event filters: which records reach the function (Lambda developer guide, Control which events Lambda sends to your function).
+//!
+//! Patterns are compiled once, and run over the text of a record where it stands in its page; no value is built, and the record itself is
+//! never touched. The base64 of Kinesis is decoded only where a pattern asks for `data`, into memory that is used again.
+//!
+//! What the operators mean is what AWS's Event Ruler does, but for what DESIGN.md lists. A record that no pattern matches is complete when
+//! it is taken in.
+
+mod machine;
+mod pattern;
+mod value;
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::batch::ShardInfo;
+use crate::error::PageError;
+use crate::event::write_seconds;
+use crate::filter::machine::{Machine, NodeId, Outcome, Run};
+use crate::filter::value::Scalar;
+use crate::json::Scanner;
+use crate::page::{Format, Page, Record};
+
+/// The most characters of a pattern.
+pub const PATTERN_CHARACTERS_MAX: usize = 4096;
+
+/// Why a text is no pattern.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("filter {filter} cannot be used: {what}, at byte {offset}")]
+pub struct FilterError {
+    /// Which of the filters, counted from 1.
+    pub filter: usize,
+    /// Where in its pattern.
+    pub offset: usize,
+    /// What is wrong.
+    pub what: String,
+}
+
+/// The filters of a mapping, compiled. A record passes if one of them matches.
+///
+/// # Examples
+///
+/// ```
+/// use streamcore::FilterCriteria;
+///
+/// let filter = FilterCriteria::new(&[r#"{"data": {"city": ["Oslo", {"prefix": "Ber"}], "snow": [{"numeric": [">", 0]}]}}"#])?;
+/// assert!(filter.matches(r#"{"data": {"city": "Bergen", "snow": 2.5}}"#)?);
+/// assert!(!filter.matches(r#"{"data": {"city": "Bergen", "snow": 0}}"#)?);
+/// assert!(FilterCriteria::new(&[r#"{"data": {"city": "Oslo"}}"#]).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct FilterCriteria {
+    patterns: Vec<String>,
+    machines: Vec<Machine>,
+}
+
+impl FilterCriteria {
+    /// Compiles patterns.
+    ///
+    /// # Errors
+    ///
+    /// One of them is no pattern as Lambda takes it, is longer than [`PATTERN_CHARACTERS_MAX`], or has more than 1,024 combinations of
+    /// alternatives.
+    pub fn new(patterns: &[impl AsRef<str>]) -> Result<Self, FilterError> {
+        let mut alternatives = Vec::new();
+        for (filter, pattern) in (1..).zip(patterns) {
+            let pattern = pattern.as_ref();
+            let refuse = |offset, what| FilterError {
+                filter,
+                offset,
+                what,
+            };
+            let characters = pattern.chars().count();
+            if characters > PATTERN_CHARACTERS_MAX {
+                let what = format!(
+                    "it has {characters} characters, and {PATTERN_CHARACTERS_MAX} are allowed"
+                );
+                return Err(refuse(0, what));
+            }
+            let parsed =
+                pattern::parse(pattern).map_err(|fault| refuse(fault.offset, fault.what))?;
+            alternatives.extend(parsed);
+        }
+        let mut machines = Vec::new();
+        while !alternatives.is_empty() {
+            machines.push(Machine::new(&mut alternatives));
+        }
+        Ok(Self {
+            patterns: patterns
+                .iter()
+                .map(|pattern| pattern.as_ref().to_owned())
+                .collect(),
+            machines,
+        })
+    }
+
+    /// The patterns, as they were given.
+    #[must_use]
+    pub fn patterns(&self) -> &[String] {
+        &self.patterns
+    }
+
+    /// Whether a pattern has a list of values, not an object, for a name at its top.
+    #[must_use]
+    pub fn wants_value_of(&self, name: &str) -> bool {
+        self.machines
+            .iter()
+            .any(|machine| machine.wants_value_of(name))
+    }
+
+    /// Whether one of the patterns matches an event. The event is a JSON object as patterns see it.
+    ///
+    /// # Errors
+    ///
+    /// It is not a JSON object.
+    pub fn matches(&self, event: &str) -> Result<bool, PageError> {
+        let mut outcomes = Vec::new();
+        for machine in &self.machines {
+            let mut scanner = Scanner::lenient(event);
+            let accepted = Run::new(machine, &mut outcomes).text(&mut scanner)?;
+            scanner.end()?;
+            if accepted {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl fmt::Debug for FilterCriteria {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_tuple("FilterCriteria")
+            .field(&self.patterns)
+            .finish()
+    }
+}
+
+impl PartialEq for FilterCriteria {
+    fn eq(&self, other: &Self) -> bool {
+        self.patterns == other.patterns
+    }
+}
+
+impl Eq for FilterCriteria {}
+
+/// What the records of one shard go through: the filters of its mapping, and the names that patterns may ask for.
+///
+/// It is a part of the shard that may be taken out of the engine's lock: judging a page is the one long step of an offer.
+#[derive(Debug, Clone)]
+pub struct Sieve {
+    info: Arc<ShardInfo>,
+    filter: Arc<FilterCriteria>,
+}
+
+/// Which records of a page pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sifted {
+    pub(crate) passes: Vec<bool>,
+}
+
+impl Sifted {
+    /// Of the records at these indices only.
+    pub(crate) fn compact(&self, live: &[u32]) -> Self {
+        Self {
+            passes: live
+                .iter()
+                .map(|index| self.passes[*index as usize])
+                .collect(),
+        }
+    }
+}
+
+impl Sieve {
+    /// What a shard has; None where its mapping has no filters.
+    pub(crate) fn of(info: &Arc<ShardInfo>) -> Option<Self> {
+        let filter = info.config.mapping.filter.clone()?;
+        Some(Self {
+            info: Arc::clone(info),
+            filter,
+        })
+    }
+
+    /// Judges each record of a page.
+    #[must_use]
+    pub fn sift(&self, page: &Page) -> Sifted {
+        let machines = &self.filter.machines;
+        let wants_data = machines.iter().any(|machine| machine.root_has("data"));
+        let mut outcomes = Vec::new();
+        let mut bytes = Vec::new();
+        let passes = page.records().map(|record| match page.format() {
+            Format::Kinesis => {
+                bytes.clear();
+                let is_decoded = wants_data
+                    && base64_simd::STANDARD
+                        .decode_append(record.data_base64(), &mut bytes)
+                        .is_ok();
+                let data = str::from_utf8(&bytes).ok().filter(|_| is_decoded);
+                machines.iter().any(|machine| {
+                    Run::new(machine, &mut outcomes)
+                        .event(|run, name, node| self.kinesis(run, name, node, record, data))
+                })
+            }
+            Format::DynamoDb => machines.iter().any(|machine| {
+                Run::new(machine, &mut outcomes)
+                    .event(|run, name, node| self.dynamodb(run, name, node, record))
+            }),
+        });
+        Sifted {
+            passes: passes.collect(),
+        }
+    }
+
+    /// What a pattern sees of a record of Kinesis: `data` as JSON, and what else the event says of it, without the level `kinesis`.
+    ///
+    /// None for data that is not JSON: then nothing that speaks of it matches.
+    fn kinesis(
+        &self,
+        run: &mut Run<'_>,
+        name: &str,
+        node: NodeId,
+        record: Record<'_>,
+        data: Option<&str>,
+    ) -> Option<Outcome> {
+        let identity = &self.info.config.identity;
+        let text = match name {
+            "data" => return json(run, node, data?),
+            "partitionKey" => record.key(),
+            "sequenceNumber" => record.sequence().into(),
+            "approximateArrivalTimestamp" => {
+                let mut seconds = Vec::new();
+                write_seconds(record.arrival_ms(), &mut seconds);
+                return json(run, node, str::from_utf8(&seconds).ok()?);
+            }
+            "kinesisSchemaVersion" | "eventVersion" => "1.0".into(),
+            "eventSource" => "aws:kinesis".into(),
+            "eventName" => "aws:kinesis:record".into(),
+            "eventID" => format!("{}:{}", self.info.config.key.shard_id, record.sequence()).into(),
+            "invokeIdentityArn" => identity.execution_role_arn.as_str().into(),
+            "awsRegion" => identity.aws_region.as_str().into(),
+            "eventSourceARN" => identity.event_source_arn.as_str().into(),
+            _ => return Some(Outcome::default()),
+        };
+        Some(run.scalar(node, &Scalar::Text(Some(text))))
+    }
+
+    /// What a pattern sees of a record of `DynamoDB`: the record as it stands in the event.
+    fn dynamodb(
+        &self,
+        run: &mut Run<'_>,
+        name: &str,
+        node: NodeId,
+        record: Record<'_>,
+    ) -> Option<Outcome> {
+        let identity = &self.info.config.identity;
+        let text = match name {
+            "dynamodb" => return json(run, node, record.dynamodb_json()?),
+            "awsRegion" => &identity.aws_region,
+            "eventSourceARN" => &identity.event_source_arn,
+            _ => {
+                let mut head = Scanner::lenient(record.dynamodb_head());
+                return match find(&mut head, name) {
+                    Ok(true) => run.value(&mut head, node).ok(),
+                    _ => Some(Outcome::default()),
+                };
+            }
+        };
+        Some(run.scalar(node, &Scalar::Text(Some(text.into()))))
+    }
+}
+
+/// Runs a value that is one JSON text; None if it is not JSON.
+fn json(run: &mut Run<'_>, node: NodeId, text: &str) -> Option<Outcome> {
+    let mut scanner = Scanner::lenient(text);
+    let outcome = run.value(&mut scanner, node).ok()?;
+    scanner.end().ok()?;
+    Some(outcome)
+}
+
+/// Goes to the value of a member in the head of a record of `DynamoDB`, which ends where the region begins.
+fn find(head: &mut Scanner<'_>, wanted: &str) -> Result<bool, PageError> {
+    let mut more = head.opens(b'{', b'}')?;
+    while more {
+        let name = head.name()?;
+        let name = head.value(name)?;
+        if name == wanted {
+            return Ok(true);
+        }
+        if name == "awsRegion" {
+            return Ok(false);
+        }
+        head.skip()?;
+        more = head.goes_on(b'}', ", or }")?;
+    }
+    Ok(false)
+}
