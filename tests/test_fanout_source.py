@@ -508,7 +508,8 @@ def test_no_more_is_sent_than_the_window_until_pages_are_fetched(
     assert sizes(reading.records(reader, 10)) == [10]
     event = 10 * (4 * 334 + 200) + 300
     server.wait(lambda: subscription.sent > 1 << 16 and subscription.blocked)
-    assert subscription.sent < (1 << 16) + event, "as much again as one page took"
+    # Where the page was fetched before the next message had come as a whole, what had come of that is let go on too.
+    assert subscription.sent < (1 << 16) + 2 * event, "as much again as one page took"
     assert sum(sizes(reading.records(reader, 291))) == 291
 
 

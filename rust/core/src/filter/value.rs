@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn case_is_ignored_character_by_character() {
         let test = Test::ignore_case("Straße ⱥ");
-        let text = |text: &'static str| Scalar::Text(Some(text.into()));
+        let said = |text: &'static str| Scalar::Text(Some(text.into()));
         assert!(test.matches(&text("sTRAße Ⱥ")));
         assert!(test.matches(&text("STRASSE Ⱥ")));
         assert!(!test.matches(&text("STRASSE ȺA")));
