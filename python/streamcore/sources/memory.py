@@ -46,8 +46,8 @@ class MemoryStream:
     >>> shard_id, len(sequence_number)
     ('shardId-000000000001', 56)
     >>> left, right = stream.split(shard_id)
-    >>> stream.list_shards()[-1]
-    ShardDescription(shard_id='shardId-000000000003', parents=('shardId-000000000001',), closed=False)
+    >>> stream.list_shards()[-1].parents
+    ('shardId-000000000001',)
     """
 
     def __init__(
