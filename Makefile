@@ -117,9 +117,11 @@ $(PEERS)/.node: tests/peers/package.json tests/peers/package-lock.json
 	npm --prefix $(PEERS)/node ci --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
 
-$(PEERS)/.java: tests/peers/pom.xml
+$(PEERS)/.java: tests/peers/dynamodb-local.xml tests/peers/event-ruler.xml
 	@scripts/check-peers && rm -rf $(PEERS)/java
-	mvn --quiet --batch-mode --file $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(PEERS)/java
+	for pom in $^; do \
+		mvn --quiet --batch-mode --file $$pom dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(PEERS)/java/$$(basename $$pom .xml); \
+	done
 	@touch $@
 
 # Changes only when a source file was added or removed.

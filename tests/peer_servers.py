@@ -54,7 +54,7 @@ def kinesis_local_server(port: int | None = None) -> Iterator[Server]:
 def dynamodb_local_server(port: int | None = None) -> Iterator[Server]:
     """Run DynamoDB Local, empty. SIGHUP makes it rotate its shards, see DynamoDbLocal.java."""
     port = port or free_port()
-    java = java_folder()
+    java = java_folder("dynamodb-local")
     command = [
         "java",
         "-XX:TieredStopAtLevel=1",
@@ -67,9 +67,9 @@ def dynamodb_local_server(port: int | None = None) -> Iterator[Server]:
         yield server
 
 
-def java_folder() -> Path:
-    """Return where the programs from Maven are."""
-    return _folder("java")
+def java_folder(program: str) -> Path:
+    """Return where a program from Maven is, and what it needs."""
+    return _folder(f"java/{program}")
 
 
 def _folder(path: str) -> Path:

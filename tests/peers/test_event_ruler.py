@@ -19,7 +19,7 @@ def event_ruler(pairs: list[tuple[str, str]]) -> list[str]:
     """Return for each pattern and event "true", "false", or what Event Ruler has against the pattern."""
     program = Path(__file__).with_name("EventRuler.java")
     given = "".join(f"{pattern}\n{event}\n" for pattern, event in pairs)
-    command = ["java", "-cp", f"{java_folder()}/*", str(program)]
+    command = ["java", "-cp", f"{java_folder('event-ruler')}/*", str(program)]
     done = subprocess.run(command, input=given, capture_output=True, encoding="utf-8", check=True)
     answers = done.stdout.splitlines()
     assert len(answers) == len(pairs), done.stderr
