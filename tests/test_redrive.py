@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
+import os
 import random
 import signal
 import subprocess
@@ -796,6 +797,23 @@ def test_the_command_says_what_came_of_it(tmp_path: Path, capfd: pytest.CaptureF
     assert (status, json.loads(out)["complete"]) == (0, True)
 
 
+@pytest.mark.parametrize(("kind", "options"), [("python", ["--processes", "2"]), ("runtime", []), ("runtime", ["--processes", "1"])])
+def test_functions_in_processes_of_their_own_are_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str, options: list[str]
+) -> None:
+    path = write(tmp_path / "d.ndjson", *(held(("a", f"a{number}", str(number))) for number in range(1, 5)))
+    body = f"open({str(tmp_path / 'seen')!r}, 'a').write(f\"{{__import__('os').getpid()}} {{event['Records'][0]['eventID']}}\\n\")"
+    handler = target(tmp_path, body)
+    if kind == "runtime":
+        module = handler.rpartition("/")[2].removesuffix(".py:handle")
+        handler = f"runtime:{tmp_path}?handler={module}.handle"
+    status, out, err = command(capfd, "--from", path, "--function", handler, *options, "--timeout", "60", "--json")
+    assert (status, json.loads(out)["redriven"]) == (0, 4), err
+    rows = [line.split() for line in (tmp_path / "seen").read_text().splitlines()]
+    assert [event_id for _, event_id in rows] == [f"shardId-000000000000:{number}" for number in range(1, 5)]
+    assert str(os.getpid()) not in {pid for pid, _ in rows}
+
+
 def test_printing_shows_an_event_on_a_line_and_changes_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "d.ndjson", held(("b", "b2", "2"), ("b", "b3", "3")), held(("a", "a1", "1")))
     for _ in range(2):
@@ -829,8 +847,12 @@ def test_the_discards_of_a_run_over_a_file_are_read_from_it_again(tmp_path: Path
         (["--from", "d"], "say what to call with --function TARGET"),
         (["--from", "d", "--print", "--json"], "give one of them"),
         (["--from", "arn:x", "--print"], "--from: 'arn:x' is not an SQS queue's ARN"),
+        (["--from", "https://sqs.us-east-1.amazonaws.com", "--print"], "--from: 'https://sqs.us-east-1.amazonaws.com' is not an SQS"),
+        (["--from", "", "--print"], "--from: '' is not an SQS queue's ARN"),
         (["--from", "d", "--print", "--source", "x"], "--source: must be kinesis:NAME"),
         (["--from", "d", "--print", "--batch-size", "0"], "--batch-size: "),
+        (["--from", "d", "--function", "json:dumps", "--timeout", "nan"], "--timeout: must be a number of seconds, not 'nan'"),
+        (["--from", "d", "--function", "lambda:f", "--processes", "2"], "--processes: a function behind the Lambda API has no processes"),
         (["--from", "https://sqs.us-east-1.amazonaws.com/1/q", "--print", "--visibility-timeout", "1"], "--visibility-timeout: "),
         (["--print"], "the following arguments are required: --from"),
     ],
