@@ -26,7 +26,7 @@ __all__ = ["PooledFunction"]
 
 _log = logging.getLogger("streamcore.function")
 # What a Lambda that streamcore itself may run in has told its own runtime.
-_NOT_OURS = frozenset({"AWS_LAMBDA_MAX_CONCURRENCY", "_LAMBDA_TELEMETRY_LOG_FD"})
+_NOT_OURS = frozenset({"AWS_EXECUTION_ENV", "AWS_LAMBDA_MAX_CONCURRENCY", "_LAMBDA_TELEMETRY_LOG_FD"})
 _INIT_S = 10.0  # what Lambda gives the initialization of a function before it counts as part of the invocation
 
 
