@@ -298,6 +298,16 @@ def test_a_process_that_cannot_be_started_is_a_service_error(make: Callable[...,
     assert invoke(function).kind == "success"
 
 
+@pytest.mark.parametrize(("code", "reason"), [("no program\n", "exec format error"), ("#!/no/interpreter\n", "no such file or directory")])
+def test_a_program_that_cannot_be_run_is_a_function_error(make: Callable[..., RuntimeFunction], code: str, reason: str) -> None:
+    function = make(code, "bootstrap")
+    batch = batch_of()
+    error_type, text = failed(invoke(function, batch))
+    assert error_type == "Runtime.InvalidEntrypoint"
+    assert text.startswith(f"RequestId: {batch.request_id} Error: fork/exec /")
+    assert text.endswith(f"/bootstrap: {reason}")
+
+
 def test_processes_and_their_children_die_with_streamcore_killed(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import os, subprocess, time\n"
