@@ -40,6 +40,8 @@ batch, as TARGET(event, context). The options named as in `aws lambda create-eve
 
   SOURCE  kinesis:NAME or arn:aws:kinesis:REGION:ACCOUNT:stream/NAME
           a stream of Kinesis Data Streams. Needs the extra: pip install '{distribution}[aws]'.
+          arn:aws:kinesis:REGION:ACCOUNT:stream/NAME/consumer/CONSUMER:CREATED
+          the same with enhanced fan-out: records are pushed to this consumer. Needs the extra.
           dynamodb:TABLE, arn:aws:dynamodb:REGION:ACCOUNT:table/TABLE or .../stream/LABEL
           the newest stream of a DynamoDB table, or a certain one. Needs the extra too.
           file:PATH?key=COLUMN[&time=COLUMN][&shards=N][&...]

@@ -265,6 +265,7 @@ def _in_one_write(connection: type[Any]) -> type[Any]:
             else:
                 self._held.append(data)
 
+    OneWrite.__name__ = connection.__name__  # urllib3's errors say it
     return OneWrite
 
 
