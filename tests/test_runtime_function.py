@@ -596,6 +596,28 @@ def test_node_handlers_of_every_form(make: Callable[..., RuntimeFunction]) -> No
 
 
 @needs_node
+def test_a_plain_node_function_without_a_callback_answers_null_when_nothing_is_left_to_do(
+    make: Callable[..., RuntimeFunction], tmp_path: Path
+) -> None:
+    function = make(
+        "const {appendFileSync} = require('node:fs');\n"
+        "exports.plain = (event) => { setTimeout(appendFileSync, 20, '../seen', 'x'); };\n"
+        "exports.returning = (event) => ({batchItemFailures: [{itemIdentifier: ''}]});\n"
+        "exports.choose = (event) => exports[['', '', 'plain', 'returning'][event.Records.length]](event);\n",
+        "index.js",
+        handler="index.choose",
+        runtime="nodejs20.x",
+    )
+    for count, seen in ((2, "x"), (3, "x"), (2, "xx")):
+        answer = invoke(function, batch_of(count))
+        assert (answer.kind, answer.payload) == ("success", None)
+        assert (tmp_path / "seen").read_text() == seen
+    promising = make("exports.handler = async () => { await new Promise(() => {}); };\n", "index.js", handler="index.handler")
+    for _ in range(2):
+        assert failed(invoke(promising))[0] == "Runtime.NodeJsExit"
+
+
+@needs_node
 def test_node_modules_and_their_faults(make: Callable[..., RuntimeFunction]) -> None:
     function = make("export const handler = async (event) => event;\n", "index.mjs", handler="index.handler")
     batch = batch_of(2, 40_000)
