@@ -618,6 +618,14 @@ def test_a_plain_node_function_without_a_callback_answers_null_when_nothing_is_l
 
 
 @needs_node
+def test_since_node_24_what_a_function_returns_is_its_answer(make: Callable[..., RuntimeFunction]) -> None:
+    plain = make("exports.handler = (event) => [event.Records.length];\n", "index.js", handler="index.handler", runtime="nodejs24.x")
+    assert invoke(plain, batch_of(3)).payload == [3]
+    calling = make("exports.handler = (event, context, done) => done();\n", "index.js", handler="index.handler", runtime="nodejs24.x")
+    assert failed(invoke(calling))[0] == "Runtime.CallbackHandlerDeprecated"
+
+
+@needs_node
 def test_node_modules_and_their_faults(make: Callable[..., RuntimeFunction]) -> None:
     function = make("export const handler = async (event) => event;\n", "index.mjs", handler="index.handler")
     batch = batch_of(2, 40_000)
