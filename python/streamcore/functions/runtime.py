@@ -33,7 +33,8 @@ class RuntimeFunction(PooledFunction):
 
     The environment is that of this process and over it what Lambda sets ("Lambda developer guide", Working with environment variables).
     What is not as on Lambda: the memory is not limited, the file system is not read-only, a process is not frozen between invocations,
-    there are no extensions and no layers, answers that a function streams are gathered.
+    there are no extensions and no layers, answers that a function streams are gathered, and a callback of Node.js answers at once, without
+    waiting for an empty event loop.
 
     Args:
         path: a folder, or a .zip, which is unpacked into a temporary folder.
