@@ -154,6 +154,21 @@ def test_the_environment_names_the_functions_server(
     assert {invocation.qualifier for invocation in server.invocations} == {"live"}
 
 
+def test_what_was_discarded_is_run_by_a_function_on_another_server(
+    ministack: Server, server: LambdaServer, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text("def handle(event, context):\n    raise ValueError\n")
+    stream = KinesisStream(ministack, 1)
+    stream.write([("a", number) for number in range(5)])
+    here = ("--endpoint-url", ministack.endpoint_url)
+    given_up = ("--maximum-retry-attempts", "0", "--destination-config", "OnFailure={Destination=file:discards.ndjson}")
+    assert run(capfd, "--source", stream.option, *here, "--function", "failing.py:handle", *given_up)["discarded_records"] == 5
+    there = ("--function", f"lambda:{NAME}", "--function-endpoint-url", server.endpoint_url)
+    assert main(["redrive", "--from", "discards.ndjson", *here, *there, "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["succeeded"] == 5
+    assert len(server.invocations) == 1
+
+
 def test_what_is_wrong_with_the_function_is_said_at_the_start(server: LambdaServer, rows: str, capfd: pytest.CaptureFixture[str]) -> None:
     command = ["run", "--source", rows, "--endpoint-url", server.endpoint_url, "--function"]
     assert main([*command, "lambda:nobody"]) == 2

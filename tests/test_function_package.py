@@ -104,11 +104,11 @@ def test_an_archive_that_is_too_large_or_damaged_is_refused(tmp_path: Path, monk
         (["app.py"], "handlr=app.handler", r"no option 'handlr'; did you mean 'handler'\? The options are: handler, runtime, timeout"),
         (["app.py"], "handler=app.handler&handler=app.other", "the option 'handler' is given twice"),
         (["app.py"], "handler", "the option 'handler' needs a value, as in handler=VALUE"),
-        (["app.py"], "handler=app.handler&timeout=soon", "timeout must be a number, not 'soon'"),
-        (["app.py"], "handler=app.handler&timeout=0", "timeout must be a number, not '0'"),
-        (["app.py"], "handler=app.handler&timeout=901", "timeout_ms must be an integer from 1 to 900000, not 901000"),
-        (["app.py"], "handler=app.handler&memory=64", "memory must be an integer from 128 to 10240, not 64"),
-        (["app.py"], "handler=app.handler&memory=128.5", "memory must be an integer from 128 to 10240"),
+        (["app.py"], "handler=app.handler&timeout=soon", "timeout must be a number from 0.001 to 900, not 'soon'"),
+        (["app.py"], "handler=app.handler&timeout=0", "timeout must be a number from 0.001 to 900, not '0'"),
+        (["app.py"], "handler=app.handler&timeout=901", "timeout must be a number from 0.001 to 900, not '901'"),
+        (["app.py"], "handler=app.handler&memory=64", "memory must be a whole number from 128 to 10240, not '64'"),
+        (["app.py"], "handler=app.handler&memory=128.5", "memory must be a whole number from 128 to 10240, not '128.5'"),
         (["app.py"], "handler=app.handler&runtime=java21", r"runtime 'java21' is not one of python3\.N, nodejsN\.x and provided"),
         (["app.py"], "handler=app.handler&runtime=python3.99", r"runtime python3\.99 is not on PATH; executable=PATH names another"),
         (["app.py"], "handler=app.handler&executable=/no/python", "/no/python cannot be run"),
@@ -176,7 +176,7 @@ def test_a_runtime_that_is_not_named_is_the_one_whose_file_is_there(tmp_path: Pa
     environment = subprocess.run(  # what the function would be told, without a run of its own
         [sys.executable, "-P", "-c", GUESS, str(tmp_path)], capture_output=True, text=True, check=True
     )
-    assert environment.stdout.split() == [f"AWS_Lambda_{PYTHON}", "AWS_Lambda_nodejs20.x", "AWS_Lambda_provided"]
+    assert environment.stdout.split() == [f"AWS_Lambda_{PYTHON}", "AWS_Lambda_nodejs20.x", "None"]
 
 
 GUESS = """
@@ -187,7 +187,7 @@ folder = pathlib.Path(sys.argv[1])
 
 def told(handler):
     function = RuntimeFunction(folder, handler=handler)
-    print(function._launch.environment["AWS_EXECUTION_ENV"])
+    print(function._launch.environment.get("AWS_EXECUTION_ENV"))
     function.close()
 
 told("app.handler")

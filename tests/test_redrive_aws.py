@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from proxy import error, fault_proxy
-from scenario import KinesisStream, Row, Rows, Seen, Table, assert_once_and_in_order, by_key, firsts, row, until
+from scenario import KinesisConsumer, KinesisStream, Row, Rows, Seen, Table, assert_once_and_in_order, by_key, firsts, row, until
 from servers import REGION, Server, unique
 from streamcore import EventSourceMapping, LocalFunction, MemoryCheckpointStore, Worker, _redrive_aws
+from streamcore._boto import make_client
 from streamcore.destinations.aws import S3Destination, SnsDestination, SqsDestination
 from streamcore.redrive import RedriveSummary, redrive
 
@@ -157,6 +158,19 @@ def test_what_a_queue_was_told_of_is_read_from_its_stream_and_deleted(stream: St
     assert queue.counts() == (0, 0)
 
 
+def test_the_source_may_be_a_consumer_of_the_stream(ministack: Server, tmp_path: Path) -> None:
+    stream = KinesisConsumer(ministack, 1)
+    stream.write([("a", number) for number in range(3)])
+    (record,) = made(stream, batch_size=3)
+    source = stream.source()
+    record["KinesisBatchInfo"]["streamArn"] = source.describe().event_source_arn
+    (tmp_path / "d.ndjson").write_text(json.dumps(record) + "\n")
+    seen = Seen()
+    summary = redrive(tmp_path / "d.ndjson", seen, source=source, endpoint_url=ministack.endpoint_url)
+    source.close()
+    assert (summary.redriven, summary.left, seen.rows) == (1, (), [("a", number) for number in range(3)])
+
+
 @pytest.mark.parametrize(("server", "raw"), [("moto", "true"), ("ministack", "false")], indirect=["server"])
 def test_a_queue_that_is_subscribed_to_a_topic_is_understood(server: Server, raw: str) -> None:
     stream = KinesisStream(server, 1)
@@ -201,7 +215,7 @@ def test_many_objects_are_found_over_all_pages_of_a_listing(ministack: Server, m
     s3.create_bucket(Bucket=bucket)
     for number, record in enumerate(made(stream)):
         s3.put_object(Bucket=bucket, Key=str(number), Body=json.dumps(record).encode())
-    opened = _redrive_aws._client
+    opened = make_client
 
     def few(service: str, **options: Any) -> Any:
         client = opened(service, **options)
@@ -209,7 +223,7 @@ def test_many_objects_are_found_over_all_pages_of_a_listing(ministack: Server, m
         client.list_objects_v2 = lambda **asked: whole(**asked, MaxKeys=3)
         return client
 
-    monkeypatch.setattr(_redrive_aws, "_client", few)
+    monkeypatch.setattr(_redrive_aws, "make_client", few)
     seen = Seen()
     assert redrive(f"arn:aws:s3:::{bucket}", seen).complete
     assert seen.rows == [("a", number) for number in range(7)]

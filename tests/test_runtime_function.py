@@ -298,6 +298,16 @@ def test_a_process_that_cannot_be_started_is_a_service_error(make: Callable[...,
     assert invoke(function).kind == "success"
 
 
+@pytest.mark.parametrize(("code", "reason"), [("no program\n", "exec format error"), ("#!/no/interpreter\n", "no such file or directory")])
+def test_a_program_that_cannot_be_run_is_a_function_error(make: Callable[..., RuntimeFunction], code: str, reason: str) -> None:
+    function = make(code, "bootstrap")
+    batch = batch_of()
+    error_type, text = failed(invoke(function, batch))
+    assert error_type == "Runtime.InvalidEntrypoint"
+    assert text.startswith(f"RequestId: {batch.request_id} Error: fork/exec /")
+    assert text.endswith(f"/bootstrap: {reason}")
+
+
 def test_processes_and_their_children_die_with_streamcore_killed(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         "import os, subprocess, time\n"
@@ -583,6 +593,36 @@ def test_node_handlers_of_every_form(make: Callable[..., RuntimeFunction]) -> No
     after = invoke(function, batch).payload
     assert isinstance(after, list)
     assert after[-1] == 1, "another process"
+
+
+@needs_node
+def test_a_plain_node_function_without_a_callback_answers_null_when_nothing_is_left_to_do(
+    make: Callable[..., RuntimeFunction], tmp_path: Path
+) -> None:
+    function = make(
+        "const {appendFileSync} = require('node:fs');\n"
+        "exports.plain = (event) => { setTimeout(appendFileSync, 20, '../seen', 'x'); };\n"
+        "exports.returning = (event) => ({batchItemFailures: [{itemIdentifier: ''}]});\n"
+        "exports.choose = (event) => exports[['', '', 'plain', 'returning'][event.Records.length]](event);\n",
+        "index.js",
+        handler="index.choose",
+        runtime="nodejs20.x",
+    )
+    for count, seen in ((2, "x"), (3, "x"), (2, "xx")):
+        answer = invoke(function, batch_of(count))
+        assert (answer.kind, answer.payload) == ("success", None)
+        assert (tmp_path / "seen").read_text() == seen
+    promising = make("exports.handler = async () => { await new Promise(() => {}); };\n", "index.js", handler="index.handler")
+    for _ in range(2):
+        assert failed(invoke(promising))[0] == "Runtime.NodeJsExit"
+
+
+@needs_node
+def test_since_node_24_what_a_function_returns_is_its_answer(make: Callable[..., RuntimeFunction]) -> None:
+    plain = make("exports.handler = (event) => [event.Records.length];\n", "index.js", handler="index.handler", runtime="nodejs24.x")
+    assert invoke(plain, batch_of(3)).payload == [3]
+    calling = make("exports.handler = (event, context, done) => done();\n", "index.js", handler="index.handler", runtime="nodejs24.x")
+    assert failed(invoke(calling))[0] == "Runtime.CallbackHandlerDeprecated"
 
 
 @needs_node

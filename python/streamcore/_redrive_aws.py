@@ -9,7 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from streamcore._distribution import DISTRIBUTION, version
+from streamcore._boto import make_client
 from streamcore._redrive_messages import FileMessages, Message, Messages, Unreadable, read_message, records_in
 from streamcore.errors import ConfigError, SourceError
 
@@ -51,7 +51,17 @@ def open_messages(
     queue_url = _QUEUE_URL.fullmatch(where)
     if queue_url is not None and queue_url["region"] is None:
         endpoint_url = endpoint_url or queue_url["server"]  # no URL of AWS: that of another server says where it is
-    client = functools.partial(_client, endpoint_url=endpoint_url, profile=profile)
+    # Everything that is asked here may be asked twice, so the client tries a few times.
+    client = functools.partial(
+        make_client,
+        who="a queue or a bucket",
+        endpoint_url=endpoint_url,
+        profile=profile,
+        retries={"mode": "standard", "total_max_attempts": 5},
+        connect_timeout=5,
+        read_timeout=30,
+        max_pool_connections=32,
+    )
     if (bucket := _BUCKET.fullmatch(where)) is not None:
         return BucketMessages(client("s3", region=region), bucket["name"], bucket["prefix"] or "")
     if (queue := _QUEUE_ARN.fullmatch(where)) is not None:
@@ -61,7 +71,7 @@ def open_messages(
         return QueueMessages(sqs, url, visibility_timeout_s=visibility_timeout_s)
     if queue_url is not None:
         return QueueMessages(client("sqs", region=queue_url["region"] or region), where, visibility_timeout_s=visibility_timeout_s)
-    if where.startswith(("arn:", "s3:")):
+    if not where or where.startswith(("arn:", "s3:", "http:", "https:")):
         right = "an SQS queue's ARN or URL, s3://BUCKET/PREFIX, or a file of invocation records, one on a line"
         raise ConfigError(f"{where!r} is not {right}", parameter="from")
     return FileMessages(where.removeprefix("file:"), shows=shows)
@@ -291,35 +301,3 @@ def _asked(where: str, action: str, call: Callable[[], _Answer]) -> _Answer:
         raise SourceError(f"{where} ({action}): {said.get('Code', '')}: {said.get('Message', '')}") from error
     except BotoCoreError as error:
         raise SourceError(f"{where} ({action}): {error}") from error
-
-
-def _client(service: str, *, region: str | None, endpoint_url: str | None, profile: str | None) -> Any:
-    """Return a boto3 client that tries a few times: everything that is asked of it here may be asked twice."""
-    try:
-        import boto3  # noqa: PLC0415  (as above)
-        from botocore.config import Config  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError, NoRegionError, ProfileNotFound  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        message = f"a queue or a bucket needs boto3, which is not installed: pip install '{DISTRIBUTION}[aws]'"
-        raise ConfigError(message) from error
-    config = Config(
-        retries={"mode": "standard", "total_max_attempts": 5},
-        tcp_keepalive=True,
-        connect_timeout=5,
-        read_timeout=30,
-        max_pool_connections=32,
-        user_agent_extra=f"{DISTRIBUTION}/{version()}",
-    )
-    try:
-        session = boto3.session.Session(profile_name=profile)
-        region = region or session.region_name or ("us-east-1" if endpoint_url else None)
-        return session.client(service, region_name=region, endpoint_url=endpoint_url, config=config)
-    except NoRegionError:
-        message = "no region: give one with --region or region=, in AWS_REGION, AWS_DEFAULT_REGION or in the profile"
-        raise ConfigError(message, parameter="region") from None
-    except ProfileNotFound as error:
-        raise ConfigError(str(error), parameter="profile") from None
-    except ValueError as error:  # botocore's words for a URL that cannot be used
-        raise ConfigError(f"{error}; an endpoint is a URL like http://127.0.0.1:4566", parameter="endpoint_url") from None
-    except BotoCoreError as error:
-        raise ConfigError(f"no client of {service} can be made: {error}") from error

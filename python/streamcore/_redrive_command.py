@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
+from streamcore._options import seconds
 from streamcore.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def add(commands: argparse._SubParsersAction[Any], command: Callable[[argparse.N
 
     aws = redrive.add_argument_group("AWS", "named and meant as in the AWS CLI")
     aws.add_argument("--endpoint-url", metavar="URL", help="another server than AWS's own, such as http://127.0.0.1:4566")
-    aws.add_argument("--region", metavar="REGION", help="where a queue or bucket is; an ARN says it already")
+    aws.add_argument("--function-endpoint-url", metavar="URL", help="the function's server, where it is another one")
+    aws.add_argument("--region", metavar="REGION", help="where queue, bucket, stream and function are; an ARN says it already")
     aws.add_argument("--profile", metavar="NAME", help="a profile of the shared configuration files")
 
     lambda_ = redrive.add_argument_group("invoking", "named and meant as for `streamcore run`")
@@ -102,7 +104,13 @@ def add(commands: argparse._SubParsersAction[Any], command: Callable[[argparse.N
     lambda_.add_argument(
         "--function-response-types", nargs="*", default=[], metavar="TYPE", help="ReportBatchItemFailures: the function names what failed"
     )
-    lambda_.add_argument("--timeout", type=float, metavar="S", help="the function's timeout")
+    lambda_.add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="S",
+        help="the function's timeout (3, or what Lambda says of it); in this process a longer call is logged, not cut off",
+    )
+    lambda_.add_argument("--processes", type=int, metavar="N", help="call TARGET in so many processes at most, not in this one")
 
     redrive.add_argument("--json", action="store_true", help="write the summary as one JSON object, and nothing else, to standard output")
     redrive.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(warning)")
@@ -177,8 +185,9 @@ def _function(arguments: argparse.Namespace) -> Function:
     return open_function(
         arguments.function,
         timeout_ms=None if arguments.timeout is None else round(arguments.timeout * 1000),
+        processes=arguments.processes,
         region=arguments.region,
-        endpoint_url=arguments.endpoint_url,
+        endpoint_url=arguments.function_endpoint_url or arguments.endpoint_url,
         profile=arguments.profile,
     )
 

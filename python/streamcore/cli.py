@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamcore import _redrive_command
 from streamcore._distribution import DISTRIBUTION, version
+from streamcore._options import seconds
 from streamcore.errors import ConfigError, SourceError, StreamcoreError
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ batch, as TARGET(event, context). The options named as in `aws lambda create-eve
 
   SOURCE  kinesis:NAME or arn:aws:kinesis:REGION:ACCOUNT:stream/NAME
           a stream of Kinesis Data Streams. Needs the extra: pip install '{distribution}[aws]'.
+          arn:aws:kinesis:REGION:ACCOUNT:stream/NAME/consumer/CONSUMER:CREATED
+          the same with enhanced fan-out: records are pushed to this consumer. Needs the extra.
           dynamodb:TABLE, arn:aws:dynamodb:REGION:ACCOUNT:table/TABLE or .../stream/LABEL
           the newest stream of a DynamoDB table, or a certain one. Needs the extra too.
           file:PATH?key=COLUMN[&time=COLUMN][&shards=N][&...]
@@ -88,9 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _print_error(str(error))
         return 2
     except ConfigError as error:
-        known = error.parameter is not None and hasattr(parsed, error.parameter)
-        option = f"--{error.parameter.replace('_', '-')}: " if known and error.parameter else ""
-        _print_error(option + _with_notes(error))
+        _print_error(_option(parsed, error.parameter) + _with_notes(error))
         return 2
     except (StreamcoreError, OSError) as error:
         _print_error(_with_notes(error))
@@ -98,6 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return status
+
+
+def _option(parsed: argparse.Namespace, parameter: str | None) -> str:
+    """Return what stands before the text of an error about a parameter: the option that it comes from, if there is one."""
+    for name in () if parameter is None else (parameter, parameter.removesuffix("_ms").removesuffix("_s")):
+        if hasattr(parsed, name):
+            return f"--{name.replace('_', '-')}: "
+    return ""
 
 
 def _print_error(message: str) -> None:
@@ -189,7 +198,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     running.add_argument("--max-records", type=int, metavar="N", help="end after so many records")
     running.add_argument(
         "--timeout",
-        type=float,
+        type=seconds,
         metavar="S",
         help="the function's timeout (3, or what Lambda says of it); in this process a longer call is logged, not cut off",
     )
@@ -199,7 +208,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     running.add_argument("--filters-max", type=int, metavar="N", help="most filters: 5, or up to 10 where AWS has raised the quota (5)")
     running.add_argument("--running-max", type=int, metavar="N", help="most batches at a time, over all shards")
-    running.add_argument("--checkpoint-interval", type=float, default=1.0, metavar="S", help="seconds between saves (1); 0: each batch")
+    running.add_argument("--checkpoint-interval", type=seconds, default=1.0, metavar="S", help="seconds between saves (1); 0: each batch")
     running.add_argument(
         "--on-undeliverable",
         choices=["continue", "block"],
@@ -207,7 +216,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
         help="a discard that cannot be delivered is given up, as Lambda does, or tried for ever, and holds back the checkpoint (continue)",
     )
     running.add_argument("--discard-tries", type=int, default=5, metavar="N", help="most tries to deliver a discard, 1 to 20 (5)")
-    running.add_argument("--discard-budget", type=float, default=30.0, metavar="S", help="most seconds to deliver a discard in (30)")
+    running.add_argument("--discard-budget", type=seconds, default=30.0, metavar="S", help="most seconds to deliver a discard in (30)")
     running.add_argument("--fail-on-discard", action="store_true", help="exit with 1 if records were discarded")
     running.add_argument("--json", action="store_true", help="write the summary as one JSON object, and nothing else, to standard output")
     running.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(warning)")

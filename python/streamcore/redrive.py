@@ -293,6 +293,12 @@ class MappingOptions:
 _CONSUMER = re.compile(r"(?P<stream>arn:[^:]+:kinesis:.*:stream/[^/]+)/consumer/.*")
 
 
+def _without_consumer(arn: str) -> str:
+    """Return the ARN of the stream where `arn` is that of a consumer of it."""
+    consumer = _CONSUMER.fullmatch(arn)
+    return consumer["stream"] if consumer else arn
+
+
 class Streams:
     """Opens streams by their ARN, each once, until it is closed.
 
@@ -314,13 +320,14 @@ class Streams:
         Raises:
             SourceError: it is another stream than the one to read from, or cannot be found by its ARN.
         """
-        consumer = _CONSUMER.fullmatch(arn)
-        arn = consumer["stream"] if consumer else arn
+        arn = _without_consumer(arn)
         if self._source is not None:
             given = self._source.describe().event_source_arn
-            if given != arn:
+            if given == arn:
+                return self._source
+            if _without_consumer(given) != arn:
                 raise SourceError(f"its stream is {arn}, and the one that was given is {given}")
-            return self._source
+            # What is pushed to a consumer cannot be asked for by range: the stream itself is read.
         if arn not in self._opened:
             option = StreamOption.parse(arn)
             if option is None or "/file/" in arn or "/memory/" in arn:

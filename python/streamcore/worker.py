@@ -532,10 +532,11 @@ class Worker:
         interrupted = self._reason == "interrupted"
         deadline = time.monotonic() + self._stop_timeout_s
         errors: list[BaseException] = []
-        in_flight = sum(shard.in_flight for shard in self._ledger.live())
-        _log.log(logging.WARNING if interrupted else logging.INFO, "stopping: %d batches in flight", in_flight)
         self._guard(self._poller.halt, errors)
         self._guard(self._invoker.halt, errors)
+        # Said when nothing more begins, so that who reads it can rely on it.
+        in_flight = sum(shard.in_flight for shard in self._ledger.live())
+        _log.log(logging.WARNING if interrupted else logging.INFO, "stopping: %d batches in flight", in_flight)
         self._guard(lambda: self._await_functions(deadline), errors)
         if self._invoker.held:
             text = "%d calls were lost and may run on; their batches come again at the next start"

@@ -16,7 +16,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from streamcore._distribution import DISTRIBUTION, version
+from streamcore._boto import make_client
 from streamcore.errors import ConfigError, DeliveryError
 
 if TYPE_CHECKING:
@@ -58,7 +58,17 @@ class _AwsDestination(abc.ABC):
         if match is None or arn.endswith(".fifo"):
             raise ConfigError(f"{arn!r} is not {self._right}", parameter="destination_config")
         self._arn = _Arn(arn, match["region"], match["account"], match["name"])
-        self._client = _client(self._service, region=self._arn.region or region, endpoint_url=endpoint_url, profile=profile)
+        # The client tries once: the worker repeats, and knows how long.
+        self._client = make_client(
+            self._service,
+            who="a destination of AWS",
+            region=self._arn.region or region,
+            endpoint_url=endpoint_url,
+            profile=profile,
+            retries={"total_max_attempts": 1},
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            read_timeout=_READ_TIMEOUT_S,
+        )
 
     @property
     def arn(self) -> str:
@@ -237,34 +247,3 @@ def _key(discard: Discard, timestamp: str) -> str:
     facts = (discard.request_id, discard.first_sequence_number, discard.last_sequence_number, timestamp)
     name = uuid.UUID(bytes=hashlib.sha256("\n".join(facts).encode()).digest()[:16], version=4)
     return f"aws/lambda/{discard.mapping_uuid}/{discard.shard_id}/{second[:10].replace('-', '/')}/{second}-{name}"
-
-
-def _client(service: str, *, region: str | None, endpoint_url: str | None, profile: str | None) -> Any:
-    """Return a boto3 client that tries once: the worker repeats, and knows how long.
-
-    Raises:
-        ConfigError: boto3 is not installed, or region, profile or endpoint cannot be right.
-    """
-    try:
-        import boto3  # noqa: PLC0415  (only who sends to AWS has it)
-        from botocore.config import Config  # noqa: PLC0415
-        from botocore.exceptions import BotoCoreError, ProfileNotFound  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        message = f"a destination of AWS needs boto3, which is not installed: pip install '{DISTRIBUTION}[aws]'"
-        raise ConfigError(message) from error
-    config = Config(
-        retries={"total_max_attempts": 1},
-        tcp_keepalive=True,
-        connect_timeout=_CONNECT_TIMEOUT_S,
-        read_timeout=_READ_TIMEOUT_S,
-        user_agent_extra=f"{DISTRIBUTION}/{version()}",
-    )
-    try:
-        session = boto3.session.Session(profile_name=profile)
-        return session.client(service, region_name=region, endpoint_url=endpoint_url, config=config)
-    except ProfileNotFound as error:
-        raise ConfigError(str(error), parameter="profile") from None
-    except ValueError as error:  # botocore's words for a URL that cannot be used
-        raise ConfigError(f"{error}; an endpoint is a URL like http://127.0.0.1:4566", parameter="endpoint_url") from None
-    except BotoCoreError as error:
-        raise ConfigError(f"no client of {service} can be made: {error}") from error

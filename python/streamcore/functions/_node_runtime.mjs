@@ -1,17 +1,22 @@
 // Runs a Node.js handler under the Lambda Runtime API: node _node_runtime.mjs file.function
 //
-// As Lambda's own runtime: the handler's file is looked for as FILE, FILE.mjs, FILE.js and FILE.cjs; handlers are async functions or take a
-// callback; an error that nobody catches ends the process. What it does not do: streamed answers, layers.
+// As Lambda's own runtime: the handler's file is looked for as FILE, FILE.mjs, FILE.js and FILE.cjs; handlers are async functions or, before
+// Node.js 24, take a callback; an error that nobody catches ends the process. What it does not do: streamed answers, layers, waiting for the event loop to be
+// empty after a callback.
 
 import { existsSync } from "node:fs";
 import { Agent, request } from "node:http";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+import { isAsyncFunction } from "node:util/types";
 
 const [host, port] = process.env.AWS_LAMBDA_RUNTIME_API.split(":");
 const agent = new Agent({ keepAlive: true, maxSockets: 1 });
 const root = "/2018-06-01/runtime";
 const environment = process.env;
+const AWAITS_ALL = Number(/^AWS_Lambda_nodejs(\d+)/.exec(environment.AWS_EXECUTION_ENV)?.[1]) >= 24;
+const NEVER_SETTLED =
+  "The Lambda runtime client detected an unexpected Node.js exit code. This is most commonly caused by a Promise that was never settled.";
 
 function call(method, path, body, headers = {}) {
   return new Promise((done, failed) => {
@@ -57,19 +62,27 @@ async function load(text) {
   let handler = module;
   for (const name of names) handler = handler?.[name] ?? module.default?.[name];
   if (typeof handler !== "function") throw new UserError("Runtime.HandlerNotFound", `${text} is undefined or not exported`);
+  if (AWAITS_ALL && handler.length > 2) {
+    throw new UserError("Runtime.CallbackHandlerDeprecated", `${text} takes a callback, which Lambda has removed from Node.js 24`);
+  }
   return handler;
 }
 
+let idle = () => {}; // called when nothing can happen any more
+process.on("beforeExit", () => idle());
+
+// Since Node.js 24 what a function returns is its answer. Before, a promise is waited for, or a callback; what a plain function returns otherwise
+// is no answer, and without a callback it is null, when nothing is left to do.
 function invoke(handler, event, context) {
   return new Promise((done, failed) => {
+    idle = () => (isAsyncFunction(handler) ? failed(new UserError("Runtime.NodeJsExit", NEVER_SETTLED)) : done(null));
     const callback = (error, value) => (error === undefined || error === null ? done(value) : failed(error));
     context.done = callback;
     context.succeed = done;
     context.fail = failed;
-    const returned = handler(event, context, callback);
-    if (typeof returned?.then === "function") returned.then(done, failed);
-    else if (handler.length < 3 && returned !== undefined) done(returned);
-  });
+    const returned = handler(event, context, ...(AWAITS_ALL ? [] : [callback]));
+    if (AWAITS_ALL || typeof returned?.then === "function") Promise.resolve(returned).then(done, failed);
+  }).finally(() => (idle = () => {}));
 }
 
 let running = null; // the request id of the invocation in progress

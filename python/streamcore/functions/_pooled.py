@@ -26,7 +26,7 @@ __all__ = ["PooledFunction"]
 
 _log = logging.getLogger("streamcore.function")
 # What a Lambda that streamcore itself may run in has told its own runtime.
-_NOT_OURS = frozenset({"AWS_LAMBDA_MAX_CONCURRENCY", "_LAMBDA_TELEMETRY_LOG_FD"})
+_NOT_OURS = frozenset({"AWS_EXECUTION_ENV", "AWS_LAMBDA_MAX_CONCURRENCY", "_LAMBDA_TELEMETRY_LOG_FD"})
 _INIT_S = 10.0  # what Lambda gives the initialization of a function before it counts as part of the invocation
 
 
@@ -102,8 +102,9 @@ class PooledFunction:
         """Hand a process the batch's event, and return what it answers.
 
         An error that it reports, its end, an answer above 6,291,556 bytes, and no answer until the timeout are answers of kind
-        "function_error". After the last three, and after an error of its initialization, the process is killed with all that it has
-        started, and another takes its place. That no process can be started is a "service_error".
+        "function_error", and so is a program that the system cannot run. After the last three, and after an error of its initialization,
+        the process is killed with all that it has started, and another takes its place. That no process can be started for another reason
+        is a "service_error".
 
         Raises:
             KeyboardInterrupt: the user wants to stop; the process was killed.
@@ -115,6 +116,8 @@ class PooledFunction:
             except ClosedError:
                 return self._closed()
             except OSError as error:
+                if error.filename == self._launch.command[0] and os.path.exists(error.filename):  # noqa: PTH110 - it is text
+                    return self._not_runnable(error, batch.request_id)
                 _log.warning("%s: no process can be started: %s", self.name, error)
                 payload = {"errorType": "ServiceException", "errorMessage": f"no process can be started: {error}"}
                 return Answer("service_error", payload, status_code=500, executed_version=None)
@@ -249,6 +252,13 @@ class PooledFunction:
         message = text if isinstance(error, TooLarge) else f"RequestId: {request_id} Error: {text}"
         answer = self._function_error({"errorType": error_type, "errorMessage": message})
         return answer, f"\tStatus: {status}" + (f"\tError Type: {error_type}" if status == "error" else "")
+
+    def _not_runnable(self, error: OSError, request_id: str) -> Answer:
+        """Return the answer for a program that is there and cannot be run: it is no program, or its interpreter is missing."""
+        text = f"fork/exec {error.filename}: {(error.strerror or '').lower()}"
+        self._failures.say("Runtime.InvalidEntrypoint", text, [], request_id)
+        message = f"RequestId: {request_id} Error: {text}"
+        return self._function_error({"errorType": "Runtime.InvalidEntrypoint", "errorMessage": message})
 
     def _function_error(self, payload: object) -> Answer:
         return Answer("function_error", payload, executed_version=self._version, function_error="Unhandled")

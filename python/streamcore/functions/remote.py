@@ -15,15 +15,13 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from streamcore._distribution import DISTRIBUTION, version
+from streamcore._boto import make_client
 from streamcore.errors import ConfigError, FunctionUnavailableError
 from streamcore.functions._names import FunctionName
 from streamcore.protocols import Answer
 from streamcore.sources._wall import WallClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from streamcore._streamcore import Batch
     from streamcore.protocols import Clock
 
@@ -304,7 +302,8 @@ class LambdaFunction:
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
         code = str(error.response.get("Error", {}).get("Code") or "")
         if code == "ResourceNotFoundException":
-            raise ConfigError(f"Function not found: {self.function_arn}: {error}", parameter="function") from error
+            text = f"Function not found: {self.function_arn} (lambda:GetFunctionConfiguration: {code})"
+            raise ConfigError(text, parameter="function") from error
         if code in _CREDENTIALS:
             self._client = None
             message = f"the AWS credentials are missing, expired or not valid (lambda:GetFunctionConfiguration): {error}"
@@ -339,26 +338,16 @@ class LambdaFunction:
             self._client = None
 
     def _made(self) -> Any:
-        with _config_errors():
-            from boto3.session import Session  # noqa: PLC0415  (only who calls AWS has it)
-            from botocore.config import Config  # noqa: PLC0415
-            from botocore.exceptions import NoRegionError  # noqa: PLC0415
-
-            config = Config(
-                retries={"total_max_attempts": 1, "mode": "standard"},  # the mode "adaptive" would wait before a call
-                connect_timeout=_ASK_S,
-                read_timeout=_ASK_S,
-                tcp_keepalive=True,
-                user_agent_extra=f"{DISTRIBUTION}/{version()}",
-            )
-            session = Session(profile_name=self._profile)
-            options = {"endpoint_url": self._endpoint_url, "config": config}
-            try:
-                client = session.client("lambda", region_name=self._region, **options)
-            except NoRegionError:
-                if self._endpoint_url is None:
-                    raise
-                client = session.client("lambda", region_name="us-east-1", **options)  # a server of one's own seldom minds
+        client = make_client(
+            "lambda",
+            who="a function of the Lambda API",
+            region=self._region,
+            endpoint_url=self._endpoint_url,
+            profile=self._profile,
+            retries={"total_max_attempts": 1, "mode": "standard"},  # the mode "adaptive" would wait before a call
+            connect_timeout=_ASK_S,
+            read_timeout=_ASK_S,
+        )
         self._region = client.meta.region_name
         client.meta.events.register("before-send.lambda.Invoke", self._send)
         return client
@@ -411,27 +400,6 @@ def _was_not_sent(error: Exception) -> bool:
             return True
         cause = cause.__cause__ or cause.__context__
     return False
-
-
-@contextlib.contextmanager
-def _config_errors() -> Iterator[None]:
-    """Say in our own words what a client cannot be made of."""
-    try:
-        from botocore.exceptions import BotoCoreError, NoRegionError, ProfileNotFound  # noqa: PLC0415
-    except ModuleNotFoundError as error:
-        message = f"a function of the Lambda API needs boto3, which is not installed: pip install '{DISTRIBUTION}[aws]'"
-        raise ConfigError(message) from error
-    try:
-        yield
-    except NoRegionError:
-        message = "no region: give one with --region or region=, in AWS_REGION, AWS_DEFAULT_REGION or in the profile"
-        raise ConfigError(message, parameter="region") from None
-    except ProfileNotFound as error:
-        raise ConfigError(str(error), parameter="profile") from None
-    except ValueError as error:
-        raise ConfigError(f"an endpoint is a URL like http://127.0.0.1:4566: {error}", parameter="endpoint_url") from None
-    except BotoCoreError as error:
-        raise ConfigError(str(error)) from error
 
 
 def _decoded(body: bytes) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 import os
 import re
 import tempfile
@@ -32,7 +33,8 @@ class RuntimeFunction(PooledFunction):
 
     The environment is that of this process and over it what Lambda sets ("Lambda developer guide", Working with environment variables).
     What is not as on Lambda: the memory is not limited, the file system is not read-only, a process is not frozen between invocations,
-    there are no extensions and no layers, answers that a function streams are gathered.
+    there are no extensions and no layers, answers that a function streams are gathered, and a callback of Node.js answers at once, without
+    waiting for an empty event loop.
 
     Args:
         path: a folder, or a .zip, which is unpacked into a temporary folder.
@@ -96,7 +98,8 @@ class RuntimeFunction(PooledFunction):
                 environment={
                     **(environment or {}),
                     "_HANDLER": handler,
-                    "AWS_EXECUTION_ENV": f"AWS_Lambda_{runtime}",
+                    # Lambda does not define it for a runtime of one's own.
+                    **({} if runtime.startswith("provided") else {"AWS_EXECUTION_ENV": f"AWS_Lambda_{runtime}"}),
                     "LAMBDA_TASK_ROOT": str(folder),
                     "LD_LIBRARY_PATH": ":".join(libraries),
                 },
@@ -148,14 +151,14 @@ def parse_runtime_function(
     if "timeout" in options:
         if timeout_ms is not None:
             raise ConfigError(f"the timeout is given twice, as {options['timeout']} in {text}", parameter="timeout")
-        timeout_ms = round(1000 * _number(text, "timeout", options["timeout"]))
-    memory = _number(text, "memory", options.get("memory", "128"))
+        timeout_ms = round(1000 * _number(text, "timeout", options["timeout"], 0.001, 900))
+    memory = _number(text, "memory", options.get("memory", "128"), 128, 10_240)
     return RuntimeFunction(
         path,
         handler=options.get("handler", "function.handler"),
         runtime=options.get("runtime"),
         timeout_ms=3000 if timeout_ms is None else timeout_ms,
-        memory=int(memory) if memory.is_integer() else 0,
+        memory=int(memory),
         name=options.get("name"),
         executable=options.get("executable"),
         processes=processes,
@@ -190,13 +193,15 @@ def split_runtime_text(text: str) -> tuple[str, dict[str, str]]:
     return path, options
 
 
-def _number(text: str, name: str, value: str) -> float:
+def _number(text: str, name: str, value: str, smallest: float, largest: float) -> float:
     try:
         number = float(value)
     except ValueError:
-        number = float("nan")
-    if not 0 < number < 1e6:
-        raise _error(f"{text}: {name} must be a number, not {value!r}")
+        number = math.nan
+    whole = smallest >= 1
+    if not smallest <= number <= largest or (whole and not number.is_integer()):
+        kind = "a whole number" if whole else "a number"
+        raise _error(f"{text}: {name} must be {kind} from {smallest:g} to {largest:g}, not {value!r}")
     return number
 
 

@@ -21,6 +21,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from streamcore._boto import configured_endpoint
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore.errors import ConfigError, SourceUnavailableError, StreamcoreError
 
@@ -264,6 +265,7 @@ def _in_one_write(connection: type[Any]) -> type[Any]:
             else:
                 self._held.append(data)
 
+    OneWrite.__name__ = connection.__name__  # urllib3's errors say it
     return OneWrite
 
 
@@ -359,7 +361,7 @@ class AwsClient:
         self._ways: dict[str, _Way] = {}
         session = self._session()
         self.ca_bundle: str | None = session.get_config_variable("ca_bundle")
-        self.endpoint_url: str | None = endpoint_url or _configured_endpoint(session, service)
+        self.endpoint_url: str | None = endpoint_url or configured_endpoint(session, service)
         found = region or session.get_config_variable("region") or ("us-east-1" if self.endpoint_url else None)
         if found is None:
             message = "no region: give one with --region or region=, in AWS_REGION, AWS_DEFAULT_REGION or in the profile"
@@ -523,17 +525,6 @@ class AwsClient:
         if cached is None or cached[0] != facts:
             self._identity = cached = (facts, Identity(*facts))
         return cached[1]
-
-
-def _configured_endpoint(session: Any, service: str) -> str | None:
-    """Return the endpoint that environment or profile name (AWS SDKs and tools reference guide, "Service-specific endpoints")."""
-    from botocore.configprovider import ConfiguredEndpointProvider  # noqa: PLC0415
-
-    if session.get_config_variable("ignore_configured_endpoint_urls"):
-        return None
-    provider = ConfiguredEndpointProvider(full_config=session.full_config, scoped_config=session.get_scoped_config(), client_name=service)
-    found: str | None = provider.provide()
-    return found
 
 
 def _endpoint_rules(session: Any, service: str, region: str) -> Callable[[dict[str, str]], str]:
