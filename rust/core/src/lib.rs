@@ -166,15 +166,17 @@ mod shard;
 mod stats;
 mod time;
 mod trace;
+mod window;
 
 pub use batch::{Batch, Outcome, Response, Ticket};
 pub use chance::{BACKOFF_MAX_MS, BACKOFF_MIN_MS};
 pub use checkpoint::{
-    CHECKPOINT_FORMAT, Checkpoint, CheckpointError, CheckpointKey, LaneTag, Start, WindowState,
+    CHECKPOINT_FORMAT, Checkpoint, CheckpointError, CheckpointKey, LaneTag, Start,
 };
 pub use config::{
     ConfigError, FETCH_RECORDS_MAX, MappingConfig, MappingIdentity, PAYLOAD_BYTES_MAX, SPAN_MAX,
-    ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX,
+    ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX,
+    WINDOW_GRACE_MS,
 };
 pub use discard::{Condition, Confirmation, Discard, DiscardId};
 pub use engine::{BUDGET_BYTES, Engine, Taken};
@@ -190,5 +192,6 @@ pub use page::{
 };
 pub use position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber};
 pub use shard::{Finished, Offered, Shard, Snapshot, Task, Want};
-pub use stats::{Counters, LaneState, LaneStats, ShardState, ShardStats};
+pub use stats::{Counters, LaneState, LaneStats, ShardState, ShardStats, WindowStats};
 pub use trace::Event;
+pub use window::{ReturnedState, Window, WindowPhase, WindowState};

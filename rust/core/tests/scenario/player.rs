@@ -510,7 +510,7 @@ impl Player {
     /// A batch is what comes next in its lane, and its event has the size that it says.
     fn check_batch(&self, batch: &Batch) {
         let numbers = numbers(batch.records());
-        let lane = self.truth.lane_of(&batch.first().key());
+        let lane = self.truth.lane_of(&batch.first().unwrap().key());
         let next: Vec<u64> = self.truth.incomplete(lane).take(numbers.len()).collect();
         assert_eq!(
             numbers, next,
@@ -554,7 +554,7 @@ impl Player {
         let request = self.request(batch.request_id());
         self.batches
             .insert(request.clone(), (batch.ticket(), engine_numbers));
-        let key = batch.first().key().into_owned();
+        let key = batch.first().unwrap().key().into_owned();
         let mut what = list(&shown);
         if batch.attempt() > 1 {
             let _ = write!(what, " attempt {}", batch.attempt());

@@ -44,7 +44,7 @@ impl Player {
             return;
         }
         self.say(&line);
-        let key = discard.first().key().into_owned();
+        let key = discard.first().unwrap().key().into_owned();
         self.seen.push(Seen { line, key, what });
     }
 
