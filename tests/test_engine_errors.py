@@ -114,7 +114,7 @@ CALLS: dict[str, Call] = {
         {},
     ),
     "window_state": (
-        lambda s: s.engine.finish(s.ticket, SUCCESS, NOW, b"{}"),
+        lambda s: s.engine.finish(s.ticket, Outcome.success(window_state=b"{}"), NOW),
         UsageError,
         "window state was given, and the mapping has no tumbling window",
         {},

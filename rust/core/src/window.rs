@@ -6,6 +6,8 @@
 
 use std::sync::Arc;
 
+use crate::time::iso_seconds;
+
 /// The state with which a window begins.
 pub(crate) const EMPTY_STATE: &[u8] = b"{}";
 
@@ -62,6 +64,18 @@ impl Window {
     #[must_use]
     pub fn end_ms(&self) -> i64 {
         self.at.end_ms
+    }
+
+    /// [`Self::start_ms`] as the event has it, as `2020-07-30T17:00:00Z`.
+    #[must_use]
+    pub fn start_text(&self) -> String {
+        iso_seconds(self.at.start_ms)
+    }
+
+    /// [`Self::end_ms`] as the event has it.
+    #[must_use]
+    pub fn end_text(&self) -> String {
+        iso_seconds(self.at.end_ms)
     }
 
     /// The state that the event holds, JSON.

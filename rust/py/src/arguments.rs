@@ -75,6 +75,10 @@ pub(crate) fn retention_ms(value: &Bound<'_, PyAny>) -> PyResult<Option<i64>> {
     optional(value, |value| milliseconds(value, "retention_ms", 1))
 }
 
+pub(crate) fn window_grace_ms(value: &Bound<'_, PyAny>) -> PyResult<i64> {
+    milliseconds(value, "window_grace_ms", 0)
+}
+
 pub(crate) fn running_max(value: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
     optional(value, |value| {
         let range = "1 or more, or None";
@@ -189,6 +193,7 @@ pub(crate) fn mapping_config(mapping: &Bound<'_, PyAny>) -> PyResult<MappingConf
         bisect_batch_on_function_error: mapping
             .getattr("bisect_batch_on_function_error")?
             .extract()?,
+        tumbling_window_ms: number("tumbling_window_in_seconds")?.saturating_mul(1000),
         report_batch_item_failures: types.iter().any(|name| name == "ReportBatchItemFailures"),
         filter,
         ..MappingConfig::default()
