@@ -528,7 +528,7 @@ class Engine:
 
         Raises:
             CheckpointError: the blob is not ours, damaged, newer, or of another shard.
-            ConfigError: an argument is out of its range, or the mapping has parameters that are not supported yet.
+            ConfigError: an argument is out of its range.
             UsageError: the mapping has a shard of that name already.
         """
     def offer(self, shard: int, page: Page, now: int, millis_behind: int | None = None) -> Offered:

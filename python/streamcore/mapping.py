@@ -450,9 +450,6 @@ class EventSourceMapping:
     def _check_combinations(self) -> None:
         if self.parallelization_factor > 1 and self.tumbling_window_in_seconds:
             raise ConfigError("Parallelization factor must be equal to 1 when tumbling window period is configured")
-        if self.filter_criteria and self.tumbling_window_in_seconds:
-            # Lambda refuses it too; its text is not public.
-            raise ConfigError("FilterCriteria is not supported when tumbling window period is configured", parameter="filter_criteria")
 
     def _check_identity(self) -> None:
         function_arn: object = self.function_arn

@@ -200,7 +200,6 @@ class Worker:
         self._check_process()
         if self._state != "new":
             raise UsageError("a mapping can be added only before the worker is started")
-        mapping.require_supported()
         if any(job.mapping.uuid == mapping.uuid for job in self._jobs):
             raise ConfigError(
                 f"there is a mapping {mapping.uuid} already; two of one source and function need a uuid each", parameter="uuid"

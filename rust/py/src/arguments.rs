@@ -174,7 +174,6 @@ pub(crate) fn mapping_config(mapping: &Bound<'_, PyAny>) -> PyResult<MappingConf
     let limit = |name: &str| -> PyResult<Option<i64>> {
         Ok(Some(number(name)?).filter(|value| *value >= 0))
     };
-    mapping.call_method0("require_supported")?;
     let types: Vec<String> = mapping.getattr("function_response_types")?.extract()?;
     let filter = mapping.getattr("compiled_filter")?;
     let filter = optional(&filter, |filter| {
