@@ -347,7 +347,7 @@ def test_interpret_gives_the_outcome_the_state() -> None:
     engine.finish(batch.ticket, whole, START)
     engine.end(shard, START)
     closing = taken(engine)
-    assert repr(closing) == f"Batch(closing call of shard, attempt 1)"
+    assert repr(closing) == "Batch(closing call of shard, attempt 1)"
     assert (len(closing), closing.first_sequence_number, closing.last_arrival_ms) == (0, None, None)
     assert json.loads(closing.json()) == closing.event()
     assert interpret(closing, Answer("success", None)).kind == "failure"

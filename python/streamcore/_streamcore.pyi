@@ -484,8 +484,11 @@ class ShardStats:
         """Times that a tumbling window was ended early because of its state."""
     @property
     def window(self) -> dict[str, Any] | None:
-        """The last tumbling window: `start_ms`, `end_ms`, `phase` ("open", "ends_early", "restarted", "closed"), `state_bytes`, and `closing`,
-        whether its closing call is due or under way. None where there was none."""
+        """The last tumbling window; None where there was none.
+
+        `start_ms`, `end_ms`, `phase` ("open", "ends_early", "restarted", "closed"), `state_bytes`, and `closing`: whether its closing call
+        is due or under way.
+        """
     @property
     def lanes(self) -> list[dict[str, Any]]:
         """For each lane: `state` ("empty", "waiting", "ready", "in_flight", "parked"), `records`, `attempts`, `until`, `first_sequence_number`."""

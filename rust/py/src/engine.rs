@@ -89,6 +89,9 @@ fn is_sooner(at: Option<i64>, than: Option<i64>) -> bool {
     at.is_some_and(|at| than.is_none_or(|than| at < than))
 }
 
+// The signature of `add_shard` shows it.
+const _: () = assert!(streamcore::WINDOW_GRACE_MS == 120_000);
+
 #[pyclass(frozen, module = "streamcore._streamcore")]
 pub(crate) struct Engine {
     state: Mutex<State>,
@@ -176,8 +179,7 @@ impl Engine {
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     #[pyo3(signature = (mapping, shard_id, *, now, identity = "", checkpoint = None, start = "TRIM_HORIZON", start_timestamp_ms = None,
                         retention_ms = None, clock = "wall", format = "kinesis", sync_checkpoints = false, running_max = None,
-                        window_grace_ms = streamcore::WINDOW_GRACE_MS),
-           text_signature = "(mapping, shard_id, *, now, identity='', checkpoint=None, start='TRIM_HORIZON', start_timestamp_ms=None, retention_ms=None, clock='wall', format='kinesis', sync_checkpoints=False, running_max=None, window_grace_ms=120000)")]
+                        window_grace_ms = 120_000))]
     fn add_shard(
         &self,
         py: Python<'_>,
