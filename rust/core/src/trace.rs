@@ -109,6 +109,43 @@ pub enum Event {
     Updated { parallelization_factor: u8 },
 }
 
+impl Event {
+    /// The line of an event of a tumbling window.
+    fn fmt_window(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WindowOpened { start_ms, end_ms } => {
+                write!(f, "window opened {start_ms}..{end_ms}")
+            }
+            Self::Closing {
+                start_ms,
+                end_ms,
+                early,
+                attempt,
+                request_id,
+            } => write!(
+                f,
+                "closing {start_ms}..{end_ms} early={early} attempt={attempt} request={request_id}"
+            ),
+            Self::ClosingDiscarded {
+                start_ms,
+                end_ms,
+                condition,
+                invoke_count,
+            } => write!(
+                f,
+                "closing discarded {start_ms}..{end_ms} condition={} count={invoke_count}",
+                condition.as_str()
+            ),
+            Self::WindowClosed {
+                start_ms,
+                end_ms,
+                early,
+            } => write!(f, "window closed {start_ms}..{end_ms} early={early}"),
+            _ => unreachable!("only events of windows come here"),
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -138,34 +175,10 @@ impl fmt::Display for Event {
                 f,
                 "batch lane={lane} {first}..{last} records={records} attempt={attempt} request={request_id}"
             ),
-            Self::WindowOpened { start_ms, end_ms } => {
-                write!(f, "window opened {start_ms}..{end_ms}")
-            }
-            Self::Closing {
-                start_ms,
-                end_ms,
-                early,
-                attempt,
-                request_id,
-            } => write!(
-                f,
-                "closing {start_ms}..{end_ms} early={early} attempt={attempt} request={request_id}"
-            ),
-            Self::ClosingDiscarded {
-                start_ms,
-                end_ms,
-                condition,
-                invoke_count,
-            } => write!(
-                f,
-                "closing discarded {start_ms}..{end_ms} condition={} count={invoke_count}",
-                condition.as_str()
-            ),
-            Self::WindowClosed {
-                start_ms,
-                end_ms,
-                early,
-            } => write!(f, "window closed {start_ms}..{end_ms} early={early}"),
+            Self::WindowOpened { .. }
+            | Self::Closing { .. }
+            | Self::ClosingDiscarded { .. }
+            | Self::WindowClosed { .. } => self.fmt_window(f),
             Self::Succeeded { lane, records } => {
                 write!(f, "succeeded lane={lane} records={records}")
             }

@@ -468,11 +468,9 @@ struct Bench {
     now: i64,
 }
 
-fn tumbling(mapping: MappingConfig) -> MappingConfig {
-    MappingConfig {
-        tumbling_window_ms: 10,
-        ..mapping
-    }
+fn tumbling(mut mapping: MappingConfig) -> MappingConfig {
+    mapping.tumbling_window_ms = 10;
+    mapping
 }
 
 impl Bench {

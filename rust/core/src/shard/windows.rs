@@ -309,13 +309,10 @@ impl Shard {
     pub(super) fn window_stats(&self) -> Option<WindowStats> {
         let window = self.window.as_ref()?;
         let lane = &self.lanes[0];
-        let closing = match &lane.work {
-            Some(work) => work.top().is_some_and(|top| top.closing.is_some()),
-            None => {
-                let ready = lane.state == LaneState::Ready;
-                ready && matches!(self.closing_due(0, i64::MAX), Due::Now)
-            }
-        };
+        let closing = lane.work.as_ref().map_or(
+            lane.state == LaneState::Ready && lane.queue.front().is_none(),
+            |work| work.top().is_some_and(|top| top.closing.is_some()),
+        );
         Some(WindowStats {
             start_ms: window.start_ms,
             end_ms: window.end_ms,
