@@ -474,6 +474,7 @@ impl Outcome {
     fn too_large(request_id: Option<String>) -> Self {
         Self {
             outcome: streamcore::Outcome::TooLarge { request_id },
+            returned: None,
         }
     }
 
