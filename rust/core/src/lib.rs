@@ -141,6 +141,13 @@
 //! gone is reported as stale and changes nothing. [`Engine::drain_trace`] is one ordered account of it all, and
 //! [`Engine::check_invariants`] counts everything anew; debug builds do so after every step.
 //!
+//! # 6. Tumbling windows
+//!
+//! With [`MappingConfig::tumbling_window_ms`] every batch is of one window, and [`Batch::window`] has the state that the batch before
+//! returned. [`Engine::finish`] takes the next one ([`ReturnedState`]), bytes that the engine does not look into, and keeps it in the
+//! checkpoint with the records that made it. A window ends with a batch without records, its closing call, which is retried and given
+//! up as every other.
+//!
 //! The invariants, I1 to I13, are numbered in DESIGN.md; each module says which it owns.
 #![forbid(unsafe_code)]
 
