@@ -39,6 +39,9 @@ pub(crate) struct Seen {
     pub(crate) what: String,
 }
 
+/// Ticket, numbers, and window state.
+type Handed = (Ticket, Vec<u64>, Option<Vec<u8>>);
+
 pub(crate) struct Player {
     way: Way,
     keys: Vec<String>,
@@ -54,7 +57,7 @@ pub(crate) struct Player {
     saved: Option<(Vec<u8>, BTreeSet<u64>)>,
     requests: Vec<String>,
     /// Batches handed out to `take` or `run`, by request name: their last ticket, numbers, and window state.
-    batches: BTreeMap<String, (Ticket, Vec<u64>, Option<Vec<u8>>)>,
+    batches: BTreeMap<String, Handed>,
     discards: Vec<(DiscardId, Vec<u64>)>,
     unconfirmed: BTreeSet<usize>,
     trace: Vec<Event>,
