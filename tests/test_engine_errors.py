@@ -275,7 +275,7 @@ CALLS: dict[str, Call] = {
     "seed": (lambda _: Engine(seed=-1), ConfigError, "seed is -1, and must be 0 to 18446744073709551615", {"parameter": "seed"}),
     "budget": (lambda _: Engine(budget_bytes=-1), ConfigError, "budget_bytes is -1, and must be 0 or more", {"parameter": "budget_bytes"}),
     "outcome": (lambda s: s.engine.finish(s.ticket, "success", NOW), TypeError, "is not an instance of 'Outcome'", {}),  # type: ignore[arg-type] # what the case is about
-    "state_type": (lambda _: Outcome.success(window_state="{}"), TypeError, "'str' object", {}),  # type: ignore[arg-type] # what the case is about
+    "state_type": (lambda _: Outcome.success(window_state="{}"), TypeError, "is not an instance of 'bytes'", {}),  # type: ignore[arg-type] # what the case is about
     "page": (lambda s: s.engine.offer(s.shard, b"{}", NOW), TypeError, "is not an instance of 'Page'", {}),  # type: ignore[arg-type] # what the case is about
     "callback": (lambda s: s.engine.set_wakeup(5), TypeError, "callback must be callable or None, not int", {}),  # type: ignore[arg-type] # what the case is about
 }

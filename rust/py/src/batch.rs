@@ -407,15 +407,18 @@ fn response(
     }
 }
 
-fn returned(state: Option<Vec<u8>>, ends_window: bool) -> Option<ReturnedState> {
-    state.map(|state| ReturnedState { state, ends_window })
+fn returned(state: Option<&[u8]>, ends_window: bool) -> Option<ReturnedState> {
+    state.map(|state| ReturnedState {
+        state: state.to_vec(),
+        ends_window,
+    })
 }
 
 #[pymethods]
 impl Outcome {
     #[staticmethod]
     #[pyo3(signature = (*, window_state = None, ends_window = false))]
-    fn success(window_state: Option<Vec<u8>>, ends_window: bool) -> Self {
+    fn success(window_state: Option<&[u8]>, ends_window: bool) -> Self {
         Self {
             outcome: streamcore::Outcome::Success,
             returned: returned(window_state, ends_window),
@@ -451,7 +454,7 @@ impl Outcome {
         #[pyo3(from_py_with = arguments::status_code)] status_code: u16,
         executed_version: Option<String>,
         request_id: Option<String>,
-        window_state: Option<Vec<u8>>,
+        window_state: Option<&[u8]>,
         ends_window: bool,
     ) -> Self {
         let response = response(None, status_code, executed_version, request_id);
