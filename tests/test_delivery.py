@@ -312,8 +312,9 @@ def test_of_many_that_fail_at_first_all_arrive(seed: int) -> None:
 
     def send(discard: Discard) -> None:
         with lock:
-            left[discard.first_sequence_number] = left.get(discard.first_sequence_number, failures[len(left) % 200]) - 1
-            if left[discard.first_sequence_number] >= 0:
+            first = str(discard.first_sequence_number)
+            left[first] = left.get(first, failures[len(left) % 200]) - 1
+            if left[first] >= 0:
                 raise DeliveryError("busy")
 
     worker = Worker(checkpoints=MemoryCheckpointStore())

@@ -231,6 +231,7 @@ def test_inspect_shows_what_a_blob_holds() -> None:
         "starting_position": "AT_TIMESTAMP",
         "starting_position_timestamp_ms": NOW - 5,
         "watermark": "8",
+        "window": None,
         "ended": False,
     }
 

@@ -114,7 +114,7 @@ CALLS: dict[str, Call] = {
         {},
     ),
     "window_state": (
-        lambda s: s.engine.finish(s.ticket, SUCCESS, NOW, b"{}"),
+        lambda s: s.engine.finish(s.ticket, Outcome.success(window_state=b"{}"), NOW),
         UsageError,
         "window state was given, and the mapping has no tumbling window",
         {},
@@ -150,7 +150,7 @@ CALLS: dict[str, Call] = {
     "blob_newer": (
         lambda s: other_blob(s, checkpoint=s.blob[:8] + struct.pack("<H", 7) + s.blob[10:]),
         CheckpointError,
-        "the checkpoint has format 7, and this version reads formats up to 1",
+        "the checkpoint has format 7, and this version reads formats up to 2",
         {},
     ),
     "blob_of_another_shard": (other_blob, CheckpointError, 'the checkpoint is of shard "shardId-000000000000" of stream', {}),
@@ -218,7 +218,12 @@ CALLS: dict[str, Call] = {
         "mapping must be an EventSourceMapping, not NoneType",
         {},
     ),
-    "windows": (add(mapping=mapping(tumbling_window_in_seconds=60)), ConfigError, "", {"parameter": "tumbling_window_in_seconds"}),
+    "window_grace_ms": (
+        add(window_grace_ms=-1),
+        ConfigError,
+        "window_grace_ms is -1, and must be milliseconds, 0 to 8640000000000000",
+        {"parameter": "window_grace_ms"},
+    ),
     "start": (
         add(start="NOW"),
         ConfigError,
@@ -270,7 +275,7 @@ CALLS: dict[str, Call] = {
     "seed": (lambda _: Engine(seed=-1), ConfigError, "seed is -1, and must be 0 to 18446744073709551615", {"parameter": "seed"}),
     "budget": (lambda _: Engine(budget_bytes=-1), ConfigError, "budget_bytes is -1, and must be 0 or more", {"parameter": "budget_bytes"}),
     "outcome": (lambda s: s.engine.finish(s.ticket, "success", NOW), TypeError, "is not an instance of 'Outcome'", {}),  # type: ignore[arg-type] # what the case is about
-    "state_type": (lambda s: s.engine.finish(s.ticket, SUCCESS, NOW, [1]), TypeError, "is not an instance of 'bytes'", {}),  # type: ignore[arg-type] # what the case is about
+    "state_type": (lambda _: Outcome.success(window_state="{}"), TypeError, "is not an instance of 'bytes'", {}),  # type: ignore[arg-type] # what the case is about
     "page": (lambda s: s.engine.offer(s.shard, b"{}", NOW), TypeError, "is not an instance of 'Page'", {}),  # type: ignore[arg-type] # what the case is about
     "callback": (lambda s: s.engine.set_wakeup(5), TypeError, "callback must be callable or None, not int", {}),  # type: ignore[arg-type] # what the case is about
 }

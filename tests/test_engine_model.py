@@ -174,7 +174,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
     def check_discard(discard: Discard, records: list[int], count: int) -> None:
         assert discard.condition == "RetryAttemptsExhausted"
         assert (discard.approximate_invoke_count, discard.record_count) == (count, len(records))
-        assert (int(discard.first_sequence_number), int(discard.last_sequence_number)) == (records[0], records[-1])
+        assert (discard.first_sequence_number, discard.last_sequence_number) == (str(records[0]), str(records[-1]))
 
     def confirm_one(self, identity: int) -> None:
         self.succeeded |= self.model.given_up[identity]

@@ -220,15 +220,6 @@ def test_an_empty_list_of_filters_goes_with_a_window_and_is_left_out() -> None:
     assert "FilterCriteria" not in with_window.to_aws()
 
 
-@pytest.mark.parametrize("values", [{"tumbling_window_in_seconds": 10}], ids=["window"])
-def test_what_is_not_carried_out_yet_is_valid_and_yet_refused(values: dict[str, Any]) -> None:
-    (parameter,) = values
-    with pytest.raises(ConfigError, match=f"{parameter} is not supported yet") as caught:
-        mapping(**values).require_supported()
-    assert caught.value.parameter == parameter
-    mapping(batch_size=10_000, parallelization_factor=10, bisect_batch_on_function_error=True).require_supported()
-
-
 @pytest.mark.parametrize(
     "pattern",
     [

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         ShardStats,
         Wait,
         Want,
+        Window,
         __version__,
     )
     from streamcore.checkpoints.memory import MemoryCheckpointStore
@@ -92,6 +93,7 @@ _HOME = {
             "ShardStats",
             "Wait",
             "Want",
+            "Window",
             "__version__",
         ),
         "streamcore._streamcore",
@@ -212,6 +214,7 @@ __all__ = [
     "Wait",
     "Wakeup",
     "Want",
+    "Window",
     "Worker",
     "WorkerStats",
     "__version__",

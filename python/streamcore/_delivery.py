@@ -262,7 +262,10 @@ class Delivery:
 
 
 def _described(discard: Discard) -> str:
+    why = f"{discard.condition}, {discard.approximate_invoke_count} invocations"
+    if not discard.record_count:
+        return f"discarded the closing call of a tumbling window of shard {discard.shard_id} ({why})"
     return (
-        f"discarded {discard.record_count} records of shard {discard.shard_id} ({discard.condition}, "
-        f"{discard.approximate_invoke_count} invocations, {discard.first_sequence_number}..{discard.last_sequence_number})"
+        f"discarded {discard.record_count} records of shard {discard.shard_id} "
+        f"({why}, {discard.first_sequence_number}..{discard.last_sequence_number})"
     )

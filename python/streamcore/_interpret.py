@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from streamcore._streamcore import Outcome
+from streamcore.windows import WindowStateError, returned_state
 
 if TYPE_CHECKING:
     from streamcore._streamcore import Batch
@@ -27,6 +28,8 @@ def interpret(batch: Batch, answer: Answer) -> Outcome:
     - anything else fails the whole batch: an empty, null or missing `itemIdentifier`, one that is no string or not in the batch (also
       beside valid ones), and a value of another shape.
 
+    A batch of a tumbling window fails too where the answer has no `state` (see `streamcore.windows`); else the outcome carries it.
+
     Args:
         batch: the batch that was invoked.
         answer: what the function gave for it.
@@ -41,17 +44,32 @@ def interpret(batch: Batch, answer: Answer) -> Outcome:
     if answer.kind == "function_error":
         return _failure(answer, answer.function_error or "Unhandled")
     payload = answer.payload
+    window = batch.window
+    state: bytes | None = None
+    ends_window = False
+    if window is not None:
+        try:
+            state, ends_window = returned_state(window, payload)
+        except WindowStateError:
+            return _failure(answer, None)
     if not batch.reports_item_failures or payload is None or (isinstance(payload, (str, list, dict)) and not payload):
-        return Outcome.success()
+        return Outcome.success(window_state=state, ends_window=ends_window)
     if not isinstance(payload, dict):
         return _failure(answer, None)
     failures = payload.get("batchItemFailures")
     if failures is None or failures == []:
-        return Outcome.success()
+        return Outcome.success(window_state=state, ends_window=ends_window)
     index = _lowest_failed(batch, failures)
     if index is None:
         return _failure(answer, None)
-    return Outcome.partial(index, status_code=answer.status_code, executed_version=answer.executed_version, request_id=answer.request_id)
+    return Outcome.partial(
+        index,
+        status_code=answer.status_code,
+        executed_version=answer.executed_version,
+        request_id=answer.request_id,
+        window_state=state,
+        ends_window=ends_window,
+    )
 
 
 def _lowest_failed(batch: Batch, failures: object) -> int | None:

@@ -13,6 +13,7 @@ from streamcore._interpret import interpret
 from streamcore._streamcore import Batch, Discard, Outcome, Wait
 from streamcore.errors import UsageError
 from streamcore.protocols import Answer
+from streamcore.windows import WindowStateError, returned_state
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,6 +85,7 @@ class Invoker:
         self._held: list[tuple[int, int, Batch, Answer, _Tally]] = []
         self._held_lock = threading.Lock()
         self._problems: dict[int, tuple[str, str]] = {}  # by shard: the mapping, and what went wrong with its last batch
+        self._without_state: set[str] = set()
 
     def add(self, handle: int, invoke: Callable[[Batch], Answer | Awaitable[Answer]]) -> None:
         """Invoke this for the batches of the shard."""
@@ -112,7 +114,7 @@ class Invoker:
                 # What is no awaitable fails there, as every other mistake of a function does.
                 self._await(batch, answer, tally)
                 return
-            outcome = interpret(batch, answer)
+            outcome = self._interpreted(batch, answer)
         except KeyboardInterrupt:
             self._interrupted(batch)
             return
@@ -167,6 +169,19 @@ class Invoker:
         """Batches held in flight because their runs may go on."""
         return len(self._held)
 
+    def _interpreted(self, batch: Batch, answer: Answer) -> Outcome:
+        outcome = interpret(batch, answer)
+        if outcome.kind == "failure" and answer.kind == "success" and (window := batch.window) is not None:
+            try:
+                returned_state(window, answer.payload)
+            except WindowStateError as error:
+                # Nothing else tells of it, and it fails every time.
+                level = logging.DEBUG if batch.mapping_uuid in self._without_state else logging.WARNING
+                self._without_state.add(batch.mapping_uuid)
+                text = "mapping %s, shard %s, request %s: %s (others like it are logged at level DEBUG)"
+                _log.log(level, text, batch.mapping_uuid, batch.shard_id, batch.request_id, error)
+        return outcome
+
     def _finish(self, batch: Batch, outcome: Outcome, tally: _Tally) -> None:
         now = self._clock.now_ms()
         try:
@@ -175,9 +190,10 @@ class Invoker:
             _log.exception("batch %d of shard %s could not be finished", batch.ticket, batch.shard_id)
             return
         arrival = batch.last_arrival_ms
-        tally.age_ms = now - arrival
-        tally.newest_ms = arrival
-        tally.seen_at = now
+        if arrival is not None:
+            tally.age_ms = now - arrival
+            tally.newest_ms = arrival
+            tally.seen_at = now
         for discard in finished.discards:
             self._on_discard(discard)
         if self._on_finish is not None:
@@ -213,7 +229,7 @@ class Invoker:
     async def _complete(self, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
         try:
             answer: Answer | None = await awaitable
-            outcome = interpret(batch, cast("Answer", answer))
+            outcome = self._interpreted(batch, cast("Answer", answer))
         except KeyboardInterrupt:
             self._interrupted(batch)
             return

@@ -61,6 +61,7 @@ class Job(Task):
         "running_max",
         "source",
         "wakeups",
+        "window_grace_ms",
     )
 
     def __init__(
@@ -75,6 +76,7 @@ class Job(Task):
         discard_tries: int,
         discard_budget_ms: int,
         clock: Literal["wall", "replay"] | None,
+        window_grace_ms: int,
     ) -> None:
         super().__init__()
         self.mapping = mapping
@@ -86,6 +88,7 @@ class Job(Task):
         self.discard_tries = discard_tries
         self.discard_budget_ms = discard_budget_ms
         self.clock = clock
+        self.window_grace_ms = window_grace_ms
         self.description: StreamDescription = _UNKNOWN  # what the source says at first contact
         self.recorded = False
         self.lineage = Lineage()

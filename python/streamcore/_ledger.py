@@ -21,7 +21,19 @@ __all__ = ["Ledger", "stuck_batches"]
 class Counts:
     """Sums of the engine's counts over shards, those included that have left the engine."""
 
-    __slots__ = ("discarded", "duplicates", "expired", "failed_invocations", "filtered", "invocations", "retries", "succeeded", "throttles")
+    __slots__ = (
+        "discarded",
+        "duplicates",
+        "expired",
+        "failed_invocations",
+        "filtered",
+        "invocations",
+        "retries",
+        "succeeded",
+        "throttles",
+        "windows_closed",
+        "windows_ended_early",
+    )
 
     def __init__(self) -> None:
         self.succeeded = 0
@@ -33,6 +45,8 @@ class Counts:
         self.failed_invocations = 0
         self.retries = 0
         self.throttles = 0
+        self.windows_closed = 0
+        self.windows_ended_early = 0
 
     def add(self, other: ShardStats | Counts) -> None:
         """Add one shard's counts, or another sum."""
@@ -118,6 +132,8 @@ class Ledger:
             "failed_invocations": sums.failed_invocations,
             "retries": sums.retries,
             "throttles": sums.throttles,
+            "windows_closed": sums.windows_closed,
+            "windows_ended_early": sums.windows_ended_early,
             **self._delivery.counts(),
             "checkpoints": saver.checkpoints,
             "failed_saves": saver.failed_saves,

@@ -44,6 +44,13 @@ _FAILING_PAUSE_MS = 50
 _PROBLEM_FAILURES = 5
 
 
+def _says_tip(fetched: Fetched, page: Page) -> bool:
+    """Whether the source says that it has nothing more now; one that does not tell its distance says so with no records."""
+    if fetched.millis_behind is not None:
+        return fetched.millis_behind == 0
+    return not len(page) and not fetched.retry_after_ms
+
+
 class Poller:
     """Feeds the engine from the sources of all mappings.
 
@@ -293,8 +300,9 @@ class Poller:
             self._readable(reading, fetched)
             reading.pending = fetched
         page = fetched.page if fetched.page is not None else _NO_RECORDS
+        at_tip = _says_tip(fetched, page)
         try:
-            offered = engine.offer(handle, page, self._clock.now_ms(), fetched.millis_behind)
+            offered = engine.offer(handle, page, self._clock.now_ms(), 0 if at_tip else fetched.millis_behind)
         except PageError as error:
             self._settle(reading, 0)
             self._fail_reading(reading, SourceError(f"shard {reading.shard_id}: {error}"))
@@ -316,8 +324,8 @@ class Poller:
             self._engine.end(reading.handle, self._clock.now_ms())
             self._saver.hurry()
             return None
-        behind, records = fetched.millis_behind, len(page)
-        reading.at_tip = behind == 0 if behind is not None else not records and not fetched.retry_after_ms
+        records = len(page)
+        reading.at_tip = _says_tip(fetched, page)
         interval = job.description.poll_interval_ms
         if reading.at_tip:
             return now + max(interval, fetched.retry_after_ms) if interval else None

@@ -44,11 +44,12 @@ def duration(milliseconds: float) -> str:
 def line(stats: WorkerStats, records_per_second: float) -> str:
     """Return the line that says how a worker stands."""
     age = "-" if stats.iterator_age_ms is None else duration(stats.iterator_age_ms)
+    windows = f"{stats.windows_closed:,} windows closed  " if stats.windows_closed else ""
     waiting = f" ({stats.unconfirmed:,} on their way)" if stats.unconfirmed else ""
     filtered = f"{stats.filtered_records:,} filtered out  " if stats.filtered_records else ""
     return (
         f"{stats.records:,} records  {filtered}{records_per_second:,.0f}/s  {stats.in_flight} in flight  {stats.retries:,} retries  "
-        f"{stats.discards:,} discards{waiting}  iterator age {age}"
+        f"{stats.discards:,} discards{waiting}  {windows}iterator age {age}"
     )
 
 

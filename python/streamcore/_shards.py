@@ -174,6 +174,7 @@ class Shards:
             format=description.format,
             sync_checkpoints=self._sync_checkpoints,
             running_max=job.running_max,
+            window_grace_ms=job.window_grace_ms,
         )
         reading = Reading(job, shard_id, handle, _readable(start))
         self.readings[handle] = reading

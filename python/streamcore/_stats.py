@@ -27,7 +27,9 @@ class Totals:
         failed_invocations: those of them that failed, wholly or in part.
         retries: invocations that were not the first of their batch.
         throttles: calls that did not run because of a throttle or a service error, or because the event was too large for the service.
-        discards: discards made, each of one or more records.
+        windows_closed: tumbling windows closed, those included whose closing call was given up.
+        windows_ended_early: times that a tumbling window was ended early because its state was too large.
+        discards: discards made, each of one or more records, or of the closing call of a tumbling window.
         discarded_records: records discarded.
         discarded_by_condition: the same by condition, RetryAttemptsExhausted and RecordAgeExceeded.
         delivered: discards that reached their destination.
@@ -54,6 +56,8 @@ class Totals:
     failed_invocations: int = 0
     retries: int = 0
     throttles: int = 0
+    windows_closed: int = 0
+    windows_ended_early: int = 0
     discards: int = 0
     discarded_records: int = 0
     discarded_by_condition: Mapping[str, int] = field(default_factory=dict)
@@ -94,7 +98,7 @@ class StuckBatch:
         mapping_uuid: its mapping.
         shard_id: its shard.
         lane: the lane, 0 to ParallelizationFactor - 1.
-        first_sequence_number: of its first record.
+        first_sequence_number: of its first record; None for the closing call of a tumbling window.
         attempts: tries so far.
         next_try_ms: when it is tried again, in milliseconds since the Unix epoch.
     """

@@ -23,6 +23,7 @@ __all__ = [
     "ShardStats",
     "Wait",
     "Want",
+    "Window",
     "__version__",
     "exchange",
 ]
@@ -219,8 +220,30 @@ class Columns:
         """The decoded payloads one after the other; of DynamoDB Streams the JSON texts of the `dynamodb` objects."""
 
 @final
+class Window:
+    """The tumbling window of a batch, as its event tells it."""
+
+    @property
+    def start_ms(self) -> int: ...
+    @property
+    def end_ms(self) -> int:
+        """The first instant after the window."""
+    @property
+    def state(self) -> bytes:
+        """The state that the event holds, JSON."""
+    @property
+    def state_bytes_max(self) -> int:
+        """The most bytes of state that can be handed on: more would not fit into the closing call."""
+    @property
+    def is_final(self) -> bool:
+        """Whether this is the closing call, which has no records."""
+    @property
+    def is_terminated_early(self) -> bool:
+        """Whether the window is closed before its time because of its state."""
+
+@final
 class Batch:
-    """A batch in flight. Building the event takes no lock of the engine."""
+    """A batch in flight; the closing call of a tumbling window is one without records. Building the event takes no lock of the engine."""
 
     @property
     def ticket(self) -> int: ...
@@ -242,11 +265,15 @@ class Batch:
     def reports_item_failures(self) -> bool:
         """Whether the mapping's function_response_types holds ReportBatchItemFailures."""
     @property
-    def first_sequence_number(self) -> str: ...
+    def window(self) -> Window | None:
+        """The tumbling window that the records are in; None for a mapping without one."""
     @property
-    def last_sequence_number(self) -> str: ...
+    def first_sequence_number(self) -> str | None:
+        """None for the closing call of a tumbling window."""
     @property
-    def last_arrival_ms(self) -> int: ...
+    def last_sequence_number(self) -> str | None: ...
+    @property
+    def last_arrival_ms(self) -> int | None: ...
     def __len__(self) -> int: ...
     def index_of(self, sequence_number: str) -> int | None:
         """Return the index of the record with this sequence number, compared as text; None if it is not in the batch."""
@@ -261,7 +288,14 @@ class Outcome:
     """What an answer means for the records of a batch."""
 
     @staticmethod
-    def success() -> Outcome: ...
+    def success(*, window_state: bytes | None = None, ends_window: bool = False) -> Outcome:
+        """All records are complete.
+
+        Args:
+            window_state: the state that the next event of the tumbling window holds, JSON; without one the old state stays. The state that
+                a closing call returns is not used.
+            ends_window: the window ends now, with a closing call that gets this state, and begins again without one.
+        """
     @staticmethod
     def failure(
         *,
@@ -278,8 +312,13 @@ class Outcome:
         status_code: int = 200,
         executed_version: str | None = "$LATEST",
         request_id: str | None = None,
+        window_state: bytes | None = None,
+        ends_window: bool = False,
     ) -> Outcome:
-        """The records before `index` are complete, those from it on failed."""
+        """The records before `index` are complete, those from it on failed.
+
+        The window state is kept, for those that failed too, where `index` is not 0; see `success`.
+        """
     @staticmethod
     def throttled() -> Outcome:
         """The function did not run: a throttle or a service error. Spends nothing."""
@@ -294,6 +333,10 @@ class Outcome:
     def kind(self) -> Literal["success", "failure", "partial", "throttled", "too_large"]: ...
     @property
     def index(self) -> int | None: ...
+    @property
+    def window_state(self) -> bytes | None: ...
+    @property
+    def ends_window(self) -> bool: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
@@ -318,9 +361,10 @@ class Discard:
     @property
     def record_count(self) -> int: ...
     @property
-    def first_sequence_number(self) -> str: ...
+    def first_sequence_number(self) -> str | None:
+        """None for the closing call of a tumbling window, which has no records."""
     @property
-    def last_sequence_number(self) -> str: ...
+    def last_sequence_number(self) -> str | None: ...
     def invocation_record(self) -> dict[str, Any]:
         """Return the invocation record that AWS sends to an on-failure destination, without `payload`."""
     def json(self) -> bytes:
@@ -433,6 +477,19 @@ class ShardStats:
     def throttles(self) -> int:
         """Invocations that did not run: throttles, errors of the service, events refused as too large."""
     @property
+    def windows_closed(self) -> int:
+        """Tumbling windows closed, those included whose closing call was given up."""
+    @property
+    def windows_ended_early(self) -> int:
+        """Times that a tumbling window was ended early because of its state."""
+    @property
+    def window(self) -> dict[str, Any] | None:
+        """The last tumbling window; None where there was none.
+
+        `start_ms`, `end_ms`, `phase` ("open", "ends_early", "restarted", "closed"), `state_bytes`, and `closing`: whether its closing call
+        is due or under way.
+        """
+    @property
     def lanes(self) -> list[dict[str, Any]]:
         """For each lane: `state` ("empty", "waiting", "ready", "in_flight", "parked"), `records`, `attempts`, `until`, `first_sequence_number`."""
 
@@ -456,6 +513,7 @@ class Engine:
         format: Literal["kinesis", "dynamodb"] = "kinesis",
         sync_checkpoints: bool = False,
         running_max: int | None = None,
+        window_grace_ms: int = 120000,
     ) -> int:
         """Add a shard and return its handle.
 
@@ -466,12 +524,14 @@ class Engine:
             format: which API's records the shard has; it decides the shape of its events and what discards tell.
             sync_checkpoints: hand out nothing between a completion and its `saved`.
             running_max: at most so many batches of the mapping run at once, over all its shards; 1 or more.
+            window_grace_ms: how long the source must say that it is at its tip (`millis_behind` 0) before a tumbling window that has ended is
+                closed; `fetch_failed` and any other distance break that. With the replay clock a shard never idles.
             retention_ms: how long the stream keeps a record, 1 or more; None for ever.
             start_timestamp_ms: goes with AT_TIMESTAMP, and with LATEST, which is `now` without it.
 
         Raises:
             CheckpointError: the blob is not ours, damaged, newer, or of another shard.
-            ConfigError: an argument is out of its range, or the mapping has parameters that are not supported yet.
+            ConfigError: an argument is out of its range.
             UsageError: the mapping has a shard of that name already.
         """
     def offer(self, shard: int, page: Page, now: int, millis_behind: int | None = None) -> Offered:
@@ -485,11 +545,12 @@ class Engine:
     def end(self, shard: int, now: int) -> None:
         """Say that the shard is closed and its last page has been offered."""
     def take(self, now: int) -> Batch | Discard | Wait: ...
-    def finish(self, ticket: int, outcome: Outcome, now: int, window_state: bytes | None = None) -> Finished:
+    def finish(self, ticket: int, outcome: Outcome, now: int) -> Finished:
         """Report the outcome of a batch.
 
         Raises:
-            UsageError: the ticket was finished before, or was never given out.
+            UsageError: the ticket was finished before, or was never given out; the outcome names a record that the batch does not have, or
+                carries a window state where there is no window or none so large can be handed on.
         """
     def confirm(self, discard: int, how: Literal["delivered", "given_up"]) -> bool:
         """Let the checkpoint pass a discard. False where its shard was removed or reset meanwhile."""

@@ -96,7 +96,7 @@ class Watch:
                 batch.mapping_uuid,
                 batch.shard_id,
                 batch.lane,
-                batch.first_sequence_number,
+                batch.first_sequence_number or "none (the closing call of a window)",
                 batch.attempts,
                 pause,
             )

@@ -159,6 +159,12 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     lambda_.add_argument(
         "--maximum-batching-window-in-seconds", type=int, metavar="S", help="how long a batch waits for more records, 0 to 300 (0)"
     )
+    lambda_.add_argument(
+        "--tumbling-window-in-seconds",
+        type=int,
+        metavar="S",
+        help="size of the windows in which the function keeps its state, 1 to 900; 0 for none (0)",
+    )
     lambda_.add_argument("--parallelization-factor", type=int, metavar="N", help="most batches of a shard at a time, 1 to 10 (1)")
     lambda_.add_argument(
         "--starting-position",
@@ -207,6 +213,13 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--clock", choices=["replay", "wall"], help="time of windows and ages: that of the recorded data, or of the wall (a file: replay)"
     )
     running.add_argument("--filters-max", type=int, metavar="N", help="most filters: 5, or up to 10 where AWS has raised the quota (5)")
+    running.add_argument(
+        "--window-grace",
+        type=seconds,
+        default=120.0,
+        metavar="S",
+        help="seconds that a stream must be at its tip before a tumbling window that is over is closed without a later record (120)",
+    )
     running.add_argument("--running-max", type=int, metavar="N", help="most batches at a time, over all shards")
     running.add_argument("--checkpoint-interval", type=seconds, default=1.0, metavar="S", help="seconds between saves (1); 0: each batch")
     running.add_argument(
@@ -322,6 +335,7 @@ def _run(arguments: argparse.Namespace) -> int:
                     discard_tries=arguments.discard_tries,
                     discard_budget_s=arguments.discard_budget,
                     clock=arguments.clock,
+                    window_grace_s=arguments.window_grace,
                 )
                 error: BaseException | None = None
                 with _termination(worker), Progress(worker.stats, sys.stderr, terminal=sys.stderr.isatty()) as progress:
@@ -381,6 +395,7 @@ def _summary_text(summary: Summary) -> str:
         ("  failed", f"{summary.failed_invocations:,}"),
         ("  retries", f"{summary.retries:,}"),
         ("  throttled", f"{summary.throttles:,}" if summary.throttles else ""),
+        ("windows", _windows(summary)),
         ("discards", f"{summary.discards:,}"),
         ("  delivered", f"{summary.delivered:,}" if summary.delivered else ""),
         ("  undelivered", f"{summary.undelivered:,} (given up; nothing tells of them but the log)" if summary.undelivered else ""),
@@ -391,6 +406,13 @@ def _summary_text(summary: Summary) -> str:
         ("ended", summary.reason.replace("_", " ")),
     ]
     return "\n".join(f"{name:<14}{value}" for name, value in lines if value)
+
+
+def _windows(summary: Summary) -> str:
+    if not summary.windows_closed and not summary.windows_ended_early:
+        return ""
+    early = f" ({summary.windows_ended_early:,} ended early)" if summary.windows_ended_early else ""
+    return f"{summary.windows_closed:,} closed{early}"
 
 
 @contextlib.contextmanager
@@ -482,6 +504,7 @@ def _mapping(arguments: argparse.Namespace, source: Source, function: Function) 
         "batch_size",
         "maximum_batching_window_in_seconds",
         "parallelization_factor",
+        "tumbling_window_in_seconds",
         "maximum_retry_attempts",
         "maximum_record_age_in_seconds",
     )

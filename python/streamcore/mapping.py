@@ -317,16 +317,6 @@ class EventSourceMapping:
             answer["MetricsConfig"] = copy.deepcopy(self.metrics_config)
         return answer
 
-    def require_supported(self) -> None:
-        """Raise if the mapping asks for something that this version does not carry out.
-
-        Raises:
-            ConfigError: it has a tumbling window, which comes in a later version.
-        """
-        if self.tumbling_window_in_seconds:
-            name = "tumbling_window_in_seconds"
-            raise ConfigError(f"{name} is not supported yet; leave it out", parameter=name)
-
     @property
     def compiled_filter(self) -> FilterCriteria | None:
         """The filters, compiled once for all shards; None without any."""

@@ -199,7 +199,10 @@ def run_until_idle(worker: Worker, clock: ManualClock, *, limit_ms: int = 86_400
             return worker.stats()
         if due is None or due > end:
             stats = worker.stats()
-            stuck = [f"shard {batch.shard_id} from {batch.first_sequence_number}: {batch.attempts} attempts" for batch in stats.stuck]
+            stuck = [
+                f"shard {batch.shard_id} from {batch.first_sequence_number or 'a closing call'}: {batch.attempts} attempts"
+                for batch in stats.stuck
+            ]
             what = f"{stats.held_records} records are held; batches that keep failing: {'; '.join(stuck) or 'none'}"
             raise AssertionError(f"not idle after {limit_ms} ms: {what}")
         clock.set(max(due, now + 1))

@@ -167,6 +167,7 @@ class Worker:
         discard_tries: int = 5,
         discard_budget_s: float = 30,
         clock: Literal["wall", "replay"] | None = None,
+        window_grace_s: float = 120,
     ) -> None:
         """Have the worker run a mapping. Before the start only.
 
@@ -187,6 +188,8 @@ class Worker:
                 off, and one is always made. 0 to 86,400.
             clock: which time windows, record age and iterator age go by: "wall", or "replay" for the largest arrival time handed out. By
                 default what the source says, which for recorded data is "replay".
+            window_grace_s: how long a source must say without a break that it is at its tip, after a tumbling window's end and its last
+                record, before the window is closed without a record of a later one. Recorded data never idles. 0 to 86,400.
 
         Raises:
             ConfigError: the mapping is there already, asks for what this version cannot do or names a destination that does not exist, or
@@ -197,7 +200,6 @@ class Worker:
         self._check_process()
         if self._state != "new":
             raise UsageError("a mapping can be added only before the worker is started")
-        mapping.require_supported()
         if any(job.mapping.uuid == mapping.uuid for job in self._jobs):
             raise ConfigError(
                 f"there is a mapping {mapping.uuid} already; two of one source and function need a uuid each", parameter="uuid"
@@ -205,6 +207,7 @@ class Worker:
         _check("running_max", running_max if running_max is not None else 1, 1, 1_000_000)
         _check("discard_tries", discard_tries, 1, 20)
         _check("discard_budget_s", discard_budget_s, 0, 86_400)
+        _check("window_grace_s", window_grace_s, 0, 86_400)
         if on_undeliverable not in ("continue", "block"):
             raise ConfigError(f"on_undeliverable must be 'continue' or 'block', not {on_undeliverable!r}", parameter="on_undeliverable")
         where = mapping.on_failure_destination
@@ -230,6 +233,7 @@ class Worker:
                 discard_tries=discard_tries,
                 discard_budget_ms=int(discard_budget_s * 1000),
                 clock=clock,
+                window_grace_ms=int(window_grace_s * 1000),
             )
         )
 
@@ -513,7 +517,10 @@ class Worker:
     def _done(self) -> bool:
         """Return whether all that was taken in is done and confirmed."""
         live = self._ledger.live()
-        return not len(self._delivery) and not any(shard.held_records or shard.in_flight or shard.unconfirmed_discards for shard in live)
+        return not len(self._delivery) and not any(
+            shard.held_records or shard.in_flight or shard.unconfirmed_discards or (shard.window is not None and shard.window["closing"])
+            for shard in live
+        )
 
     def _settled(self, now: int) -> bool:
         """Return whether all that was taken in is done, confirmed and saved; saves what is not."""

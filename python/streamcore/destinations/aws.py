@@ -244,6 +244,7 @@ def _object(discard: Discard, record: dict[str, Any]) -> bytes:
 
 def _key(discard: Discard, timestamp: str) -> str:
     second = timestamp[:19].replace(":", ".")
-    facts = (discard.request_id, discard.first_sequence_number, discard.last_sequence_number, timestamp)
+    # The closing call of a tumbling window has no records.
+    facts = (discard.request_id, discard.first_sequence_number or "", discard.last_sequence_number or "", timestamp)
     name = uuid.UUID(bytes=hashlib.sha256("\n".join(facts).encode()).digest()[:16], version=4)
     return f"aws/lambda/{discard.mapping_uuid}/{discard.shard_id}/{second[:10].replace('-', '/')}/{second}-{name}"

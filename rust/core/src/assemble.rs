@@ -6,7 +6,8 @@
 use std::collections::VecDeque;
 
 use crate::buffer::{Buffer, Run, SlotId, to_usize};
-use crate::event::ENVELOPE_BYTES;
+use crate::event::{ENVELOPE_BYTES, bounds_bytes};
+use crate::window::{Boundary, Bounds, EMPTY_STATE};
 
 /// What closes a batch by size.
 #[derive(Debug, Clone, Copy)]
@@ -15,6 +16,8 @@ pub(crate) struct Limits {
     pub(crate) payload_bytes_max: u32,
     /// Bytes that each record adds whatever it holds, without the comma.
     pub(crate) record_bytes: u32,
+    /// Where tumbling windows end; None where there are none.
+    pub(crate) boundary: Option<Boundary>,
 }
 
 /// A batch cut from the queue.
@@ -23,6 +26,8 @@ pub(crate) struct Cut {
     pub(crate) runs: Vec<Run>,
     /// One record that alone is larger than the payload limit.
     pub(crate) oversized: bool,
+    /// The tumbling window that its records are in.
+    pub(crate) window: Option<Bounds>,
 }
 
 /// The records of a lane that are in no batch yet.
@@ -44,6 +49,23 @@ struct Open {
     bytes: u32,
     full: bool,
     oversized: bool,
+    window: Option<Bounds>,
+}
+
+impl Open {
+    /// Begins with a record of this arrival time: its window, and the bytes of an event without records.
+    fn begin(&mut self, boundary: Boundary, arrival_ms: i64) {
+        let (window, is_current) = boundary.window_of(arrival_ms);
+        self.window = Some(window);
+        self.bytes = ENVELOPE_BYTES
+            + if is_current {
+                boundary.current_bytes
+            } else {
+                // A new window begins without a state.
+                let state = u32::try_from(EMPTY_STATE.len()).unwrap_or_default();
+                boundary.constant_bytes + bounds_bytes(window) + state
+            };
+    }
 }
 
 impl LaneQueue {
@@ -71,13 +93,23 @@ impl LaneQueue {
             let waiting = &leaf.order[to_usize(run.start + open.part)..to_usize(run.end)];
             let mut joined = 0;
             for index in waiting {
+                if let Some(boundary) = limits.boundary {
+                    let arrival_ms = leaf.page.arrival_ms(to_usize(*index));
+                    if open.records == 0 {
+                        open.begin(boundary, arrival_ms);
+                    } else if open
+                        .window
+                        .is_some_and(|window| arrival_ms >= window.end_ms)
+                    {
+                        open.full = true;
+                        break;
+                    }
+                } else if open.records == 0 {
+                    open.bytes = ENVELOPE_BYTES;
+                }
                 let bytes = limits.record_bytes + leaf.page.event_bytes(to_usize(*index));
-                let (before, comma) = if open.records == 0 {
-                    (ENVELOPE_BYTES, 0)
-                } else {
-                    (open.bytes, 1)
-                };
-                let after = before.saturating_add(bytes).saturating_add(comma);
+                let comma = u32::from(open.records > 0);
+                let after = open.bytes.saturating_add(bytes).saturating_add(comma);
                 if after > limits.payload_bytes_max {
                     open.full = true;
                     open.oversized = open.records == 0;
@@ -119,6 +151,7 @@ impl LaneQueue {
         Cut {
             runs,
             oversized: open.oversized,
+            window: open.window,
         }
     }
 

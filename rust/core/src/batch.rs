@@ -6,6 +6,7 @@ use crate::buffer::{Leaf, to_usize};
 use crate::config::ShardConfig;
 use crate::event::{ENVELOPE_BYTES, EventTemplate};
 use crate::page::Record;
+use crate::window::{Bounds, Window};
 
 /// What a batch, its event and its discard have in common with all others of the shard.
 #[derive(Debug)]
@@ -108,6 +109,13 @@ pub enum Outcome {
     },
 }
 
+/// The most bytes of state that a closing call of this window can hold.
+pub(crate) fn state_bytes_max(info: &ShardInfo, start_ms: i64, end_ms: i64) -> usize {
+    let bounds = Bounds { start_ms, end_ms };
+    let around = to_usize(ENVELOPE_BYTES) + info.template.window_bytes(bounds, &[]);
+    to_usize(info.config.mapping.payload_bytes_max).saturating_sub(around)
+}
+
 /// Records of one lane in order, shared with the shard's buffer.
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
@@ -135,29 +143,35 @@ impl Records {
             .map(|(leaf, index)| leaf.page.record(to_usize(index)))
     }
 
-    pub(crate) fn first(&self) -> Record<'_> {
-        let slice = self.slices.first().expect("a batch holds a record");
-        slice
-            .leaf
-            .page
-            .record(to_usize(slice.leaf.order[to_usize(slice.start)]))
+    /// None for the closing call of a window.
+    pub(crate) fn first(&self) -> Option<Record<'_>> {
+        let slice = self.slices.first().filter(|_| self.len > 0)?;
+        let index = slice.leaf.order[to_usize(slice.start)];
+        Some(slice.leaf.page.record(to_usize(index)))
     }
 
-    pub(crate) fn last(&self) -> Record<'_> {
-        let slice = self.slices.last().expect("a batch holds a record");
-        slice
-            .leaf
-            .page
-            .record(to_usize(slice.leaf.order[to_usize(slice.end - 1)]))
+    /// None for the closing call of a window.
+    pub(crate) fn last(&self) -> Option<Record<'_>> {
+        let slice = self.slices.last().filter(|_| self.len > 0)?;
+        let index = slice.leaf.order[to_usize(slice.end - 1)];
+        Some(slice.leaf.page.record(to_usize(index)))
     }
 
-    fn event_bytes(&self, template: &EventTemplate) -> usize {
+    /// The size of the event; with a window it may be a few bytes more than is written.
+    pub(crate) fn event_bytes(&self, template: &EventTemplate, window: Option<&Window>) -> usize {
         let constant = to_usize(template.record_bytes());
         let records: usize = self
             .indices()
             .map(|(leaf, index)| constant + to_usize(leaf.page.event_bytes(to_usize(index))))
             .sum();
-        to_usize(ENVELOPE_BYTES) + records + to_usize(self.len).saturating_sub(1)
+        let window = window.map_or(0, |window| {
+            let bounds = Bounds {
+                start_ms: window.start_ms(),
+                end_ms: window.end_ms(),
+            };
+            template.window_bytes(bounds, window.state())
+        });
+        to_usize(ENVELOPE_BYTES) + window + records + to_usize(self.len).saturating_sub(1)
     }
 
     /// Where to cut so that the larger of the two events is smallest: how many records go into the first. There must be two at least.
@@ -178,16 +192,22 @@ impl Records {
             .map_or(1, |(records, _)| records)
     }
 
-    pub(crate) fn write_event(&self, template: &EventTemplate, out: &mut Vec<u8>) {
-        out.reserve(self.event_bytes(template));
-        template.write(
-            out,
-            self.indices().map(|(leaf, index)| (&*leaf.page, index)),
-        );
+    pub(crate) fn write_event(
+        &self,
+        template: &EventTemplate,
+        window: Option<&Window>,
+        out: &mut Vec<u8>,
+    ) {
+        out.reserve(self.event_bytes(template, window));
+        let records = self.indices().map(|(leaf, index)| (&*leaf.page, index));
+        match window {
+            Some(window) => template.write_in_window(out, records, window),
+            None => template.write(out, records),
+        }
     }
 }
 
-/// A batch to run: records of one lane, in order.
+/// A batch to run: records of one lane, in order. The closing call of a tumbling window is a batch without records.
 ///
 /// It shares the pages of its records with the shard; building its event changes nothing and can be done on any thread.
 #[derive(Debug, Clone)]
@@ -197,6 +217,7 @@ pub struct Batch {
     pub(crate) attempt: u32,
     pub(crate) info: Arc<ShardInfo>,
     pub(crate) records: Records,
+    pub(crate) window: Option<Window>,
 }
 
 impl Batch {
@@ -230,11 +251,30 @@ impl Batch {
         &self.info.template
     }
 
-    /// How many records it has, at least one.
+    /// How many records it has: at least one, but for the closing call of a tumbling window.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
     pub fn len(&self) -> usize {
         to_usize(self.records.len)
+    }
+
+    /// Whether it has no records: it is the closing call of a tumbling window.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.len == 0
+    }
+
+    /// The tumbling window that its records are in, or that it closes; None for a mapping without one.
+    #[must_use]
+    pub fn window(&self) -> Option<&Window> {
+        self.window.as_ref()
+    }
+
+    /// The most bytes of window state that can be handed on: more would not fit into the closing call. 0 without a window.
+    #[must_use]
+    pub fn state_bytes_max(&self) -> usize {
+        self.window.as_ref().map_or(0, |window| {
+            state_bytes_max(&self.info, window.start_ms(), window.end_ms())
+        })
     }
 
     /// The records in order.
@@ -254,15 +294,15 @@ impl Batch {
         })
     }
 
-    /// The first record.
+    /// The first record; None for the closing call of a tumbling window.
     #[must_use]
-    pub fn first(&self) -> Record<'_> {
+    pub fn first(&self) -> Option<Record<'_>> {
         self.records.first()
     }
 
-    /// The last record.
+    /// The last record; None for the closing call of a tumbling window.
     #[must_use]
-    pub fn last(&self) -> Record<'_> {
+    pub fn last(&self) -> Option<Record<'_>> {
         self.records.last()
     }
 
@@ -275,15 +315,17 @@ impl Batch {
             .position(|record| record.sequence() == sequence_number)
     }
 
-    /// How many bytes [`Self::write_json`] writes.
+    /// How many bytes [`Self::write_json`] writes; with a tumbling window up to two fewer are written.
     #[must_use]
     pub fn json_bytes(&self) -> usize {
-        self.records.event_bytes(&self.info.template)
+        self.records
+            .event_bytes(&self.info.template, self.window.as_ref())
     }
 
     /// Appends the Lambda event as JSON.
     pub fn write_json(&self, out: &mut Vec<u8>) {
-        self.records.write_event(&self.info.template, out);
+        self.records
+            .write_event(&self.info.template, self.window.as_ref(), out);
     }
 
     /// The Lambda event as JSON.

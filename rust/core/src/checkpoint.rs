@@ -8,10 +8,13 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::position::{Position, SequenceNumber};
+use crate::window::{WindowPhase, WindowState};
 
 const MAGIC: &[u8; 8] = b"strmckpt";
-/// The version of the stored form that this crate writes, and the newest that it reads.
-pub const CHECKPOINT_FORMAT: u16 = 1;
+/// The newest version of the stored form that this crate reads. It writes it where there is a tumbling window, and version 1 else, so
+/// that other mappings may go back to an older streamcore.
+pub const CHECKPOINT_FORMAT: u16 = 2;
+const FORMAT_WITHOUT_WINDOW: u16 = 1;
 
 /// Names one checkpoint: a shard of one incarnation of a stream, read by one mapping.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -44,17 +47,6 @@ pub struct LaneTag {
     pub marks: Vec<Option<Position>>,
 }
 
-/// The open tumbling window of a shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WindowState {
-    /// First instant of the window, in milliseconds since the epoch.
-    pub start_ms: i64,
-    /// Whether the closing call of this window has succeeded.
-    pub closed: bool,
-    /// What the function returned last, opaque to the core.
-    pub state: Vec<u8>,
-}
-
 /// One consistent snapshot of a shard.
 ///
 /// ```
@@ -80,7 +72,7 @@ pub struct Checkpoint {
     pub watermark: Option<Position>,
     /// The current lanes first, then those of former factors whose marks the watermark has not passed.
     pub lanes: Vec<LaneTag>,
-    /// The open tumbling window, if any.
+    /// The last tumbling window, if there was one, with the state that belongs to the completed records.
     pub window: Option<WindowState>,
     /// The shard is closed and everything in it is complete.
     pub ended: bool,
@@ -149,7 +141,11 @@ impl Checkpoint {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&CHECKPOINT_FORMAT.to_le_bytes());
+        let format = match self.window {
+            Some(_) => CHECKPOINT_FORMAT,
+            None => FORMAT_WITHOUT_WINDOW,
+        };
+        out.extend_from_slice(&format.to_le_bytes());
         put_bytes(&mut out, self.key.mapping_uuid.as_bytes());
         put_bytes(&mut out, self.key.stream_identity.as_bytes());
         put_bytes(&mut out, self.key.shard_id.as_bytes());
@@ -172,7 +168,13 @@ impl Checkpoint {
         out.push(u8::from(self.window.is_some()));
         if let Some(window) = &self.window {
             out.extend_from_slice(&window.start_ms.to_le_bytes());
-            out.push(u8::from(window.closed));
+            out.extend_from_slice(&window.end_ms.to_le_bytes());
+            out.push(match window.phase {
+                WindowPhase::Open => 0,
+                WindowPhase::Closed => 1,
+                WindowPhase::EndsEarly => 2,
+                WindowPhase::Restarted => 3,
+            });
             put_bytes(&mut out, &window.state);
         }
         out.push(u8::from(self.ended));
@@ -208,7 +210,7 @@ impl Checkpoint {
         let mut from = Reader {
             rest: &content[10..],
         };
-        let checkpoint = from.checkpoint()?;
+        let checkpoint = from.checkpoint(found)?;
         if !from.rest.is_empty() {
             return Err(CheckpointError::Damaged {
                 what: "there are bytes behind its end",
@@ -261,7 +263,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn checkpoint(&mut self) -> Result<Checkpoint, CheckpointError> {
+    fn checkpoint(&mut self, format: u16) -> Result<Checkpoint, CheckpointError> {
         let key = CheckpointKey {
             mapping_uuid: self.text()?,
             stream_identity: self.text()?,
@@ -292,11 +294,7 @@ impl<'a> Reader<'a> {
             });
         }
         let window = if self.flag()? {
-            Some(WindowState {
-                start_ms: i64::from_le_bytes(self.array()?),
-                closed: self.flag()?,
-                state: self.bytes()?.to_vec(),
-            })
+            Some(self.window(format)?)
         } else {
             None
         };
@@ -307,6 +305,33 @@ impl<'a> Reader<'a> {
             lanes,
             window,
             ended: self.flag()?,
+        })
+    }
+
+    fn window(&mut self, format: u16) -> Result<WindowState, CheckpointError> {
+        let start_ms = i64::from_le_bytes(self.array()?);
+        // Format 1 does not say where a window ends. None was ever written; one would be closed before the next record.
+        let end_ms = if format == FORMAT_WITHOUT_WINDOW {
+            start_ms
+        } else {
+            i64::from_le_bytes(self.array()?)
+        };
+        let phase = match self.array::<1>()?[0] {
+            0 => WindowPhase::Open,
+            1 => WindowPhase::Closed,
+            2 => WindowPhase::EndsEarly,
+            3 => WindowPhase::Restarted,
+            _ => {
+                return Err(CheckpointError::Damaged {
+                    what: "unknown phase of a window",
+                });
+            }
+        };
+        Ok(WindowState {
+            start_ms,
+            end_ms,
+            phase,
+            state: self.bytes()?.to_vec(),
         })
     }
 

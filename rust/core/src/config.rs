@@ -12,6 +12,10 @@ pub const PAYLOAD_BYTES_MAX: u32 = 6_291_455;
 pub const SPAN_MAX: u64 = 1 << 20;
 /// Discards of one shard that may wait for their confirmation before the shard hands out nothing more.
 pub const UNCONFIRMED_DISCARDS_MAX: usize = 1_000;
+/// The same for a shard with a tumbling window, which keeps the state that belongs to each of them.
+pub const UNCONFIRMED_DISCARDS_WINDOW_MAX: usize = 100;
+/// How long a source must say that it is at its tip before a window that has ended is closed, by default.
+pub const WINDOW_GRACE_MS: i64 = 120_000;
 /// The most records that one fetch asks for, as Kinesis allows.
 pub const FETCH_RECORDS_MAX: u32 = 10_000;
 
@@ -43,6 +47,8 @@ pub struct MappingConfig {
     pub report_batch_item_failures: bool,
     /// `FilterCriteria`; None for every record.
     pub filter: Option<Arc<FilterCriteria>>,
+    /// `TumblingWindowInSeconds` in milliseconds, 0 to 900,000; 0 for none. With a window there is one lane.
+    pub tumbling_window_ms: i64,
     /// The largest event in bytes; [`PAYLOAD_BYTES_MAX`] on AWS.
     pub payload_bytes_max: u32,
 }
@@ -59,6 +65,7 @@ impl Default for MappingConfig {
             bisect_batch_on_function_error: false,
             report_batch_item_failures: false,
             filter: None,
+            tumbling_window_ms: 0,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
         }
     }
@@ -125,6 +132,19 @@ impl MappingConfig {
             let ok = (60_000..=604_800_000).contains(&age);
             check("record_age_max_ms", age, ok, "60000 to 604800000, or none")?;
         }
+        let window = self.tumbling_window_ms;
+        check(
+            "tumbling_window_ms",
+            window,
+            (0..=900_000).contains(&window),
+            "0 to 900000",
+        )?;
+        check(
+            "parallelization_factor",
+            factor.into(),
+            window == 0 || factor == 1,
+            "1 with a tumbling window",
+        )?;
         let payload = self.payload_bytes_max;
         let ok = (1_000..=PAYLOAD_BYTES_MAX).contains(&payload);
         check("payload_bytes_max", payload.into(), ok, "1000 to 6291455")
@@ -171,6 +191,9 @@ pub struct ShardConfig {
     pub retention_ms: Option<i64>,
     /// What time is for record age and retention.
     pub clock: StreamClock,
+    /// How long a source must say without a break that it is at its tip before a tumbling window that has ended is closed, in
+    /// milliseconds, counted from the window's end or from when its last record was taken in. Recorded data never idles.
+    pub window_grace_ms: i64,
     /// Hand out nothing between a completion and the saving of its checkpoint.
     pub sync_checkpoints: bool,
     /// Seed of request ids and jitter.
@@ -189,6 +212,7 @@ impl ShardConfig {
             start: Start::TrimHorizon,
             retention_ms: None,
             clock: StreamClock::Wall,
+            window_grace_ms: WINDOW_GRACE_MS,
             sync_checkpoints: false,
             seed: 0,
         }

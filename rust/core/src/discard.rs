@@ -8,6 +8,7 @@ use crate::config::ShardConfig;
 use crate::json::write_escaped;
 use crate::page::{Format, Record};
 use crate::time::{iso_ms, iso_seconds};
+use crate::window::Window;
 
 /// Why records were given up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub struct Discard {
     pub(crate) at_ms: i64,
     pub(crate) info: Arc<ShardInfo>,
     pub(crate) records: Records,
+    pub(crate) window: Option<Window>,
 }
 
 impl Discard {
@@ -112,11 +114,22 @@ impl Discard {
         &self.info.config
     }
 
-    /// How many records it has, at least one.
+    /// How many records it has: at least one, but for the closing call of a tumbling window.
     #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "a discard is never empty")]
     pub fn len(&self) -> usize {
         crate::buffer::to_usize(self.records.len)
+    }
+
+    /// Whether it has no records: it is the closing call of a tumbling window.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.len == 0
+    }
+
+    /// The tumbling window of its event; None for a mapping without one.
+    #[must_use]
+    pub fn window(&self) -> Option<&Window> {
+        self.window.as_ref()
     }
 
     /// The records in order.
@@ -124,15 +137,15 @@ impl Discard {
         self.records.iter()
     }
 
-    /// The first record.
+    /// The first record; None for the closing call of a tumbling window.
     #[must_use]
-    pub fn first(&self) -> Record<'_> {
+    pub fn first(&self) -> Option<Record<'_>> {
         self.records.first()
     }
 
-    /// The last record.
+    /// The last record; None for the closing call of a tumbling window.
     #[must_use]
-    pub fn last(&self) -> Record<'_> {
+    pub fn last(&self) -> Option<Record<'_>> {
         self.records.last()
     }
 
@@ -140,7 +153,8 @@ impl Discard {
     #[must_use]
     pub fn json(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        self.records.write_event(&self.info.template, &mut out);
+        self.records
+            .write_event(&self.info.template, self.window.as_ref(), &mut out);
         out
     }
 
@@ -190,7 +204,6 @@ impl Discard {
             }
             out.push('}');
         }
-        let (first, last) = (self.first(), self.last());
         let _ = write!(
             out,
             ",\"version\":\"1.0\",\"timestamp\":\"{}\"",
@@ -203,25 +216,40 @@ impl Discard {
         };
         let _ = write!(out, ",\"{info}\":{{");
         text(&mut out, "shardId", &self.config().key.shard_id);
-        let _ = write!(
-            out,
-            ",\"startSequenceNumber\":\"{}\",\"endSequenceNumber\":\"{}\"",
-            first.sequence(),
-            last.sequence()
-        );
-        let _ = write!(
-            out,
-            ",\"approximateArrivalOfFirstRecord\":\"{}\",\"approximateArrivalOfLastRecord\":\"{}\",\"batchSize\":{},",
-            iso(first.arrival_ms()),
-            iso(last.arrival_ms()),
-            self.records.len
-        );
+        // The closing call of a window has no records to tell of.
+        if let (Some(first), Some(last)) = (self.first(), self.last()) {
+            let _ = write!(
+                out,
+                ",\"startSequenceNumber\":\"{}\",\"endSequenceNumber\":\"{}\"",
+                first.sequence(),
+                last.sequence()
+            );
+            let _ = write!(
+                out,
+                ",\"approximateArrivalOfFirstRecord\":\"{}\",\"approximateArrivalOfLastRecord\":\"{}\",\"batchSize\":{}",
+                iso(first.arrival_ms()),
+                iso(last.arrival_ms()),
+                self.records.len
+            );
+        }
+        out.push(',');
         text(
             &mut out,
             "streamArn",
             &self.config().identity.event_source_arn,
         );
-        out.push_str("}}");
+        out.push('}');
+        if let Some(window) = &self.window {
+            let _ = write!(
+                out,
+                ",\"timeWindowInfo\":{{\"window\":{{\"start\":\"{}\",\"end\":\"{}\"}},\"isFinalInvokeForWindow\":{},\"isWindowTerminatedEarly\":{}}}",
+                iso_seconds(window.start_ms()),
+                iso_seconds(window.end_ms()),
+                window.is_final(),
+                window.is_terminated_early()
+            );
+        }
+        out.push('}');
         out
     }
 }

@@ -20,6 +20,7 @@ use crate::page::Page;
 use crate::shard::{Finished, Offered, Shard, Snapshot, Task, Want};
 use crate::stats::ShardStats;
 use crate::trace::Event;
+use crate::window::ReturnedState;
 
 /// Bytes of pages that an engine holds by default.
 pub const BUDGET_BYTES: usize = 256 << 20;
@@ -135,7 +136,7 @@ impl Engine {
         let mapping = self.mapping(&name.0);
         self.mappings[mapping].shards += 1;
         self.names.insert(name, handle);
-        self.places.push(Some(Box::new(Place {
+        let place = Place {
             shard,
             mapping,
             page_bytes: PAGE_BYTES_EXPECTED,
@@ -143,8 +144,11 @@ impl Engine {
             counted: 0,
             queued: false,
             timer: None,
-        })));
+        };
+        self.places.push(Some(Box::new(place)));
         self.shards += 1;
+        // The window of its checkpoint may be to close.
+        self.step(handle, |place| place.shard.tick(i64::MIN))?;
         Ok(handle)
     }
 
@@ -246,6 +250,11 @@ impl Engine {
     ///
     /// There is no such shard.
     pub fn fetch_failed(&mut self, shard: u32) -> Result<(), UsageError> {
+        self.give_back(shard)?;
+        self.step(shard, |place| place.shard.fetch_failed())
+    }
+
+    fn give_back(&mut self, shard: u32) -> Result<(), UsageError> {
         let reserved = self.place(shard)?.reserved.take();
         self.reserved -= reserved.unwrap_or(0);
         Ok(())
@@ -310,7 +319,7 @@ impl Engine {
         if !empty {
             place.page_bytes = (3 * place.page_bytes + bytes) / 4;
         }
-        self.fetch_failed(shard)?;
+        self.give_back(shard)?;
         Ok(offered)
     }
 
@@ -367,7 +376,7 @@ impl Engine {
         &mut self,
         ticket: Ticket,
         outcome: Outcome,
-        window_state: Option<Vec<u8>>,
+        returned: Option<ReturnedState>,
         now: i64,
     ) -> Result<Finished, UsageError> {
         let shard = ticket.shard();
@@ -382,7 +391,7 @@ impl Engine {
             Some(Some(_)) => {}
         }
         let finished = self.step(shard, |place| {
-            place.shard.finish(ticket, outcome, window_state, now)
+            place.shard.finish(ticket, outcome, returned, now)
         })??;
         let mapping = self.place(shard)?.mapping;
         self.mappings[mapping].running -= 1;

@@ -260,6 +260,14 @@ pub enum UsageError {
     /// Window state was given for a mapping without tumbling windows.
     #[error("window state was given, and the mapping has no tumbling window")]
     NoWindow,
+    /// A window's closing call could not hold this state.
+    #[error("window state of {bytes} bytes was given, and the closing call can hold {max}")]
+    StateTooLarge {
+        /// Bytes given.
+        bytes: usize,
+        /// The most that is possible.
+        max: usize,
+    },
     /// The page is an answer of another API than the shard's.
     #[error("a page of {found} was offered to a shard of {expected}")]
     OtherFormat {

@@ -6,6 +6,8 @@
 
 use crate::json::write_escaped;
 use crate::page::{Format, Page};
+use crate::time::iso_seconds;
+use crate::window::{Bounds, Window};
 
 /// The bytes of an event without records, `{"Records":[]}`.
 pub const ENVELOPE_BYTES: u32 = 14;
@@ -18,6 +20,17 @@ const KEY: &str = r#"{"kinesis":{"kinesisSchemaVersion":"1.0","partitionKey":""#
 const SEQUENCE: &str = r#"","sequenceNumber":""#;
 const DATA: &str = r#"","data":""#;
 const ARRIVAL: &str = r#"","approximateArrivalTimestamp":"#;
+
+const WINDOW_END: &str = r#"","end":""#;
+const STATE: &str = r#""},"state":"#;
+const FINAL: &str = r#","isFinalInvokeForWindow":"#;
+const EARLY: &str = r#","isWindowTerminatedEarly":"#;
+
+/// The length of a window's first and last instant, as an event has them.
+pub(crate) fn bounds_bytes(bounds: Bounds) -> u32 {
+    let bytes = iso_seconds(bounds.start_ms).len() + iso_seconds(bounds.end_ms).len();
+    u32::try_from(bytes).expect("an instant is a short text")
+}
 
 /// What an event says of the mapping and the shard, which no record knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +88,8 @@ pub struct EventTemplate {
     /// Of `DynamoDB`: the region, and from the `dynamodb` object to the end of the record.
     region: Box<str>,
     dynamodb_end: Box<str>,
+    /// Of an event with a tumbling window: from the end of the records to the window's first instant.
+    window: Box<str>,
 }
 
 impl EventTemplate {
@@ -103,12 +118,18 @@ impl EventTemplate {
         let mut dynamodb_end = String::from(r#","eventSourceARN":""#);
         write_escaped(&identity.event_source_arn, &mut dynamodb_end);
         dynamodb_end.push_str(r#""}"#);
+        let mut window = String::from(r#","shardId":""#);
+        write_escaped(&identity.shard_id, &mut window);
+        window.push_str(r#"","eventSourceARN":""#);
+        write_escaped(&identity.event_source_arn, &mut window);
+        window.push_str(r#"","window":{"start":""#);
         Self {
             format,
             middle: middle.into(),
             end: end.into(),
             region: region.into(),
             dynamodb_end: dynamodb_end.into(),
+            window: window.into(),
         }
     }
 
@@ -131,6 +152,50 @@ impl EventTemplate {
             Format::DynamoDb => self.region.len() + self.dynamodb_end.len(),
         };
         u32::try_from(bytes).expect("an identity of less than 4 GiB")
+    }
+
+    /// The bytes that a tumbling window adds to an event beside the text of its bounds and its state.
+    pub(crate) fn window_constant_bytes(&self) -> u32 {
+        // The flags are counted at their longest, so that an event is never larger than was thought when it was cut.
+        let flags = 2 * "false".len();
+        let bytes = self.window.len() + WINDOW_END.len() + STATE.len() + FINAL.len() + EARLY.len();
+        u32::try_from(bytes + flags).expect("an identity of less than 4 GiB")
+    }
+
+    /// The most bytes that a tumbling window with these bounds and this state adds to an event.
+    pub(crate) fn window_bytes(&self, bounds: Bounds, state: &[u8]) -> usize {
+        self.window_constant_bytes() as usize + bounds_bytes(bounds) as usize + state.len()
+    }
+
+    /// Append the event of some records of a tumbling window.
+    pub(crate) fn write_in_window<'a>(
+        &self,
+        out: &mut Vec<u8>,
+        records: impl IntoIterator<Item = (&'a Page, u32)>,
+        window: &Window,
+    ) {
+        self.write(out, records);
+        out.truncate(out.len() - 1);
+        let flag = |value| if value { "true" } else { "false" };
+        for part in [
+            &*self.window,
+            &iso_seconds(window.start_ms()),
+            WINDOW_END,
+            &iso_seconds(window.end_ms()),
+            STATE,
+        ] {
+            out.extend_from_slice(part.as_bytes());
+        }
+        out.extend_from_slice(window.state());
+        for part in [
+            FINAL,
+            flag(window.is_final()),
+            EARLY,
+            flag(window.is_terminated_early()),
+            "}",
+        ] {
+            out.extend_from_slice(part.as_bytes());
+        }
     }
 
     /// Append the event of some records. Each is named by its page and its index there.

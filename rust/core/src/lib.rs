@@ -141,6 +141,13 @@
 //! gone is reported as stale and changes nothing. [`Engine::drain_trace`] is one ordered account of it all, and
 //! [`Engine::check_invariants`] counts everything anew; debug builds do so after every step.
 //!
+//! # 6. Tumbling windows
+//!
+//! With [`MappingConfig::tumbling_window_ms`] every batch is of one window, and [`Batch::window`] has the state that the batch before
+//! returned. [`Engine::finish`] takes the next one ([`ReturnedState`]), bytes that the engine does not look into, and keeps it in the
+//! checkpoint with the records that made it. A window ends with a batch without records, its closing call, which is retried and given
+//! up as every other.
+//!
 //! The invariants, I1 to I13, are numbered in DESIGN.md; each module says which it owns.
 #![forbid(unsafe_code)]
 
@@ -166,15 +173,17 @@ mod shard;
 mod stats;
 mod time;
 mod trace;
+mod window;
 
 pub use batch::{Batch, Outcome, Response, Ticket};
 pub use chance::{BACKOFF_MAX_MS, BACKOFF_MIN_MS};
 pub use checkpoint::{
-    CHECKPOINT_FORMAT, Checkpoint, CheckpointError, CheckpointKey, LaneTag, Start, WindowState,
+    CHECKPOINT_FORMAT, Checkpoint, CheckpointError, CheckpointKey, LaneTag, Start,
 };
 pub use config::{
     ConfigError, FETCH_RECORDS_MAX, MappingConfig, MappingIdentity, PAYLOAD_BYTES_MAX, SPAN_MAX,
-    ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX,
+    ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX,
+    WINDOW_GRACE_MS,
 };
 pub use discard::{Condition, Confirmation, Discard, DiscardId};
 pub use engine::{BUDGET_BYTES, Engine, Taken};
@@ -190,5 +199,6 @@ pub use page::{
 };
 pub use position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber};
 pub use shard::{Finished, Offered, Shard, Snapshot, Task, Want};
-pub use stats::{Counters, LaneState, LaneStats, ShardState, ShardStats};
+pub use stats::{Counters, LaneState, LaneStats, ShardState, ShardStats, WindowStats};
 pub use trace::Event;
+pub use window::{ReturnedState, Window, WindowPhase, WindowState};

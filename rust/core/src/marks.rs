@@ -4,16 +4,20 @@
 //! confirmed. Until then the mark stays before it, and what the lane completes behind it waits in a list of segments.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::checkpoint::LaneTag;
 use crate::lanes::{LANE_FUNCTION_VERSION, lane};
 use crate::position::Position;
+use crate::window::WindowState;
 
 /// How far one lane is, for the checkpoint.
 #[derive(Debug, Default)]
 pub(crate) struct LaneMarks {
     /// The last record of the completed and confirmed prefix.
     mark: Option<Position>,
+    /// The tumbling window as it was when the mark's record was complete.
+    window: Option<Arc<WindowState>>,
     /// What was completed behind an unconfirmed discard, in order; empty or beginning with that discard.
     segments: VecDeque<Segment>,
 }
@@ -26,10 +30,13 @@ enum Segment {
         first_ordinal: u64,
         /// The record before the first discarded one, None where there is none.
         before: Option<Position>,
-        last: Position,
+        /// None for the closing call of a window, which has no records.
+        last: Option<Position>,
+        window: Option<Arc<WindowState>>,
     },
     Done {
-        last: Position,
+        last: Option<Position>,
+        window: Option<Arc<WindowState>>,
     },
 }
 
@@ -38,22 +45,33 @@ impl LaneMarks {
         self.mark.as_ref()
     }
 
-    /// Records up to `last` are complete.
-    pub(crate) fn complete(&mut self, last: Position) {
-        match self.segments.back_mut() {
-            None => self.mark = Some(last),
-            Some(Segment::Done { last: old }) => *old = last,
-            Some(Segment::Discard { .. }) => self.segments.push_back(Segment::Done { last }),
-        }
+    /// The window that belongs to the mark.
+    pub(crate) fn window(&self) -> Option<&Arc<WindowState>> {
+        self.window.as_ref()
     }
 
-    /// Records up to `last`, the first of them `first_ordinal`, are discarded; ids grow.
+    /// Records up to `last` are complete, None where it was the closing call of a window; the window is so now.
+    pub(crate) fn complete(&mut self, last: Option<Position>, window: Option<Arc<WindowState>>) {
+        let (mark, at) = match self.segments.back_mut() {
+            None => (&mut self.mark, &mut self.window),
+            Some(Segment::Done { last, window }) => (last, window),
+            Some(Segment::Discard { .. }) => {
+                self.segments.push_back(Segment::Done { last, window });
+                return;
+            }
+        };
+        *mark = last.or(mark.take());
+        *at = window;
+    }
+
+    /// Records up to `last`, the first of them `first_ordinal`, are discarded; ids grow. The window is so now.
     pub(crate) fn discard(
         &mut self,
         id: u64,
         first_ordinal: u64,
         before: Option<Position>,
-        last: Position,
+        last: Option<Position>,
+        window: Option<Arc<WindowState>>,
     ) {
         self.segments.push_back(Segment::Discard {
             id,
@@ -61,6 +79,7 @@ impl LaneMarks {
             first_ordinal,
             before,
             last,
+            window,
         });
     }
 
@@ -77,15 +96,17 @@ impl LaneMarks {
         };
         *confirmed = true;
         while let Some(
-            Segment::Done { last }
+            Segment::Done { last, window }
             | Segment::Discard {
                 confirmed: true,
                 last,
+                window,
                 ..
             },
         ) = self.segments.front_mut()
         {
-            self.mark = Some(last.clone());
+            self.mark = last.take().or(self.mark.take());
+            self.window = window.take();
             self.segments.pop_front();
         }
         true

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use crate::batch::Response;
 use crate::buffer::{Buffer, Run, SlotId, to_usize};
+use crate::window::Bounds;
 
 /// What is to become of a range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub(crate) struct Frame {
     /// Records `start..end` of the batch in work.
     pub(crate) start: u32,
     pub(crate) end: u32,
+    /// Of the closing call of a tumbling window, which has no records: the instant since which it is due.
+    pub(crate) closing: Option<i64>,
     pub(crate) fate: Fate,
     /// Results that spent the budget.
     pub(crate) attempts: u32,
@@ -44,6 +47,7 @@ impl Frame {
         Self {
             start,
             end,
+            closing: None,
             fate: Fate::Invoke,
             attempts: 0,
             throttles: 0,
@@ -66,10 +70,12 @@ pub(crate) struct Work {
     base: u32,
     /// The top frame starts at `base`; each ends where the one below it starts.
     frames: Vec<Frame>,
+    /// The tumbling window that all its records are in.
+    pub(crate) window: Option<Bounds>,
 }
 
 impl Work {
-    pub(crate) fn new(runs: Vec<Run>, serial: u64, fate: Fate) -> Self {
+    pub(crate) fn new(runs: Vec<Run>, serial: u64, fate: Fate, window: Option<Bounds>) -> Self {
         let records = runs.iter().map(|run| run.len()).sum();
         let frame = Frame {
             fate,
@@ -79,7 +85,28 @@ impl Work {
             runs: runs.into(),
             base: 0,
             frames: vec![frame],
+            window,
         }
+    }
+
+    /// The closing call of a tumbling window: a batch without records.
+    pub(crate) fn closing(serial: u64, due: i64) -> Self {
+        let mut work = Self {
+            runs: VecDeque::new(),
+            base: 0,
+            frames: Vec::new(),
+            window: None,
+        };
+        work.push_closing(serial, due);
+        work
+    }
+
+    /// Puts the closing call of the window before what is left of the batch.
+    pub(crate) fn push_closing(&mut self, serial: u64, due: i64) {
+        self.frames.push(Frame {
+            closing: Some(due),
+            ..Frame::new(self.base, self.base, serial)
+        });
     }
 
     pub(crate) fn top(&self) -> Option<&Frame> {
@@ -206,7 +233,11 @@ impl Work {
                 frame.start, at,
                 "I6: frames follow each other from the first incomplete record"
             );
-            assert!(frame.end > frame.start, "I6: a frame holds a record");
+            assert_eq!(
+                frame.end > frame.start,
+                frame.closing.is_none(),
+                "I6: a frame holds a record, or is the closing call of a window"
+            );
             at = frame.end;
         }
         let records: u32 = self.runs.iter().map(|run| run.len()).sum();

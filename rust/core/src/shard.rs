@@ -4,12 +4,14 @@
 //! ([`assemble`](crate::assemble)) and a batch in work ([`retry`](crate::retry)), and [`marks`](crate::marks) says how far it is.
 //! Everything that is not determined by its input is an argument: the time, pages, outcomes, the seed.
 //!
-//! The calls of intake, checkpoint and life cycle stand here; `dispatch` hands out and finishes, `invariants` counts anew.
+//! The calls of intake, checkpoint and life cycle stand here; `dispatch` hands out and finishes, `windows` opens and closes tumbling
+//! windows, `invariants` counts anew.
 //!
 //! Owns invariants I1 (every record ends as succeeded, discarded or expired), I3 and I4 (order and one batch a lane).
 
 mod dispatch;
 mod invariants;
+mod windows;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -31,6 +33,7 @@ use crate::position::{Position, SequenceNumber, compare_sequences};
 use crate::retry::Work;
 use crate::stats::{Counters, LaneState, LaneStats, ShardState, ShardStats};
 use crate::trace::Event;
+use crate::window::WindowState;
 
 /// What became of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,7 +141,6 @@ struct Unconfirmed {
 #[derive(Debug)]
 pub struct Shard {
     info: Arc<ShardInfo>,
-    limits: Limits,
     chance: Chance,
     mode: Mode,
     closed: bool,
@@ -154,6 +156,14 @@ pub struct Shard {
     /// The largest arrival time handed out.
     replay_now: i64,
     millis_behind: Option<i64>,
+    /// The last tumbling window as the function knows it; the checkpoint has the one that belongs to the lane's mark.
+    window: Option<Arc<WindowState>>,
+    /// Since when the source has said without a break that it is at its tip.
+    tip_since: Option<i64>,
+    /// A fetch is under way.
+    fetching: bool,
+    /// When the last records were taken in.
+    last_records_at: i64,
     unconfirmed: BTreeMap<u64, Unconfirmed>,
     unconfirmed_bytes: usize,
     outbox: VecDeque<Discard>,
@@ -196,14 +206,16 @@ impl Shard {
             &format!("{}/{}", config.key.mapping_uuid, config.key.shard_id),
         );
         let info = Self::info(handle, config);
+        let window = restored.window.map(Arc::new);
+        let mut lanes: Vec<Lane> = (0..factor).map(|_| Lane::new()).collect();
+        lanes[0].marks.complete(None, window.clone());
         Ok(Self {
-            limits: Self::limits(&info),
             info,
             chance,
             mode: Mode::Running,
             closed: restored.ended,
             starved: false,
-            lanes: (0..factor).map(|_| Lane::new()).collect(),
+            lanes,
             buffer: Buffer::default(),
             former: FormerLanes::new(restored.lanes),
             last_taken_in: restored.watermark.clone(),
@@ -211,6 +223,10 @@ impl Shard {
             next_ordinal: 0,
             replay_now: i64::MIN,
             millis_behind: None,
+            window,
+            tip_since: None,
+            fetching: false,
+            last_records_at: i64::MIN,
             unconfirmed: BTreeMap::new(),
             unconfirmed_bytes: 0,
             outbox: VecDeque::new(),
@@ -240,11 +256,12 @@ impl Shard {
         })
     }
 
-    fn limits(info: &ShardInfo) -> Limits {
+    fn limits(&self) -> Limits {
         Limits {
-            batch_size: info.config.mapping.batch_size,
-            payload_bytes_max: info.config.mapping.payload_bytes_max,
-            record_bytes: info.template.record_bytes(),
+            batch_size: self.mapping().batch_size,
+            payload_bytes_max: self.mapping().payload_bytes_max,
+            record_bytes: self.info.template.record_bytes(),
+            boundary: self.boundary(),
         }
     }
 
@@ -274,6 +291,8 @@ impl Shard {
             return None;
         }
         self.starved = false;
+        self.fetching = true;
+        self.refresh_window(now);
         Some(Want {
             after: self.last_taken_in.clone(),
             limit,
@@ -283,6 +302,7 @@ impl Shard {
     /// Says that nothing more can be fetched for now: lanes stop to wait for more records.
     pub fn starve(&mut self, now: i64) {
         self.starved = true;
+        self.leave_tip();
         self.refresh_waiting(now);
     }
 
@@ -290,6 +310,13 @@ impl Shard {
     #[must_use]
     pub fn sieve(&self) -> Option<Sieve> {
         Sieve::of(&self.info)
+    }
+
+    /// A fetch brought nothing, not even an empty page: what the source has at its tip is not known any more.
+    pub fn fetch_failed(&mut self) {
+        self.fetching = false;
+        self.leave_tip();
+        self.after_step();
     }
 
     /// Takes a page in, whole or not at all. Records at or below the last position taken in are dropped and counted.
@@ -326,11 +353,14 @@ impl Shard {
         self.millis_behind = millis_behind;
         let sifted = sifted.or_else(|| self.sieve().map(|sieve| sieve.sift(&page)));
         let (page, sifted, duplicates) = self.without_duplicates(page, sifted);
+        self.fetching = false;
+        self.tip_since = (millis_behind == Some(0)).then(|| self.tip_since.unwrap_or(now));
         let records = u32::try_from(page.len()).expect("a page has less than 2^32 records");
         self.counters.duplicates += u64::from(duplicates);
         let (mut complete, mut filtered) = (0, 0);
         if records > 0 {
             (complete, filtered) = self.sort_in(page, sifted.as_ref(), now);
+            self.last_records_at = now;
             self.counters.records += u64::from(records);
             self.counters.already_complete += u64::from(complete);
             self.counters.filtered += u64::from(filtered);
@@ -344,6 +374,7 @@ impl Shard {
                 filtered,
             });
         }
+        self.refresh_window(now);
         self.after_step();
         Ok(Offered {
             accepted: true,
@@ -436,6 +467,7 @@ impl Shard {
             self.closed = true;
             self.note(|| Event::Closed);
             self.refresh_waiting(now);
+            self.refresh_window(now);
             // The end of a shard in which nothing is left must reach the store too: its children wait for that.
             self.changed += u64::from(self.is_ended());
             self.note_if_ended();
@@ -466,7 +498,10 @@ impl Shard {
             start: self.info.config.start,
             watermark,
             lanes,
-            window: None,
+            window: self.lanes[0]
+                .marks
+                .window()
+                .map(|window| (**window).clone()),
             ended: self.is_ended(),
         };
         Some(Snapshot {
@@ -524,6 +559,7 @@ impl Shard {
     /// Hands out and fetches nothing more; batches in flight finish.
     pub fn pause(&mut self) {
         self.mode = Mode::Paused;
+        self.leave_tip();
         self.note(|| Event::Paused);
     }
 
@@ -538,6 +574,7 @@ impl Shard {
     /// Fetches nothing more, and hands out what is held without waiting for batching windows.
     pub fn drain(&mut self, now: i64) {
         self.mode = Mode::Draining;
+        self.leave_tip();
         self.note(|| Event::Draining);
         self.refresh_waiting(now);
         self.after_step();
@@ -574,8 +611,8 @@ impl Shard {
                 ..self.info.config.clone()
             },
         );
-        self.limits = Self::limits(&self.info);
         self.lanes = (0..factor).map(|_| Lane::new()).collect();
+        self.lanes[0].marks.complete(None, self.window.clone());
         for runs in self.buffer.relane(&live, factor) {
             for (lane, run) in self.lanes.iter_mut().zip(runs) {
                 lane.queue.push(run);
@@ -603,7 +640,7 @@ impl Shard {
     }
 
     fn is_ended(&self) -> bool {
-        self.closed && self.is_idle()
+        self.closed && self.is_idle() && !self.has_open_window()
     }
 
     /// Bytes of the pages held and of unconfirmed discards.
@@ -648,6 +685,7 @@ impl Shard {
             watermark,
             last_taken_in: self.last_taken_in.clone(),
             millis_behind: self.millis_behind,
+            window: self.window_stats(),
             counters: self.counters,
             lanes: lanes.collect(),
         }

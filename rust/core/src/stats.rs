@@ -1,6 +1,7 @@
 //! What a shard tells of itself.
 
 use crate::position::Position;
+use crate::window::WindowPhase;
 
 /// The life of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub enum ShardState {
 pub enum LaneState {
     /// It has no records.
     Empty,
-    /// Its batch is open until this instant, or until it is full.
+    /// Its batch is open until this instant, or until it is full. Without records: its tumbling window is closed then.
     Waiting(i64),
     /// It has a batch that may run.
     Ready,
@@ -59,6 +60,25 @@ pub struct Counters {
     pub retries: u64,
     /// Invocations that did not run: throttles, errors of the service, events refused as too large.
     pub throttles: u64,
+    /// Tumbling windows closed, those included whose closing call was given up.
+    pub windows_closed: u64,
+    /// Times that a tumbling window was ended early because of its state.
+    pub windows_ended_early: u64,
+}
+
+/// The tumbling window of a shard, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WindowStats {
+    /// First instant of the window, in milliseconds since the epoch.
+    pub start_ms: i64,
+    /// First instant after it.
+    pub end_ms: i64,
+    /// How far it is.
+    pub phase: WindowPhase,
+    /// Bytes of its state.
+    pub state_bytes: usize,
+    /// Its closing call is due, running, or tried again.
+    pub closing: bool,
 }
 
 /// One lane, at one moment.
@@ -95,6 +115,8 @@ pub struct ShardStats {
     pub last_taken_in: Option<Position>,
     /// What the source last said of its distance to the tip.
     pub millis_behind: Option<i64>,
+    /// The last tumbling window, closed ones included.
+    pub window: Option<WindowStats>,
     /// What was counted.
     pub counters: Counters,
     /// The lanes.

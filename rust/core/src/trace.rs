@@ -29,6 +29,29 @@ pub enum Event {
         attempt: u32,
         request_id: String,
     },
+    /// A batch of a tumbling window that was not open was handed out.
+    WindowOpened { start_ms: i64, end_ms: i64 },
+    /// The closing call of a tumbling window was handed out.
+    Closing {
+        start_ms: i64,
+        end_ms: i64,
+        early: bool,
+        attempt: u32,
+        request_id: String,
+    },
+    /// The closing call of a tumbling window was given up.
+    ClosingDiscarded {
+        start_ms: i64,
+        end_ms: i64,
+        condition: Condition,
+        invoke_count: u32,
+    },
+    /// A tumbling window is closed, or was ended early; its closing call is done or given up.
+    WindowClosed {
+        start_ms: i64,
+        end_ms: i64,
+        early: bool,
+    },
     /// Records are complete: their function succeeded.
     Succeeded { lane: u8, records: u32 },
     /// An attempt failed as a whole.
@@ -86,6 +109,43 @@ pub enum Event {
     Updated { parallelization_factor: u8 },
 }
 
+impl Event {
+    /// The line of an event of a tumbling window.
+    fn fmt_window(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::WindowOpened { start_ms, end_ms } => {
+                write!(f, "window opened {start_ms}..{end_ms}")
+            }
+            Self::Closing {
+                start_ms,
+                end_ms,
+                early,
+                attempt,
+                request_id,
+            } => write!(
+                f,
+                "closing {start_ms}..{end_ms} early={early} attempt={attempt} request={request_id}"
+            ),
+            Self::ClosingDiscarded {
+                start_ms,
+                end_ms,
+                condition,
+                invoke_count,
+            } => write!(
+                f,
+                "closing discarded {start_ms}..{end_ms} condition={} count={invoke_count}",
+                condition.as_str()
+            ),
+            Self::WindowClosed {
+                start_ms,
+                end_ms,
+                early,
+            } => write!(f, "window closed {start_ms}..{end_ms} early={early}"),
+            _ => unreachable!("only events of windows come here"),
+        }
+    }
+}
+
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -115,6 +175,10 @@ impl fmt::Display for Event {
                 f,
                 "batch lane={lane} {first}..{last} records={records} attempt={attempt} request={request_id}"
             ),
+            Self::WindowOpened { .. }
+            | Self::Closing { .. }
+            | Self::ClosingDiscarded { .. }
+            | Self::WindowClosed { .. } => self.fmt_window(f),
             Self::Succeeded { lane, records } => {
                 write!(f, "succeeded lane={lane} records={records}")
             }

@@ -17,5 +17,5 @@ macro_rules! scenarios {
 }
 
 scenarios! {
-    dispatch batching retry bisect partial age retention throttle too_large lifecycle restart discards duplicates
+    dispatch batching retry bisect partial age retention throttle too_large lifecycle restart discards duplicates windows
 }

@@ -75,6 +75,10 @@ pub(crate) fn retention_ms(value: &Bound<'_, PyAny>) -> PyResult<Option<i64>> {
     optional(value, |value| milliseconds(value, "retention_ms", 1))
 }
 
+pub(crate) fn window_grace_ms(value: &Bound<'_, PyAny>) -> PyResult<i64> {
+    milliseconds(value, "window_grace_ms", 0)
+}
+
 pub(crate) fn running_max(value: &Bound<'_, PyAny>) -> PyResult<Option<usize>> {
     optional(value, |value| {
         let range = "1 or more, or None";
@@ -170,7 +174,6 @@ pub(crate) fn mapping_config(mapping: &Bound<'_, PyAny>) -> PyResult<MappingConf
     let limit = |name: &str| -> PyResult<Option<i64>> {
         Ok(Some(number(name)?).filter(|value| *value >= 0))
     };
-    mapping.call_method0("require_supported")?;
     let types: Vec<String> = mapping.getattr("function_response_types")?.extract()?;
     let filter = mapping.getattr("compiled_filter")?;
     let filter = optional(&filter, |filter| {
@@ -189,6 +192,7 @@ pub(crate) fn mapping_config(mapping: &Bound<'_, PyAny>) -> PyResult<MappingConf
         bisect_batch_on_function_error: mapping
             .getattr("bisect_batch_on_function_error")?
             .extract()?,
+        tumbling_window_ms: number("tumbling_window_in_seconds")?.saturating_mul(1000),
         report_batch_item_failures: types.iter().any(|name| name == "ReportBatchItemFailures"),
         filter,
         ..MappingConfig::default()

@@ -8,10 +8,10 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
-use streamcore::{Format, MappingIdentity, Record, Response};
+use streamcore::{Format, MappingIdentity, Record, Response, ReturnedState};
 
 use crate::arguments;
-use crate::errors::page;
+use crate::errors::{page, usage};
 use crate::json;
 
 /// Events of at least so many bytes are written with the interpreter released.
@@ -94,7 +94,85 @@ impl EventShape {
         }
         let event = PyDict::new(py);
         event.set_item(intern!(py, "Records"), records)?;
+        if let Some(window) = batch.window() {
+            self.set_window(&event, window)?;
+        }
         Ok(event)
+    }
+
+    /// What an event of a tumbling window has beside its records.
+    fn set_window(&self, event: &Bound<'_, PyDict>, window: &streamcore::Window) -> PyResult<()> {
+        let py = event.py();
+        let bounds = PyDict::new(py);
+        bounds.set_item(intern!(py, "start"), window.start_text())?;
+        bounds.set_item(intern!(py, "end"), window.end_text())?;
+        let state =
+            str::from_utf8(window.state()).map_err(|_| usage("the window state is not JSON"))?;
+        event.set_item(intern!(py, "shardId"), &self.shard_id)?;
+        event.set_item(
+            intern!(py, "eventSourceARN"),
+            &self.identity.event_source_arn,
+        )?;
+        event.set_item(intern!(py, "window"), bounds)?;
+        event.set_item(intern!(py, "state"), json::loads(py, state)?)?;
+        event.set_item(intern!(py, "isFinalInvokeForWindow"), window.is_final())?;
+        event.set_item(
+            intern!(py, "isWindowTerminatedEarly"),
+            window.is_terminated_early(),
+        )
+    }
+}
+
+#[pyclass(frozen, module = "streamcore._streamcore")]
+pub(crate) struct Window {
+    window: streamcore::Window,
+    state_bytes_max: usize,
+}
+
+#[pymethods]
+impl Window {
+    #[getter]
+    fn start_ms(&self) -> i64 {
+        self.window.start_ms()
+    }
+
+    #[getter]
+    fn end_ms(&self) -> i64 {
+        self.window.end_ms()
+    }
+
+    #[getter]
+    fn state(&self) -> &[u8] {
+        self.window.state()
+    }
+
+    #[getter]
+    fn state_bytes_max(&self) -> usize {
+        self.state_bytes_max
+    }
+
+    #[getter]
+    fn is_final(&self) -> bool {
+        self.window.is_final()
+    }
+
+    #[getter]
+    fn is_terminated_early(&self) -> bool {
+        self.window.is_terminated_early()
+    }
+
+    fn __repr__(&self) -> String {
+        let kind = match (self.is_final(), self.is_terminated_early()) {
+            (true, true) => ", final, terminated early",
+            (true, false) => ", final",
+            (false, _) => "",
+        };
+        format!(
+            "Window({}..{}, {} bytes of state{kind})",
+            self.window.start_text(),
+            self.window.end_text(),
+            self.state().len()
+        )
     }
 }
 
@@ -159,18 +237,28 @@ impl Batch {
     }
 
     #[getter]
-    fn first_sequence_number(&self) -> &str {
-        self.batch.first().sequence()
+    fn first_sequence_number(&self) -> Option<String> {
+        let first = self.batch.first();
+        first.map(|record| record.sequence().to_owned())
     }
 
     #[getter]
-    fn last_sequence_number(&self) -> &str {
-        self.batch.last().sequence()
+    fn last_sequence_number(&self) -> Option<String> {
+        let last = self.batch.last();
+        last.map(|record| record.sequence().to_owned())
     }
 
     #[getter]
-    fn last_arrival_ms(&self) -> i64 {
-        self.batch.last().arrival_ms()
+    fn last_arrival_ms(&self) -> Option<i64> {
+        self.batch.last().map(|record| record.arrival_ms())
+    }
+
+    #[getter]
+    fn window(&self) -> Option<Window> {
+        self.batch.window().map(|window| Window {
+            window: window.clone(),
+            state_bytes_max: self.batch.state_bytes_max(),
+        })
     }
 
     fn __len__(&self) -> usize {
@@ -178,14 +266,9 @@ impl Batch {
     }
 
     fn __repr__(&self) -> String {
-        format!(
-            "Batch({} records {}..{} of {}, attempt {})",
-            self.batch.len(),
-            self.first_sequence_number(),
-            self.last_sequence_number(),
-            self.shard_id(),
-            self.batch.attempt()
-        )
+        let what = range(self.batch.len(), self.batch.first(), self.batch.last());
+        let (shard_id, attempt) = (self.shard_id(), self.batch.attempt());
+        format!("Batch({what} of {shard_id}, attempt {attempt})")
     }
 
     fn index_of(&self, sequence_number: &str) -> Option<usize> {
@@ -238,6 +321,20 @@ impl Batch {
     }
 }
 
+/// Which records, for people.
+fn range(records: usize, first: Option<Record<'_>>, last: Option<Record<'_>>) -> String {
+    match (first, last) {
+        (Some(first), Some(last)) => {
+            format!(
+                "{records} records {}..{}",
+                first.sequence(),
+                last.sequence()
+            )
+        }
+        _ => "closing call".to_owned(),
+    }
+}
+
 fn event_bytes(
     py: Python<'_>,
     bytes: usize,
@@ -287,6 +384,7 @@ pub(crate) struct Columns {
 #[derive(Debug, PartialEq, Clone)]
 pub(crate) struct Outcome {
     pub(crate) outcome: streamcore::Outcome,
+    pub(crate) returned: Option<ReturnedState>,
 }
 
 impl std::hash::Hash for Outcome {
@@ -309,12 +407,21 @@ fn response(
     }
 }
 
+fn returned(state: Option<&[u8]>, ends_window: bool) -> Option<ReturnedState> {
+    state.map(|state| ReturnedState {
+        state: state.to_vec(),
+        ends_window,
+    })
+}
+
 #[pymethods]
 impl Outcome {
     #[staticmethod]
-    fn success() -> Self {
+    #[pyo3(signature = (*, window_state = None, ends_window = false))]
+    fn success(window_state: Option<&[u8]>, ends_window: bool) -> Self {
         Self {
             outcome: streamcore::Outcome::Success,
+            returned: returned(window_state, ends_window),
         }
     }
 
@@ -334,21 +441,26 @@ impl Outcome {
                 executed_version,
                 request_id,
             )),
+            returned: None,
         }
     }
 
     #[staticmethod]
-    #[pyo3(signature = (index, *, status_code = 200, executed_version = Response::default().executed_version, request_id = None),
-           text_signature = "(index, *, status_code=200, executed_version='$LATEST', request_id=None)")]
+    #[pyo3(signature = (index, *, status_code = 200, executed_version = Response::default().executed_version, request_id = None,
+                        window_state = None, ends_window = false),
+           text_signature = "(index, *, status_code=200, executed_version='$LATEST', request_id=None, window_state=None, ends_window=False)")]
     fn partial(
         #[pyo3(from_py_with = arguments::index)] index: u32,
         #[pyo3(from_py_with = arguments::status_code)] status_code: u16,
         executed_version: Option<String>,
         request_id: Option<String>,
+        window_state: Option<&[u8]>,
+        ends_window: bool,
     ) -> Self {
         let response = response(None, status_code, executed_version, request_id);
         Self {
             outcome: streamcore::Outcome::Partial { index, response },
+            returned: returned(window_state, ends_window),
         }
     }
 
@@ -356,6 +468,7 @@ impl Outcome {
     fn throttled() -> Self {
         Self {
             outcome: streamcore::Outcome::Throttled,
+            returned: None,
         }
     }
 
@@ -364,7 +477,20 @@ impl Outcome {
     fn too_large(request_id: Option<String>) -> Self {
         Self {
             outcome: streamcore::Outcome::TooLarge { request_id },
+            returned: None,
         }
+    }
+
+    #[getter]
+    fn window_state(&self) -> Option<&[u8]> {
+        self.returned.as_ref().map(|returned| &*returned.state)
+    }
+
+    #[getter]
+    fn ends_window(&self) -> bool {
+        self.returned
+            .as_ref()
+            .is_some_and(|returned| returned.ends_window)
     }
 
     #[getter]
@@ -446,13 +572,15 @@ impl Discard {
     }
 
     #[getter]
-    fn first_sequence_number(&self) -> &str {
-        self.discard.first().sequence()
+    fn first_sequence_number(&self) -> Option<String> {
+        let first = self.discard.first();
+        first.map(|record| record.sequence().to_owned())
     }
 
     #[getter]
-    fn last_sequence_number(&self) -> &str {
-        self.discard.last().sequence()
+    fn last_sequence_number(&self) -> Option<String> {
+        let last = self.discard.last();
+        last.map(|record| record.sequence().to_owned())
     }
 
     fn invocation_record<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
@@ -465,12 +593,14 @@ impl Discard {
     }
 
     fn __repr__(&self) -> String {
-        format!(
-            "Discard({}, {} records {}..{} of {})",
-            self.condition(),
+        let what = range(
             self.discard.len(),
-            self.first_sequence_number(),
-            self.last_sequence_number(),
+            self.discard.first(),
+            self.discard.last(),
+        );
+        format!(
+            "Discard({}, {what} of {})",
+            self.condition(),
             self.shard_id()
         )
     }

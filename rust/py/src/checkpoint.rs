@@ -2,10 +2,19 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use streamcore::{Checkpoint as CoreCheckpoint, Position, SequenceNumber, Start};
+use streamcore::{Checkpoint as CoreCheckpoint, Position, SequenceNumber, Start, WindowPhase};
 
 use crate::arguments::{self, starting};
 use crate::errors::{checkpoint_error, config};
+
+pub(crate) fn phase_name(phase: WindowPhase) -> &'static str {
+    match phase {
+        WindowPhase::Open => "open",
+        WindowPhase::EndsEarly => "ends_early",
+        WindowPhase::Restarted => "restarted",
+        WindowPhase::Closed => "closed",
+    }
+}
 
 #[pyclass(frozen, module = "streamcore._streamcore")]
 #[derive(Debug)]
@@ -69,6 +78,15 @@ impl Checkpoint {
             Ok(lanes)
         });
         dict.set_item("lanes", lanes.collect::<PyResult<Vec<_>>>()?)?;
+        let window = checkpoint.window.map(|window| {
+            let dict = PyDict::new(py);
+            dict.set_item("start_ms", window.start_ms)?;
+            dict.set_item("end_ms", window.end_ms)?;
+            dict.set_item("phase", phase_name(window.phase))?;
+            dict.set_item("state", String::from_utf8_lossy(&window.state))?;
+            Ok::<_, PyErr>(dict)
+        });
+        dict.set_item("window", window.transpose()?)?;
         dict.set_item("ended", checkpoint.ended)?;
         Ok(dict)
     }

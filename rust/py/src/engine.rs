@@ -89,6 +89,9 @@ fn is_sooner(at: Option<i64>, than: Option<i64>) -> bool {
     at.is_some_and(|at| than.is_none_or(|than| at < than))
 }
 
+// The signature of `add_shard` shows it.
+const _: () = assert!(streamcore::WINDOW_GRACE_MS == 120_000);
+
 #[pyclass(frozen, module = "streamcore._streamcore")]
 pub(crate) struct Engine {
     state: Mutex<State>,
@@ -175,7 +178,8 @@ impl Engine {
 
     #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
     #[pyo3(signature = (mapping, shard_id, *, now, identity = "", checkpoint = None, start = "TRIM_HORIZON", start_timestamp_ms = None,
-                        retention_ms = None, clock = "wall", format = "kinesis", sync_checkpoints = false, running_max = None))]
+                        retention_ms = None, clock = "wall", format = "kinesis", sync_checkpoints = false, running_max = None,
+                        window_grace_ms = 120_000))]
     fn add_shard(
         &self,
         py: Python<'_>,
@@ -191,6 +195,7 @@ impl Engine {
         format: &str,
         sync_checkpoints: bool,
         #[pyo3(from_py_with = arguments::running_max)] running_max: Option<usize>,
+        #[pyo3(from_py_with = arguments::window_grace_ms)] window_grace_ms: i64,
     ) -> PyResult<u32> {
         let (uuid, names) = mapping_identity(mapping)?;
         let checkpoint = checkpoint.map(CoreCheckpoint::decode).transpose();
@@ -214,6 +219,7 @@ impl Engine {
                     ));
                 }
             },
+            window_grace_ms,
             sync_checkpoints,
             seed: self.seed,
             ..ShardConfig::new(key, names.clone(), mapping_config(mapping)?)
@@ -328,20 +334,17 @@ impl Engine {
         }
     }
 
-    #[pyo3(signature = (ticket, outcome, now, window_state = None))]
     fn finish(
         &self,
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::ticket)] ticket: u64,
         outcome: &Outcome,
         #[pyo3(from_py_with = arguments::now)] now: i64,
-        window_state: Option<&[u8]>,
     ) -> PyResult<Finished> {
-        let outcome = outcome.outcome.clone();
+        let (outcome, returned) = (outcome.outcome.clone(), outcome.returned.clone());
         let finished = self.call(py, |state| {
-            let window_state = window_state.map(<[u8]>::to_vec);
             let ticket = Ticket::from_u64(ticket);
-            state.core.finish(ticket, outcome, window_state, now)
+            state.core.finish(ticket, outcome, returned, now)
         })?;
         finished
             .map(Finished::from)

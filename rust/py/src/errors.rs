@@ -35,6 +35,7 @@ pub(crate) fn usage_error(error: &UsageError) -> PyErr {
         | UsageError::NotInFlight
         | UsageError::NoSuchRecord { .. }
         | UsageError::NoWindow
+        | UsageError::StateTooLarge { .. }
         | UsageError::OtherFormat { .. }
         | UsageError::Closed
         | UsageError::NoSuccessor { .. }

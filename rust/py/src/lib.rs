@@ -21,7 +21,7 @@ mod _streamcore {
     use pyo3::types::PyDict;
 
     #[pymodule_export]
-    use crate::batch::{Batch, Columns, Discard, Finished, Outcome};
+    use crate::batch::{Batch, Columns, Discard, Finished, Outcome, Window};
     #[pymodule_export]
     use crate::checkpoint::Checkpoint;
     #[pymodule_export]

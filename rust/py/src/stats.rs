@@ -5,6 +5,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 use streamcore::{CheckpointKey, LaneState, ShardState};
 
+use crate::checkpoint::phase_name;
+
 #[pyclass(frozen, module = "streamcore._streamcore")]
 #[derive(Debug)]
 pub(crate) struct ShardStats {
@@ -139,6 +141,30 @@ impl ShardStats {
     #[getter]
     fn throttles(&self) -> u64 {
         self.stats.counters.throttles
+    }
+
+    #[getter]
+    fn windows_closed(&self) -> u64 {
+        self.stats.counters.windows_closed
+    }
+
+    #[getter]
+    fn windows_ended_early(&self) -> u64 {
+        self.stats.counters.windows_ended_early
+    }
+
+    #[getter]
+    fn window<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let window = self.stats.window.map(|window| {
+            let dict = PyDict::new(py);
+            dict.set_item(intern!(py, "start_ms"), window.start_ms)?;
+            dict.set_item(intern!(py, "end_ms"), window.end_ms)?;
+            dict.set_item(intern!(py, "phase"), phase_name(window.phase))?;
+            dict.set_item(intern!(py, "state_bytes"), window.state_bytes)?;
+            dict.set_item(intern!(py, "closing"), window.closing)?;
+            Ok(dict)
+        });
+        window.transpose()
     }
 
     #[getter]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Finished, Mode, Shard, Task, Unconfirmed};
 use crate::batch::{Batch, Outcome, Records, Response, Slice, Ticket};
 use crate::buffer::{Buffer, Leaf, Run, SlotId, to_usize};
-use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX};
+use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
 use crate::discard::{Condition, Confirmation, Discard, DiscardId};
 use crate::error::UsageError;
 use crate::page::Page;
@@ -13,6 +13,7 @@ use crate::position::Position;
 use crate::retry::{Fate, Frame, Work};
 use crate::stats::LaneState;
 use crate::trace::Event;
+use crate::window::ReturnedState;
 
 impl Shard {
     // ---- batches ----
@@ -45,7 +46,11 @@ impl Shard {
 
     fn may_hand_out(&self) -> bool {
         let unsaved = self.info.config.sync_checkpoints && self.saved < self.changed;
-        self.mode != Mode::Paused && !unsaved && self.unconfirmed.len() < UNCONFIRMED_DISCARDS_MAX
+        let unconfirmed_max = match self.window {
+            Some(_) => UNCONFIRMED_DISCARDS_WINDOW_MAX,
+            None => UNCONFIRMED_DISCARDS_MAX,
+        };
+        self.mode != Mode::Paused && !unsaved && self.unconfirmed.len() < unconfirmed_max
     }
 
     /// The instant at which a lane becomes ready by itself.
@@ -60,13 +65,16 @@ impl Shard {
 
     /// Lets time pass: lanes whose wait is over become ready.
     pub fn tick(&mut self, now: i64) {
-        for lane in &mut self.lanes {
-            if let LaneState::Waiting(until) | LaneState::Parked(until) = lane.state
-                && until <= now
-            {
-                lane.state = LaneState::Ready;
+        for index in 0..self.lanes.len() {
+            match self.lanes[index].state {
+                LaneState::Waiting(until) if until <= now => self.refresh(index, now),
+                LaneState::Parked(until) if until <= now => {
+                    self.lanes[index].state = LaneState::Ready;
+                }
+                _ => {}
             }
         }
+        self.refresh_window(now);
     }
 
     /// The next thing to do, or None. Never waits. Call [`Self::tick`] first.
@@ -80,7 +88,10 @@ impl Shard {
             }
             let lane = self.oldest_ready()?;
             if self.lanes[lane].work.is_none() {
-                self.cut(lane);
+                self.cut(lane, now);
+            }
+            if self.lanes[lane].work.is_none() {
+                continue;
             }
             self.settle(lane, now);
             // What expired just now may have to be saved first.
@@ -113,20 +124,31 @@ impl Shard {
             .map(|(index, _)| index)
     }
 
-    fn cut(&mut self, index: usize) {
-        let serial = self.serial();
+    fn cut(&mut self, index: usize, now: i64) {
+        if self.closes_window(index, now) {
+            let serial = self.serial();
+            let due = self.stream_now(now);
+            self.lanes[index].work = Some(Work::closing(serial, due));
+            return;
+        }
+        if self.lanes[index].queue.front().is_none() {
+            // The window was to be closed, and is not any more.
+            self.refresh(index, now);
+            return;
+        }
+        let (serial, limits) = (self.serial(), self.limits());
         let lane = &mut self.lanes[index];
-        lane.queue.fill(&self.buffer, self.limits);
+        lane.queue.fill(&self.buffer, limits);
         let cut = lane.queue.cut();
         let fate = if cut.oversized {
             Fate::Oversized
         } else {
             Fate::Invoke
         };
-        lane.work = Some(Work::new(cut.runs, serial, fate));
+        lane.work = Some(Work::new(cut.runs, serial, fate, cut.window));
     }
 
-    fn serial(&mut self) -> u64 {
+    pub(super) fn serial(&mut self) -> u64 {
         self.next_serial += 1;
         self.next_serial
     }
@@ -134,6 +156,8 @@ impl Shard {
     fn hand_out(&mut self, index: usize) -> Batch {
         let number = lane_number(index);
         let ticket = Ticket::new(self.info.shard, number, self.serial());
+        self.open_window(index);
+        let window = self.window_of(index);
         let lane = &mut self.lanes[index];
         let work = lane
             .work
@@ -146,37 +170,29 @@ impl Shard {
             attempt: top.attempts + 1,
             info: Arc::clone(&self.info),
             records: records(&self.buffer, &work.top_runs()),
+            window,
         };
         lane.state = LaneState::InFlight(ticket.serial());
         if self.info.config.clock == StreamClock::Replay {
             let latest = batch.records().map(|record| record.arrival_ms()).max();
             self.replay_now = self.replay_now.max(latest.unwrap_or(i64::MIN));
         }
-        self.note(|| Event::HandedOut {
-            lane: number,
-            first: batch.first().sequence().to_owned(),
-            last: batch.last().sequence().to_owned(),
-            records: batch.records.len,
-            attempt: batch.attempt,
-            request_id: batch.request_id.clone(),
-        });
+        self.note(|| handed_out(number, &batch));
         batch
     }
 
-    /// Says how a batch went.
+    /// Says how a batch went. With a tumbling window, `returned` is the state that the function returned: it takes the place of the old
+    /// one where records are complete, and is let go where none is. Without one the old state stays.
     ///
     /// # Errors
     ///
-    /// The batch is not in flight, the outcome names a record that it does not have, or window state was given without a window.
-    #[expect(
-        clippy::needless_pass_by_value,
-        reason = "tumbling windows will keep the state"
-    )]
+    /// The batch is not in flight, the outcome names a record that it does not have, or window state was given without a window or is
+    /// larger than a closing call can hold.
     pub fn finish(
         &mut self,
         ticket: Ticket,
         outcome: Outcome,
-        window_state: Option<Vec<u8>>,
+        returned: Option<ReturnedState>,
         now: i64,
     ) -> Result<Finished, UsageError> {
         let index = usize::from(ticket.lane());
@@ -190,8 +206,8 @@ impl Shard {
         {
             return Err(UsageError::NoSuchRecord { index, records });
         }
-        if window_state.is_some() {
-            return Err(UsageError::NoWindow);
+        if let Some(returned) = &returned {
+            self.check_returned(index, returned)?;
         }
         self.lanes[index].state = LaneState::Ready;
         if matches!(outcome, Outcome::Throttled | Outcome::TooLarge { .. }) {
@@ -203,7 +219,10 @@ impl Shard {
             self.counters.failed_invocations += u64::from(outcome != Outcome::Success);
         }
         match outcome {
-            Outcome::Success => self.succeed(index, records, now),
+            Outcome::Success => {
+                self.keep_state(index, returned);
+                self.succeed(index, records, now);
+            }
             Outcome::Partial { index: 0, response } | Outcome::Failure(response) => {
                 self.fail(index, response, now);
             }
@@ -213,6 +232,7 @@ impl Shard {
                     at: done,
                     records,
                 });
+                self.keep_state(index, returned);
                 let serial = self.serial();
                 let runs = self.work(index).advance(done, serial);
                 self.complete(index, &runs);
@@ -246,26 +266,29 @@ impl Shard {
         })
     }
 
-    fn work(&mut self, index: usize) -> &mut Work {
+    pub(super) fn work(&mut self, index: usize) -> &mut Work {
         self.lanes[index]
             .work
             .as_mut()
             .expect("a lane with a batch in flight has it in work")
     }
 
-    fn top(&self, index: usize) -> &Frame {
+    pub(super) fn top(&self, index: usize) -> &Frame {
         let work = self.lanes[index].work.as_ref();
         work.and_then(Work::top)
             .expect("a batch in work has a frame")
     }
 
     fn succeed(&mut self, index: usize, records: u32, now: i64) {
-        let (_, runs) = self.work(index).pop();
+        let (frame, runs) = self.work(index).pop();
         self.counters.succeeded += u64::from(records);
         self.note(|| Event::Succeeded {
             lane: lane_number(index),
             records,
         });
+        if frame.closing.is_some() {
+            self.close_window();
+        }
         self.complete(index, &runs);
         self.settle(index, now);
     }
@@ -326,7 +349,7 @@ impl Shard {
     }
 
     /// Cuts the top frame in two; the first `at` of its records go first.
-    fn split(&mut self, index: usize, at: u32, records: u32) {
+    pub(super) fn split(&mut self, index: usize, at: u32, records: u32) {
         let (left, right) = (self.serial(), self.serial());
         self.work(index).cut(at, left, right);
         self.note(|| Event::Split {
@@ -354,6 +377,7 @@ impl Shard {
     /// Brings a lane to where it can hand out, must wait, or has nothing.
     fn settle(&mut self, index: usize, now: i64) {
         loop {
+            self.end_early(index, now);
             let Some(fate) = self.lanes[index]
                 .work
                 .as_ref()
@@ -369,7 +393,7 @@ impl Shard {
                 Fate::Aged => self.discard(index, Condition::RecordAgeExceeded, now),
                 Fate::Expired => self.expire(index),
                 Fate::Invoke | Fate::Oversized => {
-                    if self.split_by_age(index, now) {
+                    if self.split_by_age(index, now) || self.split_to_fit(index) {
                         continue;
                     }
                     if fate == Fate::Oversized && self.lanes[index].state == LaneState::Ready {
@@ -389,15 +413,12 @@ impl Shard {
             .expect("a batch in work has a frame");
         top.attempts += 1;
         let attempts = top.attempts;
-        let run = self.lanes[index]
-            .front()
-            .expect("a batch in work holds a record");
-        let slot = self.buffer.slot(run.slot);
-        let sequence = slot
-            .leaf
-            .page
-            .sequence(to_usize(slot.index(run.start)))
-            .to_owned();
+        // A closing call has no record.
+        let sequence = self.lanes[index].front().map_or_else(String::new, |run| {
+            let slot = self.buffer.slot(run.slot);
+            let page = &slot.leaf.page;
+            page.sequence(to_usize(slot.index(run.start))).to_owned()
+        });
         self.note(|| Event::Oversized {
             lane: lane_number(index),
             sequence,
@@ -417,7 +438,8 @@ impl Shard {
                 .as_ref()
                 .expect("only a batch in work is parked");
             let records = records(&self.buffer, &work.top_runs());
-            let oldest = records.iter().map(|record| record.arrival_ms()).min();
+            let closing = work.top().and_then(|top| top.closing);
+            let oldest = closing.or_else(|| records.iter().map(|record| record.arrival_ms()).min());
             until = until.min(oldest.map_or(until, |arrival| {
                 arrival.saturating_add(limit.0.saturating_add(1))
             }));
@@ -441,10 +463,15 @@ impl Shard {
         let limit = self
             .age_limit()
             .filter(|_| self.info.config.clock == StreamClock::Wall);
+        if let Some(state) = self.window_wait(index, now) {
+            self.lanes[index].state = state;
+            return;
+        }
+        let limits = self.limits();
         let lane = &mut self.lanes[index];
         lane.state = match lane.queue.front() {
             None => LaneState::Empty,
-            Some(_) if at_once || lane.queue.fill(&self.buffer, self.limits) => LaneState::Ready,
+            Some(_) if at_once || lane.queue.fill(&self.buffer, limits) => LaneState::Ready,
             Some(front) => {
                 let slot = self.buffer.slot(front.slot);
                 let mut until = lane
@@ -485,21 +512,33 @@ impl Shard {
         }
     }
 
-    /// Cuts the top frame where records are too old. False if none is.
+    /// What time it is for age and retention.
+    pub(super) fn stream_now(&self, now: i64) -> i64 {
+        match self.info.config.clock {
+            StreamClock::Wall => now,
+            StreamClock::Replay => self.replay_now,
+        }
+    }
+
+    /// Cuts the top frame where records are too old. The age of a closing call counts from when it was due. False if none is.
     fn split_by_age(&mut self, index: usize, now: i64) -> bool {
         let Some((limit, fate)) = self.age_limit() else {
             return false;
         };
-        let now = match self.info.config.clock {
-            StreamClock::Wall => now,
-            StreamClock::Replay => self.replay_now,
-        };
+        let now = self.stream_now(now);
         let work = self.lanes[index]
             .work
             .as_ref()
             .expect("only a batch in work has an age");
         let top = work.top().expect("a batch in work has a frame");
         let own = top.fate;
+        if let Some(due) = top.closing {
+            let stale = now.saturating_sub(due) > limit;
+            if let Some(top) = self.work(index).top_mut().filter(|_| stale) {
+                top.fate = fate;
+            }
+            return stale;
+        }
         let records = records(&self.buffer, &work.top_runs());
         let fates: Vec<Fate> = records
             .iter()
@@ -536,11 +575,18 @@ impl Shard {
     fn discard(&mut self, index: usize, condition: Condition, now: i64) {
         let number = lane_number(index);
         let serial = self.serial();
+        let window = self.window_of(index);
         let (frame, runs) = self.work(index).pop();
         let live = records(&self.buffer, &runs);
-        let front = runs.first().expect("a frame holds a record");
-        let before = self.buffer.predecessor(front.slot, front.start);
-        let first_ordinal = self.buffer.ordinal(front.slot, front.start);
+        // A closing call holds back what comes behind it.
+        let front = runs.first().copied().or_else(|| self.lanes[index].front());
+        let (first_ordinal, before) = match front {
+            Some(run) => (
+                self.buffer.ordinal(run.slot, run.start),
+                self.buffer.predecessor(run.slot, run.start),
+            ),
+            None => (self.next_ordinal, self.last_taken_in.clone()),
+        };
         let records = detached(&live);
         let request_id = frame
             .response
@@ -561,21 +607,18 @@ impl Shard {
             at_ms: now,
             info: Arc::clone(&self.info),
             records,
+            window,
         };
-        self.note(|| Event::Discarded {
-            lane: number,
-            condition,
-            first: discard.first().sequence().to_owned(),
-            last: discard.last().sequence().to_owned(),
-            records: frame.end - frame.start,
-            invoke_count: discard.invoke_count,
-        });
+        self.note(|| discarded(number, &discard));
+        if frame.closing.is_some() {
+            self.close_window();
+        }
         self.counters.discarded += u64::from(frame.end - frame.start);
         self.counters.discards += 1;
-        let last = self.last_of(&runs);
+        let (last, window) = (self.last_of(&runs), self.window.clone());
         self.lanes[index]
             .marks
-            .discard(serial, first_ordinal, before, last);
+            .discard(serial, first_ordinal, before, last, window);
         let bytes = discard.records.slices[0].leaf.held_bytes();
         self.unconfirmed.insert(
             serial,
@@ -597,12 +640,15 @@ impl Shard {
             lane: lane_number(index),
             records: frame.end - frame.start,
         });
+        if frame.closing.is_some() {
+            self.close_window();
+        }
         self.complete(index, &runs);
     }
 
     fn complete(&mut self, index: usize, runs: &[Run]) {
-        let last = self.last_of(runs);
-        self.lanes[index].marks.complete(last);
+        let (last, window) = (self.last_of(runs), self.window.clone());
+        self.lanes[index].marks.complete(last, window);
         self.free(runs);
     }
 
@@ -613,10 +659,11 @@ impl Shard {
         }
     }
 
-    fn last_of(&self, runs: &[Run]) -> Position {
-        let run = runs.last().expect("what completes holds a record");
+    /// None for a closing call.
+    fn last_of(&self, runs: &[Run]) -> Option<Position> {
+        let run = runs.last()?;
         let slot = self.buffer.slot(run.slot);
-        slot.leaf.page.position(to_usize(slot.index(run.end - 1)))
+        Some(slot.leaf.page.position(to_usize(slot.index(run.end - 1))))
     }
 
     /// Moves the live records of a sparse page into a fresh one, if a parked lane is what keeps it and nothing of it is in flight.
@@ -695,6 +742,49 @@ pub(super) fn records(buffer: &Buffer, runs: &[Run]) -> Records {
                 end: run.end,
             })
             .collect(),
+    }
+}
+
+fn handed_out(lane: u8, batch: &Batch) -> Event {
+    let (attempt, request_id) = (batch.attempt, batch.request_id.clone());
+    match (&batch.window, batch.first(), batch.last()) {
+        (_, Some(first), Some(last)) => Event::HandedOut {
+            lane,
+            first: first.sequence().to_owned(),
+            last: last.sequence().to_owned(),
+            records: batch.records.len,
+            attempt,
+            request_id,
+        },
+        (Some(window), ..) => Event::Closing {
+            start_ms: window.start_ms(),
+            end_ms: window.end_ms(),
+            early: window.is_terminated_early(),
+            attempt,
+            request_id,
+        },
+        (None, ..) => unreachable!("I7: only the closing call of a window has no records"),
+    }
+}
+
+fn discarded(lane: u8, discard: &Discard) -> Event {
+    let (condition, invoke_count) = (discard.condition, discard.invoke_count);
+    match (&discard.window, discard.first(), discard.last()) {
+        (_, Some(first), Some(last)) => Event::Discarded {
+            lane,
+            condition,
+            first: first.sequence().to_owned(),
+            last: last.sequence().to_owned(),
+            records: discard.records.len,
+            invoke_count,
+        },
+        (Some(window), ..) => Event::ClosingDiscarded {
+            start_ms: window.start_ms(),
+            end_ms: window.end_ms(),
+            condition,
+            invoke_count,
+        },
+        (None, ..) => unreachable!("I7: only the closing call of a window has no records"),
     }
 }
 

@@ -23,6 +23,7 @@ impl Shard {
             self.check_work(lane);
         }
         self.check_completion(&live);
+        self.check_window();
         assert!(
             self.span() <= SPAN_MAX + u64::from(u32::MAX),
             "I10: the span is bounded"
@@ -65,8 +66,15 @@ impl Shard {
             }
             if matches!(lane.state, LaneState::InFlight(_)) {
                 let mut event = Vec::new();
-                records(&self.buffer, &work.top_runs())
-                    .write_event(&self.info.template, &mut event);
+                let records = records(&self.buffer, &work.top_runs());
+                let window = self.window_of(0);
+                records.write_event(&self.info.template, window.as_ref(), &mut event);
+                let counted = records.event_bytes(&self.info.template, window.as_ref());
+                let spare = counted.checked_sub(event.len());
+                assert!(
+                    spare == Some(0) || window.is_some() && spare.is_some_and(|spare| spare <= 2),
+                    "I4: the size of an event is known before it is written"
+                );
                 assert!(
                     event.len() <= to_usize(mapping.payload_bytes_max),
                     "I4: at most the payload limit"
@@ -78,10 +86,13 @@ impl Shard {
             !busy || lane.work.is_some(),
             "I4: a lane that runs or is parked has a batch in work"
         );
-        assert_eq!(
-            lane.state == LaneState::Empty,
-            lane.front().is_none(),
-            "I1: a lane is empty when it has no records"
+        assert!(
+            lane.state != LaneState::Empty || lane.front().is_none() && lane.work.is_none(),
+            "I1: an empty lane has no records"
+        );
+        assert!(
+            lane.state == LaneState::Empty || lane.front().is_some() || self.window.is_some(),
+            "I1: a lane without records is empty, or closes a window"
         );
     }
 

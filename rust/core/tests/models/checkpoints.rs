@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use streamcore::{
     Batch, Checkpoint, CheckpointError, CheckpointKey, Confirmation, DiscardId, Engine, LaneTag,
-    MappingConfig, Outcome, Position, Response, SequenceNumber, Start, Taken, Task, WindowState,
+    MappingConfig, Outcome, Position, Response, SequenceNumber, Start, Taken, Task, WindowPhase,
+    WindowState,
 };
 
 use super::{Written, batch_numbers, numbers, page, shard_config, written};
@@ -345,10 +346,17 @@ fn checkpoint() -> impl Strategy<Value = Checkpoint> {
                 marks,
             }
         });
-    let window = (any::<i64>(), any::<bool>(), vec(any::<u8>(), 0..50)).prop_map(
-        |(start_ms, closed, state)| WindowState {
+    let phase = prop_oneof![
+        Just(WindowPhase::Open),
+        Just(WindowPhase::EndsEarly),
+        Just(WindowPhase::Restarted),
+        Just(WindowPhase::Closed)
+    ];
+    let window = (any::<i64>(), any::<i64>(), phase, vec(any::<u8>(), 0..50)).prop_map(
+        |(start_ms, end_ms, phase, state)| WindowState {
             start_ms,
-            closed,
+            end_ms,
+            phase,
             state,
         },
     );

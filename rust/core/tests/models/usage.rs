@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use streamcore::{
     Batch, Checkpoint, CheckpointKey, Condition, Engine, Event, MappingConfig, Outcome,
-    PageBuilder, Response, ShardStats, Start, Taken, Task, Ticket, UsageError,
+    PageBuilder, Response, ReturnedState, ShardStats, Start, Taken, Task, Ticket, UsageError,
 };
 
 use super::{engine_with, page, shard_config, written};
@@ -144,7 +144,7 @@ fn a_shard_that_cannot_be_added() {
 fn finish(
     ticket: Ticket,
     outcome: Outcome,
-    state: Option<Vec<u8>>,
+    state: Option<ReturnedState>,
 ) -> impl FnOnce(&mut Engine) -> UsageError {
     move |engine| engine.finish(ticket, outcome, state, 0).unwrap_err()
 }
@@ -173,10 +173,14 @@ fn a_batch_that_cannot_be_finished_so() {
             records: 2
         }
     );
+    let state = ReturnedState {
+        state: b"{}".to_vec(),
+        ends_window: false,
+    };
     let error = fails(
         &mut engine,
         shard,
-        finish(batch.ticket(), Outcome::Success, Some(Vec::new())),
+        finish(batch.ticket(), Outcome::Success, Some(state)),
     );
     assert_eq!(error, UsageError::NoWindow);
     engine

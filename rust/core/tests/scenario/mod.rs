@@ -72,6 +72,7 @@ impl Case<'_> {
             "budget=",
             "quiet",
             "payload=",
+            "tumbling=",
             "above",
         ];
         let lanes = self.commands().any(|command| command.contains("factor="));

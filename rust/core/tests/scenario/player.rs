@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 
 use streamcore::{
     Batch, Checkpoint, CheckpointKey, DiscardId, Engine, Event, Finished, MappingConfig,
-    MappingIdentity, Offered, Outcome, Page, PageBuilder, Position, ShardConfig, Snapshot, Taken,
-    Task, Ticket, UsageError,
+    MappingIdentity, Offered, Outcome, Page, PageBuilder, Position, ReturnedState, ShardConfig,
+    Snapshot, Taken, Task, Ticket, UsageError,
 };
 
 use super::script::{Function, configure, list, millis, numbers, outcome, records, seconds};
@@ -39,6 +39,9 @@ pub(crate) struct Seen {
     pub(crate) what: String,
 }
 
+/// Ticket, numbers, and window state.
+type Handed = (Ticket, Vec<u64>, Option<Vec<u8>>);
+
 pub(crate) struct Player {
     way: Way,
     keys: Vec<String>,
@@ -53,8 +56,8 @@ pub(crate) struct Player {
     snapshot: Option<(Snapshot, BTreeSet<u64>)>,
     saved: Option<(Vec<u8>, BTreeSet<u64>)>,
     requests: Vec<String>,
-    /// Batches handed out to `take` or `run`, by request name: their last ticket and numbers.
-    batches: BTreeMap<String, (Ticket, Vec<u64>)>,
+    /// Batches handed out to `take` or `run`, by request name: their last ticket, numbers, and window state.
+    batches: BTreeMap<String, Handed>,
     discards: Vec<(DiscardId, Vec<u64>)>,
     unconfirmed: BTreeSet<usize>,
     trace: Vec<Event>,
@@ -402,10 +405,16 @@ impl Player {
                     let (word, outcome) = self.function.answer(&shown, batch.json_bytes());
                     self.say_batch(&batch, Some(&word));
                     let finished = self
-                        .finish_batch(batch.ticket(), &engine_numbers, outcome)
+                        .finish_batch(
+                            batch.ticket(),
+                            &engine_numbers,
+                            state(&batch),
+                            outcome,
+                            false,
+                        )
                         .unwrap();
                     self.give_up(&finished, confirm);
-                    invocations += usize::from(!shown.is_empty());
+                    invocations += usize::from(!shown.is_empty() || batch.is_empty());
                     assert!(
                         invocations < INVOCATIONS_MAX,
                         "this run has no end:\n{}",
@@ -466,9 +475,9 @@ impl Player {
         }
     }
 
-    /// `finish REQUEST ok | raise | refuse | throttle | too_large | partial SEQUENCE`
+    /// `finish REQUEST ok | large | raise | refuse | throttle | too_large | partial SEQUENCE`; `large` is a state that ends the window.
     fn finish(&mut self, words: &[&str]) {
-        let (ticket, numbers) = self
+        let (ticket, numbers, state) = self
             .batches
             .get(words[0])
             .unwrap_or_else(|| panic!("no batch {}", words[0]))
@@ -480,8 +489,9 @@ impl Player {
                 .position(|other| *other == number)
                 .unwrap_or(numbers.len())
         });
-        let (_, outcome) = outcome(words[1], index);
-        match self.finish_batch(ticket, &numbers, outcome) {
+        let large = words[1] == "large";
+        let (_, outcome) = outcome(if large { "ok" } else { words[1] }, index);
+        match self.finish_batch(ticket, &numbers, state, outcome, large) {
             Ok(finished) if finished.stale => self.say("stale"),
             Ok(finished) => self.give_up(&finished, false),
             Err(error) => self.say(&format!("error: {error}")),
@@ -492,14 +502,29 @@ impl Player {
         &mut self,
         ticket: Ticket,
         numbers: &[u64],
+        state: Option<Vec<u8>>,
         outcome: Outcome,
+        ends_window: bool,
     ) -> Result<Finished, UsageError> {
         let done = match outcome {
             Outcome::Success => numbers.len(),
             Outcome::Partial { index, .. } => index as usize,
             Outcome::Failure(_) | Outcome::Throttled | Outcome::TooLarge { .. } => 0,
         };
-        let finished = self.engine.finish(ticket, outcome, None, self.now)?;
+        // The function adds what it has done to the state.
+        let returned = state.map(|state| {
+            let mut known = in_state(&state);
+            known.extend(&numbers[..done]);
+            let members: Vec<_> = known
+                .iter()
+                .map(|number| format!("\"{number}\":1"))
+                .collect();
+            ReturnedState {
+                state: format!("{{{}}}", members.join(",")).into_bytes(),
+                ends_window,
+            }
+        });
+        let finished = self.engine.finish(ticket, outcome, returned, self.now)?;
         if !finished.stale {
             self.truth.complete(numbers[..done].iter().copied());
         }
@@ -510,14 +535,20 @@ impl Player {
     /// A batch is what comes next in its lane, and its event has the size that it says.
     fn check_batch(&self, batch: &Batch) {
         let numbers = numbers(batch.records());
-        let lane = self.truth.lane_of(&batch.first().key());
+        let Some(first) = batch.first() else {
+            assert!(batch.window().unwrap().is_final());
+            return;
+        };
+        let lane = self.truth.lane_of(&first.key());
         let next: Vec<u64> = self.truth.incomplete(lane).take(numbers.len()).collect();
         assert_eq!(
             numbers, next,
             "a batch holds the first incomplete records of its lane"
         );
         let json = batch.json();
-        assert_eq!(json.len(), batch.json_bytes());
+        // What the flags of a window need is counted at its most.
+        let spare = batch.json_bytes() - json.len();
+        assert!(spare == 0 || batch.window().is_some() && spare <= 2);
         assert!(
             json.len() <= self.config.mapping.payload_bytes_max as usize
                 && numbers.len() <= self.config.mapping.batch_size as usize
@@ -548,14 +579,28 @@ impl Player {
     fn say_batch(&mut self, batch: &Batch, word: Option<&str>) {
         let engine_numbers = numbers(batch.records());
         let shown = self.shown(&engine_numbers);
-        if shown.is_empty() {
+        if shown.is_empty() && !batch.is_empty() {
             return;
         }
         let request = self.request(batch.request_id());
-        self.batches
-            .insert(request.clone(), (batch.ticket(), engine_numbers));
-        let key = batch.first().key().into_owned();
+        self.batches.insert(
+            request.clone(),
+            (batch.ticket(), engine_numbers, state(batch)),
+        );
+        let key = batch
+            .first()
+            .map_or_else(|| "a".into(), |first| first.key().into_owned());
         let mut what = list(&shown);
+        if let Some(window) = batch.window() {
+            let what_is_called = match (window.is_final(), window.is_terminated_early()) {
+                (false, _) => what,
+                (true, false) => "final".into(),
+                (true, true) => "final early".into(),
+            };
+            let known = list(&in_state(window.state()));
+            let (start, end) = (seconds(window.start_ms()), seconds(window.end_ms()));
+            what = format!("{start}..{end} state={known} {what_is_called}");
+        }
         if batch.attempt() > 1 {
             let _ = write!(what, " attempt {}", batch.attempt());
         }
@@ -568,4 +613,15 @@ impl Player {
         self.say(&line);
         self.seen.push(Seen { line, key, what });
     }
+}
+
+fn state(batch: &Batch) -> Option<Vec<u8>> {
+    batch.window().map(|window| window.state().to_vec())
+}
+
+/// The numbers of the records that a state holds, `{"1":1,"2":1}`.
+fn in_state(state: &[u8]) -> Vec<u64> {
+    let text = str::from_utf8(state).unwrap();
+    let numbers = text.split('"').skip(1).step_by(2);
+    numbers.map(|number| number.parse().unwrap()).collect()
 }

@@ -96,6 +96,8 @@ pub(super) fn configure(config: &mut ShardConfig, words: &[&str]) {
             }
             "batch" => mapping.batch_size = whole(),
             "window" => mapping.batching_window_ms = millis(value),
+            "tumbling" => mapping.tumbling_window_ms = millis(value),
+            "grace" => config.window_grace_ms = millis(value),
             "retries" => mapping.retry_attempts_max = (value != "-1").then(whole),
             "age" => mapping.record_age_max_ms = limit(value),
             "bisect" => mapping.bisect_batch_on_function_error = flag,

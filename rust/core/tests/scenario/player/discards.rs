@@ -40,11 +40,13 @@ impl Player {
             discard.len(),
         );
         let line = format!("{} d{nth} {request} {what}", seconds(self.now));
-        if shown.is_empty() {
+        if shown.is_empty() && !discard.is_empty() {
             return;
         }
         self.say(&line);
-        let key = discard.first().key().into_owned();
+        let key = discard
+            .first()
+            .map_or_else(|| "a".into(), |first| first.key().into_owned());
         self.seen.push(Seen { line, key, what });
     }
 

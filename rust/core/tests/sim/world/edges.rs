@@ -1,7 +1,8 @@
 //! What stands around the engine: source, function, destination and store.
 
 use streamcore::{
-    Checkpoint, Confirmation, DiscardId, Outcome, Response, Taken, Task, Ticket, UsageError,
+    Checkpoint, Confirmation, DiscardId, Outcome, Response, ReturnedState, Taken, Task, Ticket,
+    UsageError,
 };
 
 use super::{Flight, Stored, World};
@@ -286,7 +287,10 @@ impl World {
             self.refused(
                 flight.ticket,
                 Outcome::Success,
-                Some(b"{}".to_vec()),
+                Some(ReturnedState {
+                    state: b"{}".to_vec(),
+                    ends_window: false,
+                }),
                 &UsageError::NoWindow,
             );
         }
@@ -317,7 +321,7 @@ impl World {
         &mut self,
         ticket: Ticket,
         outcome: Outcome,
-        state: Option<Vec<u8>>,
+        state: Option<ReturnedState>,
         expected: &UsageError,
     ) {
         let before = (
