@@ -9,8 +9,10 @@ from random import Random
 import pytest
 
 from filter_reference import Generator, matches
-from peer_servers import java_folder
+from peer_servers import INSTALLED, java_folder
 from streamcore import ConfigError, FilterCriteria
+
+pytestmark = pytest.mark.skipif(not INSTALLED, reason="Event Ruler is installed by `make test-peers`")
 
 SEEDS, PAIRS = 120, 100
 
