@@ -42,7 +42,7 @@ def kinesis_local_server(port: int | None = None) -> Iterator[Server]:
         "KINESIS_MOCK_PLAIN_PORT": str(port),
         "KINESIS_MOCK_TLS_PORT": str(free_port()),
         "KINESIS_MOCK_CERT_PATH": str(_folder("node/node_modules/kinesis-local/server.json")),
-        "SHARD_LIMIT": "200",
+        "SHARD_LIMIT": "1000",
         "LOG_LEVEL": "ERROR",
         **{f"{step}_DURATION": "5ms" for step in steps},
     }
