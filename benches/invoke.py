@@ -17,12 +17,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))  # the batches are those of the tests
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the batches are those of the tests
 
-from engines import NOW, mapping, take  # noqa: E402  (found by the line above)
-from servers import CREDENTIALS  # noqa: E402  (it stands below the line above)
-from streamcore import Batch, Engine, LambdaFunction, Page  # noqa: E402  (it stands below the line above)
+from engines import NOW, mapping, take
+from servers import CREDENTIALS
+from streamcore import Batch, Engine, LambdaFunction, Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,16 +27,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))  # the servers are those of the tests
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the servers are those of the tests
 
-from servers import Server, ministack_server  # noqa: E402  (found by the line above)
-from streamcore import DynamoDBStreamsSource, EventSourceMapping, KinesisSource, LocalFunction, MemoryCheckpointStore, Worker  # noqa: E402  (it stands below the line above)
-from streamcore.testing import ManualClock  # noqa: E402  (it stands below the line above)
+from servers import Server, ministack_server
+from streamcore import DynamoDBStreamsSource, EventSourceMapping, KinesisSource, LocalFunction, MemoryCheckpointStore, Worker
+from streamcore.testing import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+HERE = Path(__file__).resolve().parent
 SEED = 11
 STREAM = "bench"
 _AT_TIP = re.compile(rb'"MillisBehindLatest": ?0\b')

@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streamcore._options import seconds
+from streamcore._options import add_aws, add_calling, add_failing, add_output
 from streamcore.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
@@ -88,32 +88,15 @@ def add(commands: argparse._SubParsersAction[Any], command: Callable[[argparse.N
         help="how long a crash leaves messages of a queue hidden, 3 to 43200 seconds (300)",
     )
 
-    aws = redrive.add_argument_group("AWS", "named and meant as in the AWS CLI")
-    aws.add_argument("--endpoint-url", metavar="URL", help="another server than AWS's own, such as http://127.0.0.1:4566")
-    aws.add_argument("--function-endpoint-url", metavar="URL", help="the function's server, where it is another one")
-    aws.add_argument("--region", metavar="REGION", help="where queue, bucket, stream and function are; an ARN says it already")
-    aws.add_argument("--profile", metavar="NAME", help="a profile of the shared configuration files")
+    add_aws(redrive)
 
     lambda_ = redrive.add_argument_group("invoking", "named and meant as for `streamcore run`")
     lambda_.add_argument("--batch-size", type=int, metavar="N", help="most records of a batch (as many as the largest that was discarded)")
     lambda_.add_argument("--parallelization-factor", type=int, default=1, metavar="N", help="most batches of a message at a time (1)")
     lambda_.add_argument("--maximum-retry-attempts", type=int, default=0, metavar="N", help="before a message counts as failed (0)")
-    lambda_.add_argument(
-        "--bisect-batch-on-function-error", action=argparse.BooleanOptionalAction, default=False, help="halve failing batches (no)"
-    )
-    lambda_.add_argument(
-        "--function-response-types", nargs="*", default=[], metavar="TYPE", help="ReportBatchItemFailures: the function names what failed"
-    )
-    lambda_.add_argument(
-        "--timeout",
-        type=seconds,
-        metavar="S",
-        help="the function's timeout (3, or what Lambda says of it); in this process a longer call is logged, not cut off",
-    )
-    lambda_.add_argument("--processes", type=int, metavar="N", help="call TARGET in so many processes at most, not in this one")
-
-    redrive.add_argument("--json", action="store_true", help="write the summary as one JSON object, and nothing else, to standard output")
-    redrive.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(warning)")
+    add_failing(lambda_)
+    add_calling(lambda_)
+    add_output(redrive)
 
 
 def run(

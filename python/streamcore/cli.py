@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamcore import _redrive_command
 from streamcore._distribution import DISTRIBUTION, version
-from streamcore._options import seconds
+from streamcore._options import add_aws, add_calling, add_failing, add_output, seconds
 from streamcore.errors import ConfigError, SourceError, StreamcoreError
 
 if TYPE_CHECKING:
@@ -148,11 +148,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     run.add_argument("--source", required=True, metavar="SOURCE", help="what to read")
     run.add_argument("--function", required=True, metavar="TARGET", help="what to call")
 
-    aws = run.add_argument_group("streams and services of AWS", "named and meant as in the AWS CLI")
-    aws.add_argument("--endpoint-url", metavar="URL", help="another server than AWS's own, such as http://127.0.0.1:4566")
-    aws.add_argument("--function-endpoint-url", metavar="URL", help="the function's server, where it is another one than the stream's")
-    aws.add_argument("--region", metavar="REGION", help="where the stream and the function are; an ARN says it already")
-    aws.add_argument("--profile", metavar="NAME", help="a profile of the shared configuration files")
+    add_aws(run)
 
     lambda_ = run.add_argument_group("event source mapping", "named and meant as in the AWS CLI")
     lambda_.add_argument("--batch-size", type=int, metavar="N", help="most records of a batch, 1 to 10000 (100)")
@@ -175,19 +171,13 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     lambda_.add_argument("--starting-position-timestamp", metavar="TIME", help="ISO 8601 or epoch seconds, with AT_TIMESTAMP")
     lambda_.add_argument("--maximum-retry-attempts", type=int, metavar="N", help="0 to 10000, or -1 for no limit (-1)")
     lambda_.add_argument("--maximum-record-age-in-seconds", type=int, metavar="S", help="60 to 604800, or -1 for no limit (-1)")
-    lambda_.add_argument(
-        "--bisect-batch-on-function-error", action=argparse.BooleanOptionalAction, default=False, help="halve failing batches (no)"
-    )
-    lambda_.add_argument(
-        "--function-response-types", nargs="*", default=[], metavar="TYPE", help="ReportBatchItemFailures: the function names what failed"
-    )
+    add_failing(lambda_)
     lambda_.add_argument(
         "--destination-config",
         metavar="CONFIG",
         help="where discards are reported: OnFailure={Destination=WHERE} or the same as JSON; WHERE is file:PATH, or the ARN of a standard "
         "SQS queue, a standard SNS topic or an S3 bucket",
     )
-
     lambda_.add_argument(
         "--filter-criteria", metavar="CRITERIA", help="""which records are processed: '{"Filters": [{"Pattern": "{...}"}]}'"""
     )
@@ -202,13 +192,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
         "--until-idle", action="store_true", help="end when all that is there has been processed; with a file that is so anyway"
     )
     running.add_argument("--max-records", type=int, metavar="N", help="end after so many records")
-    running.add_argument(
-        "--timeout",
-        type=seconds,
-        metavar="S",
-        help="the function's timeout (3, or what Lambda says of it); in this process a longer call is logged, not cut off",
-    )
-    running.add_argument("--processes", type=int, metavar="N", help="call TARGET in so many processes at most, not in this one")
+    add_calling(running)
     running.add_argument(
         "--clock", choices=["replay", "wall"], help="time of windows and ages: that of the recorded data, or of the wall (a file: replay)"
     )
@@ -231,8 +215,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     running.add_argument("--discard-tries", type=int, default=5, metavar="N", help="most tries to deliver a discard, 1 to 20 (5)")
     running.add_argument("--discard-budget", type=seconds, default=30.0, metavar="S", help="most seconds to deliver a discard in (30)")
     running.add_argument("--fail-on-discard", action="store_true", help="exit with 1 if records were discarded")
-    running.add_argument("--json", action="store_true", help="write the summary as one JSON object, and nothing else, to standard output")
-    running.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(warning)")
+    add_output(running)
 
 
 def _add_state(commands: argparse._SubParsersAction[_Parser]) -> None:
