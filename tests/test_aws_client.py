@@ -328,10 +328,11 @@ def test_settings_that_cannot_be_right_are_refused(options: dict[str, Any], mess
         AwsClient("kinesis", **options)
 
 
-def test_without_the_extra_the_error_says_what_to_install() -> None:
-    code = """
+@pytest.mark.parametrize(("module", "package"), [("botocore", "boto3"), ("httptools", "httptools")])
+def test_without_the_extra_the_error_says_what_to_install(module: str, package: str) -> None:
+    code = f"""
         import sys
-        sys.modules["botocore"] = None
+        sys.modules["{module}"] = None
         from streamcore.errors import ConfigError
         from streamcore.sources.kinesis import KinesisSource
         try:
@@ -340,10 +341,11 @@ def test_without_the_extra_the_error_says_what_to_install() -> None:
             print(error)
     """
     said = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    assert said.stdout == "reading a stream of AWS needs boto3, which is not installed: pip install 'streamcore-esm[aws]'\n"
+    assert said.stdout == f"reading a stream of AWS needs {package}, which is not installed: pip install 'streamcore-esm[aws]'\n"
 
 
-def test_importing_the_source_imports_neither_botocore_nor_urllib3() -> None:
-    code = "import sys, streamcore.sources.kinesis; print([name for name in ('botocore', 'boto3', 'urllib3') if name in sys.modules])"
+def test_importing_the_source_imports_none_of_the_extra() -> None:
+    names = ("botocore", "boto3", "httptools", "urllib3")
+    code = f"import sys, streamcore.sources.kinesis; print([name for name in {names} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"
