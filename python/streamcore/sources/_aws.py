@@ -269,7 +269,7 @@ class _Way:
         if self.proxy:
             options |= {"proxy_url": self.proxy, "proxy_headers": proxies.proxy_headers_for(self.proxy)}
         manager = urllib3.ProxyManager(**options) if self.proxy else urllib3.PoolManager(**options)
-        self._pool = manager.connection_from_url(url)
+        self._pool: Any = manager.connection_from_url(url)
         self._pool.ConnectionCls = quick(self._pool.ConnectionCls)
         self.closes = manager.clear
         self._proxied = url.rstrip("/") if self.proxy and parts.scheme == "http" else ""
