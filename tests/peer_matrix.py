@@ -12,8 +12,8 @@ from scenario import KinesisStream, Stream, Table
 if TYPE_CHECKING:
     from servers import Server
 
-HERE = ("kinesalite", "kinesis-local", "dynamodb-local") if INSTALLED else ("moto", "ministack")
-KINESIS = ("moto", "ministack", "kinesalite", "kinesis-local")
+HERE = ("kinesalite", "kinesis-local", "ferrokinesis", "dynamodb-local") if INSTALLED else ("moto", "ministack")
+KINESIS = ("moto", "ministack", "kinesalite", "kinesis-local", "ferrokinesis")
 DYNAMODB = ("moto", "ministack", "dynamodb-local")
 
 

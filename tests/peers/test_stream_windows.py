@@ -132,7 +132,7 @@ def test_records_are_added_up_in_the_windows_of_their_arrival(peer: Server, kind
     assert len({call.start for calls in folding.calls.values() for call in calls}) >= windows
 
 
-@on("kinesalite", "kinesis-local")
+@on("kinesalite", "kinesis-local", "ferrokinesis")
 def test_the_end_of_a_shard_closes_its_window_and_its_children_begin_anew(peer: Server) -> None:
     stream, rows, folding = KinesisStream(peer, 2), Rows(random.Random(SEED)), Folding()
     source = stream.source()
