@@ -140,7 +140,20 @@ class Tally:
             )
 
     def _add(self, left: LeftMessage) -> None:
-        _log.info("%s: %s: %s", left.message, left.outcome, left.detail)
+        _log.info(
+            "%s: %s: %s",
+            left.message,
+            left.outcome,
+            left.detail,
+            extra={
+                "source": left.message,
+                "outcome": left.outcome,
+                "stream": left.stream_arn,
+                "shardId": left.shard_id,
+                "startSequenceNumber": left.first_sequence_number,
+                "endSequenceNumber": left.last_sequence_number,
+            },
+        )
         with self._lock:
             self._left.append(left)
 

@@ -285,6 +285,7 @@ class _Stretch:
 
     def __init__(self, stream: Source, shard_id: str, one: Range, hash_keys: tuple[int, int] | None) -> None:
         self._range = one
+        self._shard_id = shard_id
         self._hash_keys = hash_keys
         self._left = sum(message.batch_size for message in one.messages)
         if one.read_last is None:
@@ -312,7 +313,8 @@ class _Stretch:
         if self._hash_keys is not None:
             kept, foreign = kept.deaggregate(*self._hash_keys)
             if foreign:
-                _log.warning("left out %d aggregates with records of other shards, which Lambda leaves out too", foreign)
+                text = "left out %d aggregates with records of other shards, which Lambda leaves out too"
+                _log.warning(text, foreign, extra={"shardId": self._shard_id, "count": foreign})
         one.found_last = kept.last_sequence_number or one.found_last
         self._left -= len(kept)
         if len(kept):
