@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamcore import _redrive_command
+from streamcore._console import Console, log_format, speaker, standard_output
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore._options import add_aws, add_calling, add_failing, add_output, seconds
 from streamcore.errors import ConfigError, SourceError, StreamcoreError
@@ -83,18 +84,19 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parsed = argparse.Namespace()
+    say = speaker(log_format(sys.argv[1:] if arguments is None else arguments))
+    parsed = argparse.Namespace(say=say)
     try:
         _parser().parse_args(arguments, parsed)
         status: int = parsed.command(parsed)
     except _UsageError as error:
-        _print_error(str(error))
+        say(str(error))
         return 2
     except ConfigError as error:
-        _print_error(_option(parsed, error.parameter) + _with_notes(error))
+        say(_option(parsed, error.parameter) + _with_notes(error))
         return 2
     except (StreamcoreError, OSError) as error:
-        _print_error(_with_notes(error))
+        say(_with_notes(error))
         return 1
     except KeyboardInterrupt:
         return 130
@@ -107,10 +109,6 @@ def _option(parsed: argparse.Namespace, parameter: str | None) -> str:
         if hasattr(parsed, name):
             return f"--{name.replace('_', '-')}: "
     return ""
-
-
-def _print_error(message: str) -> None:
-    print(f"streamcore: {message}", file=sys.stderr)
 
 
 def _with_notes(error: BaseException) -> str:
@@ -275,25 +273,18 @@ def _policy(arguments: argparse.Namespace) -> int:
 
 
 def _redrive(arguments: argparse.Namespace) -> int:
-    from streamcore._progress import ProgressHandler  # noqa: PLC0415 - as in `_run`
-
-    handler = ProgressHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    with _logging(handler, arguments.log_level), _standard_output(arguments) as write:
-        return _redrive_command.run(arguments, handler, write, _print_error, _termination)
+    with Console(arguments) as console, standard_output(arguments) as write:
+        return _redrive_command.run(arguments, console, write, arguments.say, _termination)
 
 
 # streamcore run
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from streamcore._progress import Progress, ProgressHandler  # noqa: PLC0415 - `streamcore --help` does without the engine
-    from streamcore.functions._open import open_function  # noqa: PLC0415
+    from streamcore.functions._open import open_function  # noqa: PLC0415 - `streamcore --help` does without the engine
     from streamcore.worker import Worker  # noqa: PLC0415
 
-    handler = ProgressHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    with _logging(handler, arguments.log_level), _standard_output(arguments) as write:
+    with Console(arguments) as console, standard_output(arguments) as write:
         with contextlib.ExitStack() as opened:
             source = opened.enter_context(contextlib.closing(_source(arguments)))
             function = open_function(
@@ -321,16 +312,13 @@ def _run(arguments: argparse.Namespace) -> int:
                     window_grace_s=arguments.window_grace,
                 )
                 error: BaseException | None = None
-                with _termination(worker), Progress(worker.stats, sys.stderr, terminal=sys.stderr.isatty()) as progress:
-                    handler.progress = progress
+                with _termination(worker), console.progress(worker.stats):
                     try:
                         worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
                     except ConfigError:
                         raise
                     except (StreamcoreError, OSError) as raised:
                         error = raised
-                    finally:
-                        handler.progress = None
                 summary = worker.summary()
         return _report(arguments, summary, error, write)
 
@@ -343,19 +331,19 @@ def _report(arguments: argparse.Namespace, summary: Summary, error: BaseExceptio
     else:
         write(_summary_text(summary))
     if failure is not None:
-        _print_error(failure)
+        arguments.say(failure)
         return 1
     if summary.lost_claims:
-        _print_error(f"another process took over {summary.lost_claims} shards; what they hold is processed there")
+        arguments.say(f"another process took over {summary.lost_claims} shards; what they hold is processed there")
         return 1
     if summary.reason == "interrupted":
         return 130
     if arguments.fail_on_discard and summary.discards:
-        _print_error(f"{summary.discarded_records} records were discarded, and --fail-on-discard says that this is a failure")
+        arguments.say(f"{summary.discarded_records} records were discarded, and --fail-on-discard says that this is a failure")
         return 1
     done = summary.records or summary.filtered_records
     if summary.reason == "ended" and not done and not arguments.json and arguments.state != _NO_STATE:
-        _print_error(
+        arguments.say(
             "nothing was left to process: the state file says that all of it is done; "
             f"`streamcore state rewind {arguments.state or _DEFAULT_STATE} --to TRIM_HORIZON` begins anew"
         )
@@ -399,41 +387,6 @@ def _windows(summary: Summary) -> str:
 
 
 @contextlib.contextmanager
-def _logging(handler: logging.Handler, level: str) -> Iterator[None]:
-    """Show streamcore's log, and that of the function, on standard error."""
-    root = logging.getLogger()
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(before)
-
-
-@contextlib.contextmanager
-def _standard_output(arguments: argparse.Namespace) -> Iterator[Callable[[str], object]]:
-    """Give the function that writes the result. With --json whatever else is written to standard output goes to standard error."""
-    if not arguments.json:
-        yield print
-        return
-    sys.stdout.flush()
-    try:
-        output = os.dup(1)
-    except OSError:  # standard output is closed
-        yield print
-        return
-    os.dup2(2, 1)
-    try:
-        yield lambda text: os.write(output, text.encode() + b"\n")
-    finally:
-        sys.stdout.flush()
-        os.dup2(output, 1)
-        os.close(output)
-
-
-@contextlib.contextmanager
 def _termination(worker: Stoppable) -> Iterator[None]:
     """Have SIGTERM stop what runs as the first Ctrl-C does."""
     try:
@@ -455,7 +408,7 @@ def _source(arguments: argparse.Namespace) -> Source:
     try:
         if (stream := StreamOption.parse(text)) is not None:
             source = stream.open(region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
-            _print_error(f"note: {stream.cost}")
+            arguments.say(f"note: {stream.cost}", logging.INFO)
             return source
         if not text.startswith("file:"):
             raise _UsageError(f"--source must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN, not {text!r}")
