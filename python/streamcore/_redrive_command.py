@@ -170,21 +170,14 @@ def _function(arguments: argparse.Namespace) -> Function:
 
 
 def _source(arguments: argparse.Namespace) -> Source | None:
-    from streamcore._streams import StreamOption  # noqa: PLC0415
-    from streamcore.sources.file import parse_file_source  # noqa: PLC0415
+    from streamcore.sources._open import open_source  # noqa: PLC0415
 
-    text = arguments.source
-    if text is None:
+    if arguments.source is None:
         return None
     try:
-        if (stream := StreamOption.parse(text)) is not None:
-            return stream.open(region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
-        if text.startswith("file:"):
-            return parse_file_source(text)
+        return open_source(arguments.source, region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
     except SourceError as error:
         raise ConfigError(str(error), parameter="source") from error
-    message = f"must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN, not {text!r}"
-    raise ConfigError(message, parameter="source")
 
 
 class _Printer:

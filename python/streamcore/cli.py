@@ -47,6 +47,8 @@ batch, as TARGET(event, context). The options named as in `aws lambda create-eve
           the newest stream of a DynamoDB table, or a certain one. Needs the extra too.
           file:PATH?key=COLUMN[&time=COLUMN][&shards=N][&...]
           a CSV or NDJSON file, plain, gzip or zip. Records of one key are processed in order. A run ends at the end of the file.
+          record:PATH
+          the records of a run with --record PATH, each once, as they were.
   TARGET  package.module:function or path/to/file.py:function, plain or async. With --parallelization-factor above 1, or several shards,
           it is called by several threads at once, or with --processes in several processes.
           runtime:PATH?handler=app.handler[&runtime=python3.12][&timeout=30][&memory=512]
@@ -63,11 +65,16 @@ run over a stream ends when every open shard has been read to its tip and all th
 exit status: 0 done, 1 the run failed (or --fail-on-discard and there were discards), 2 wrong usage, 130 stopped by Ctrl-C.
 The first Ctrl-C lets running batches finish and saves; a second one stops at once. Run the same command again to go on.
 
+With --log-format json every line of standard error is a JSON object, whoever writes it; `pydoc streamcore.logs` tells the fields. How a run
+stands is a line of the log then, at level info.
+
 examples:
   streamcore run --source kinesis:orders --function handlers.py:handle --starting-position LATEST --endpoint-url http://127.0.0.1:4566
   streamcore run --source 'file:flights.csv.gz?key=carrier&time=time_hour' --function handlers.py:handle \\
       --parallelization-factor 10 --bisect-batch-on-function-error --maximum-retry-attempts 2 \\
       --destination-config 'OnFailure={Destination=arn:aws:sqs:eu-west-1:123456789012:discards}'
+  streamcore run --source kinesis:orders --function handlers.py:handle --record events.ndjson
+  streamcore run --source record:events.ndjson --function handlers.py:mended --state :memory:
 """
 
 
@@ -212,6 +219,11 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     running.add_argument("--discard-tries", type=int, default=5, metavar="N", help="most tries to deliver a discard, 1 to 20 (5)")
     running.add_argument("--discard-budget", type=seconds, default=30.0, metavar="S", help="most seconds to deliver a discard in (30)")
+    running.add_argument(
+        "--record",
+        metavar="FILE",
+        help="append each event with its outcome to FILE, one JSON object a line; `--source record:FILE` runs them again",
+    )
     running.add_argument("--fail-on-discard", action="store_true", help="exit with 1 if records were discarded")
     add_output(running)
 
@@ -297,6 +309,9 @@ def _run(arguments: argparse.Namespace) -> int:
             )
             opened.callback(function.close)
             mapping = _mapping(arguments, source, function)
+            if arguments.record is not None:
+                function = _recorded(function, arguments.record)
+                opened.callback(function.close)
             with _destination(mapping, arguments) as destination, contextlib.closing(_store(arguments.state)) as store:
                 worker = Worker(checkpoints=store, checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000))
                 worker.add(
@@ -321,6 +336,15 @@ def _run(arguments: argparse.Namespace) -> int:
                         error = raised
                 summary = worker.summary()
         return _report(arguments, summary, error, write)
+
+
+def _recorded(function: Function, path: str) -> Function:
+    from streamcore.recording import RecordedFunction  # noqa: PLC0415
+
+    try:
+        return RecordedFunction(function, path)
+    except OSError as error:
+        raise _UsageError(f"--record: {error}") from error
 
 
 def _report(arguments: argparse.Namespace, summary: Summary, error: BaseException | None, write: Callable[[str], object]) -> int:
@@ -402,22 +426,20 @@ def _termination(worker: Stoppable) -> Iterator[None]:
 
 def _source(arguments: argparse.Namespace) -> Source:
     from streamcore._streams import StreamOption  # noqa: PLC0415
-    from streamcore.sources.file import parse_file_source  # noqa: PLC0415
+    from streamcore.sources._open import open_source, recorded  # noqa: PLC0415
 
     text = arguments.source
-    try:
-        if (stream := StreamOption.parse(text)) is not None:
-            source = stream.open(region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
-            arguments.say(f"note: {stream.cost}", logging.INFO)
-            return source
-        if not text.startswith("file:"):
-            raise _UsageError(f"--source must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN, not {text!r}")
+    if recorded(text) and not _calls_aws(arguments):
         for name in ("endpoint_url", "region", "profile"):
-            if getattr(arguments, name) is not None and not _calls_aws(arguments):
+            if getattr(arguments, name) is not None:
                 raise _UsageError(f"--{name.replace('_', '-')} is for streams, functions and destinations of AWS; --source is a file")
-        return parse_file_source(text)
+    try:
+        source = open_source(text, region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
+        if (stream := StreamOption.parse(text)) is not None:
+            arguments.say(f"note: {stream.cost}", logging.INFO)
+        return source
     except ConfigError as error:
-        if error.parameter is not None and hasattr(arguments, error.parameter):
+        if error.parameter is not None and hasattr(arguments, error.parameter) and error.parameter != "record":
             raise
         raise _UsageError(f"--source: {error}") from error
     except SourceError as error:
@@ -425,7 +447,7 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _calls_aws(arguments: argparse.Namespace) -> bool:
-    """Whether a run over a file has a function or a destination of AWS."""
+    """Whether a run over recorded data has a function or a destination of AWS."""
     from streamcore.functions._names import FunctionName  # noqa: PLC0415
 
     return FunctionName.parse(arguments.function) is not None or ":aws" in (arguments.destination_config or "")
@@ -471,8 +493,11 @@ def _named(source: str, arn: str) -> str:
 
     A stream that was made anew has the name, and another identity.
     """
-    if source.startswith("file:"):
-        return "file:" + os.path.realpath(source.removeprefix("file:").partition("?")[0])
+    scheme, _, path = source.partition(":")
+    if scheme == "file":
+        return "file:" + os.path.realpath(path.partition("?")[0])
+    if scheme == "record":
+        return "record:" + os.path.realpath(path)
     return arn.partition("/stream/")[0]
 
 
