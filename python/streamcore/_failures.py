@@ -1,4 +1,7 @@
-"""How failed invocations are logged: by the worker and in one place, so that it is the same for every kind of function."""
+"""How failed invocations are logged: by the worker and in one place, so that it is the same for every kind of function.
+
+Lines of the logger `streamcore.function`, with the place of the batch, as text and as fields.
+"""
 
 from __future__ import annotations
 
@@ -65,6 +68,16 @@ class FailureLog:
         level = logging.ERROR if is_told(count) else logging.DEBUG
         text = "invoking raised, so the batch counts as failed (%s)"
         _log.log(level, text, place(batch), exc_info=error, extra=of_batch(batch, failures=count))
+
+    def say_ended_early(self, batch: Batch, outcome: Outcome, now_ms: int) -> None:
+        """Log that the batch's window is ended by its state."""
+        if not batch.record_count:
+            return  # it is closed, and the state is not used
+        count = self._rarely.count((batch.mapping_uuid, "ended early"), now_ms)
+        level = logging.WARNING if is_told(count) else logging.DEBUG
+        size = len(outcome.window_state or b"")
+        text = "the window is ended early: its state has %d bytes, more than 1 MB (%s)"
+        _log.log(level, text, size, place(batch), extra=of_batch(batch, count=size, failures=count))
 
 
 def _failure(batch: Batch, answer: Answer, outcome: Outcome) -> _Failure:

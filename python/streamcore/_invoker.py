@@ -183,9 +183,7 @@ class Invoker:
             _log.exception("a batch could not be finished (%s)", place(batch), extra=of_batch(batch))
             return
         if outcome.ends_window:
-            text = "the window is ended early: its state has %d bytes, more than 1 MB (%s)"
-            state = outcome.window_state or b""
-            _log.warning(text, len(state), place(batch), extra=of_batch(batch, count=len(state)))
+            self._failures.say_ended_early(batch, outcome, now)
         arrival = batch.last_arrival_ms
         if arrival is not None:
             tally.age_ms = now - arrival
