@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from streamcore import WorkerStats, _progress
+from streamcore.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -148,6 +153,45 @@ def test_a_run_that_fails_and_one_that_is_stopped_write_lines(run: Callable[...,
     stopped = run("--json", function="handlers.py:stop")
     assert (stopped.returncode, json.loads(stopped.stdout)["reason"]) == (130, "interrupted")
     assert any(text.startswith("stopping: ") for text in of(lines(stopped.stderr), "streamcore.worker"))
+
+
+def test_a_fault_in_streamcore_is_a_line_too(
+    run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del run  # which has made the files
+    monkeypatch.chdir(tmp_path)
+
+    def broken(_text: str, **_options: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("streamcore.functions._open.open_function", broken)
+    command = ["run", "--source", "file:rows.csv?key=key", "--function", "handlers.py:talk", "--state", ":memory:"]
+    assert main([*command, "--log-format", "json"]) == 1
+    (line,) = lines(capsys.readouterr().err)
+    assert (line["level"], line["logger"], line["errorType"], line["errorMessage"]) == (
+        *("CRITICAL", "streamcore.command"),
+        *("ZeroDivisionError", "a bug"),
+    )
+    assert line["exception"].startswith("Traceback (most recent call last):\n")
+    with pytest.raises(ZeroDivisionError):
+        main(command)
+
+
+def test_progress_is_a_line_of_the_log(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(_progress, "_PLAIN_INTERVAL_S", 0.001)
+    caplog.set_level(logging.INFO)
+    asked = threading.Semaphore(0)
+
+    def stats() -> WorkerStats:
+        asked.release()
+        return WorkerStats(records=70, in_flight=3, iterator_age_ms=1500)
+
+    with _progress.Progress(stats, sys.stderr, terminal=True, logged=True):
+        for _ in range(3):  # the third is asked for when the second has been written
+            asked.acquire()
+    records = [vars(record) for record in caplog.records if record.name == "streamcore.progress"]
+    assert {"records": 70, "inFlight": 3, "iteratorAgeMs": 1500, "recordsPerSecond": 0.0, "retries": 0}.items() <= records[1].items()
+    assert records[1]["levelname"] == "INFO"
 
 
 def test_a_long_line_becomes_several_and_none_is_lost(run: Callable[..., Any]) -> None:

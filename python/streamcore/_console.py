@@ -14,22 +14,25 @@ import logging
 import os
 import sys
 import threading
-import time
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from streamcore.logs import JsonFormatter, as_json, timestamp
+from streamcore.logs import JsonFormatter
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Callable, Iterator, Sequence
+    from types import TracebackType
 
     from streamcore._progress import Progress
     from streamcore.worker import WorkerStats
 
-__all__ = ["Console", "log_format", "speaker", "standard_output"]
+    ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+__all__ = ["Console", "Say", "log_format", "speaker", "standard_output"]
 
 LogFormat = Literal["text", "json"]
 
+_FORMATTER = JsonFormatter()
 _TEXT = "%(levelname)s %(name)s: %(message)s"
 _LINE_MAX = 256 * 1024  # a longer line becomes several
 _OPTION = "--log-format"
@@ -47,21 +50,29 @@ def log_format(arguments: Sequence[str]) -> LogFormat:
     return "json" if "json" in asked else "text"
 
 
-def speaker(wanted: LogFormat) -> Callable[..., None]:
-    """Return what writes a sentence of the command itself to standard error; an error, unless `level` says something else."""
+class Say(Protocol):
+    """Writes a sentence of the command itself to standard error."""
 
-    def as_text(message: str, level: int = logging.ERROR) -> None:
-        del level
+    def __call__(self, message: str, level: int = logging.ERROR, /, *, exc_info: ExcInfo | None = None) -> None:
+        """Write it; `exc_info` is of an exception that has led to it."""
+
+
+def speaker(wanted: LogFormat) -> Say:
+    """Return what writes a sentence of the command itself."""
+
+    def as_text(message: str, level: int = logging.ERROR, /, *, exc_info: ExcInfo | None = None) -> None:
+        del level, exc_info
         sys.stderr.write(f"streamcore: {message}\n")
 
-    def as_line(message: str, level: int = logging.ERROR) -> None:
-        sys.stderr.write(_line(message, "streamcore.command", level) + "\n")
+    def as_line(message: str, level: int = logging.ERROR, /, *, exc_info: ExcInfo | None = None) -> None:
+        sys.stderr.write(_line(message, "streamcore.command", level, exc_info) + "\n")
 
     return as_line if wanted == "json" else as_text
 
 
-def _line(message: str, logger: str, level: int) -> str:
-    return as_json({"timestamp": timestamp(time.time()), "level": logging.getLevelName(level), "logger": logger, "message": message})
+def _line(message: str, logger: str, level: int, exc_info: ExcInfo | None = None) -> str:
+    facts = {"name": logger, "levelno": level, "levelname": logging.getLevelName(level), "msg": message, "exc_info": exc_info}
+    return _FORMATTER.format(logging.makeLogRecord(facts))
 
 
 class Console:
@@ -77,7 +88,7 @@ class Console:
         self._json = arguments.log_format == "json"
         self._level = arguments.log_level.upper()
         self._handler = ProgressHandler(sys.stderr)
-        self._handler.setFormatter(JsonFormatter() if self._json else logging.Formatter(_TEXT))
+        self._handler.setFormatter(_FORMATTER if self._json else logging.Formatter(_TEXT))
         self._entered = contextlib.ExitStack()
 
     def __enter__(self) -> Self:

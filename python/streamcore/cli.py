@@ -65,8 +65,8 @@ run over a stream ends when every open shard has been read to its tip and all th
 exit status: 0 done, 1 the run failed (or --fail-on-discard and there were discards), 2 wrong usage, 130 stopped by Ctrl-C.
 The first Ctrl-C lets running batches finish and saves; a second one stops at once. Run the same command again to go on.
 
-With --log-format json every line of standard error is a JSON object, whoever writes it; `pydoc streamcore.logs` tells the fields. How a run
-stands is a line of the log then, at level info.
+With --log-format json every line of standard error is a JSON object, whoever writes it; `python -m pydoc streamcore.logs`
+tells the fields. How a run stands is a line of the log then, at level info.
 
 examples:
   streamcore run --source kinesis:orders --function handlers.py:handle --starting-position LATEST --endpoint-url http://127.0.0.1:4566
@@ -91,7 +91,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    say = speaker(log_format(sys.argv[1:] if arguments is None else arguments))
+    wanted = log_format(sys.argv[1:] if arguments is None else arguments)
+    say = speaker(wanted)
     parsed = argparse.Namespace(say=say)
     try:
         _parser().parse_args(arguments, parsed)
@@ -107,6 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        if wanted == "text":
+            raise
+        say("a fault in streamcore itself", logging.CRITICAL, exc_info=sys.exc_info())
+        return 1
     return status
 
 

@@ -1,6 +1,6 @@
 """For tests of what is built on streamcore: a clock set by hand, a function that answers as told, a worker driven without threads.
 
-A stream for tests is `streamcore.sources.memory.MemoryStream`. Nothing here sleeps.
+The events of a recording are there too. A stream for tests is `streamcore.sources.memory.MemoryStream`. Nothing here sleeps.
 """
 
 from __future__ import annotations
