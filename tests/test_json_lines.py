@@ -29,7 +29,7 @@ log = logging.getLogger("orders")
 def talk(event, context):
     print("printed")
     sys.stderr.write("to stderr\n")
-    os.write(2, b'{"already": "an object"}\n["no object"]\nbroken \xff\r\n\n')
+    os.write(2, b'{"already": "an object"}\n["no object"]\n{"share": NaN}\nbroken \xff\r\n\n')
     log.warning("order %d", 7, extra={"orderId": 7, "share": float("nan"), "self": logging})
     log.warning("does not fit %d", "x")
     log.info("not shown")
@@ -84,7 +84,7 @@ def test_whatever_a_handler_writes_is_a_line(run: Callable[..., Any], options: l
     assert done.returncode == 0
     found = lines(done.stderr)
     output = of(found, "streamcore.output")
-    assert {"to stderr", '["no object"]', "broken \ufffd"} <= set(output)
+    assert {"to stderr", '["no object"]', '{"share": NaN}', "broken \ufffd"} <= set(output)
     assert ("printed" in output) == bool(options), "with --json standard output holds the summary alone"
     assert {"already": "an object"} in found
     assert any("UserWarning: careful" in text for text in output)

@@ -268,6 +268,18 @@ def test_whatever_makes_an_invocation_fail_is_told(
         assert "\nat x\nit wrote last: help" in caplog.text
 
 
+def test_an_answer_that_cannot_be_shown_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    class Hidden:
+        def __repr__(self) -> str:
+            raise ZeroDivisionError
+
+    answers = [Answer("success", Hidden()), Answer("function_error", {"errorMessage": Hidden()}, function_error="Unhandled")]
+    bench = Bench(ScriptedFunction(answers), function_response_types=("ReportBatchItemFailures",))
+    bench.put(b"1")
+    assert bench.run().succeeded == 1
+    assert len(said(caplog, "the function gave what cannot be shown: ")) == 2
+
+
 def test_a_partial_failure_says_how_much_is_done(caplog: pytest.LogCaptureFixture) -> None:
     function = ScriptedFunction(poison=lambda record: record["kinesis"]["data"] == "Mw==")
     bench = Bench(function, maximum_retry_attempts=0, function_response_types=("ReportBatchItemFailures",))

@@ -199,9 +199,13 @@ def _is_object(text: str) -> bool:
     if not text.startswith("{"):
         return False
     try:
-        return isinstance(json.loads(text), dict)
+        return isinstance(json.loads(text, parse_constant=_refused), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _refused(name: str) -> None:
+    raise ValueError(f"{name} is not JSON, though Python reads it")
 
 
 @contextlib.contextmanager

@@ -52,7 +52,10 @@ class FailureLog:
 
     def say(self, batch: Batch, answer: Answer, outcome: Outcome, now_ms: int) -> None:
         """Log an invocation whose outcome is no success."""
-        failure = _failure(batch, answer, outcome)
+        try:
+            failure = _failure(batch, answer, outcome)
+        except Exception:  # noqa: BLE001 - what a function gave may be any object, whose own methods run then
+            failure = _Failure("unreadable", f"the function gave what cannot be shown: {type(answer.payload).__name__}")
         count = self._rarely.count((batch.mapping_uuid, failure.kind), now_ms)
         level = logging.WARNING if is_told(count) else logging.DEBUG
         if not _log.isEnabledFor(level):
