@@ -369,7 +369,8 @@ class AwsClient:
                 if failures >= tries or error.kind not in _AGAIN:
                     raise
                 pause = min(_PAUSE_S * 2 ** (failures - 1), _PAUSE_MAX_S)
-                _log.info("%s; next try in %.1f s", error, pause)
+                fields = {"errorType": error.code, "errorMessage": error.text, "failures": failures, "retryInMs": round(pause * 1000)}
+                _log.info("%s; next try in %.1f s", error, pause, extra=fields)
                 time.sleep(pause)
 
     def ask(self, operation: str, parameters: Mapping[str, object], *, tries: int = 1, context: Mapping[str, str] | None = None) -> Any:
