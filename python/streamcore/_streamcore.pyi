@@ -484,7 +484,7 @@ class ShardStats:
         """The same of the batch whose outcome came last."""
     @property
     def batch_records(self) -> tuple[list[int], int, list[tuple[int, int, int]]]:
-        """Records of each batch handed out: counts by size as in `streamcore.Distribution`, their sum, extremes by minute."""
+        """Records of each batch handed out: counts by size as in `streamcore.metrics.Distribution`, their sum, extremes by minute."""
     @property
     def event_bytes(self) -> tuple[list[int], int, list[tuple[int, int, int]]]:
         """Bytes of each batch's event as JSON."""
