@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamcore import _redrive_command
 from streamcore._distribution import DISTRIBUTION, version
+from streamcore._metrics_options import add_cloudwatch, add_metrics, exporting, parse_metrics_config
 from streamcore._options import add_aws, add_calling, add_failing, add_output, seconds
 from streamcore.errors import ConfigError, SourceError, StreamcoreError
 
@@ -181,6 +182,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     lambda_.add_argument(
         "--filter-criteria", metavar="CRITERIA", help="""which records are processed: '{"Filters": [{"Pattern": "{...}"}]}'"""
     )
+    lambda_.add_argument("--metrics-config", metavar="CONFIG", help="Metrics=EventCount: the EventCount metrics go to CloudWatch too")
 
     running = run.add_argument_group("running")
     running.add_argument(
@@ -216,6 +218,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     running.add_argument("--discard-budget", type=seconds, default=30.0, metavar="S", help="most seconds to deliver a discard in (30)")
     running.add_argument("--fail-on-discard", action="store_true", help="exit with 1 if records were discarded")
     add_output(running)
+    add_metrics(run)
 
 
 def _add_state(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -264,6 +267,7 @@ def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
     policy.add_argument("--kms-key-arn", metavar="ARN", help="the customer managed key that the stream is encrypted with")
     policy.add_argument("--destination-config", metavar="CONFIG", help="where discards are reported, as `streamcore run` takes it")
     policy.add_argument("--destination-kms-key-arn", metavar="ARN", help="the customer managed key that the destination is encrypted with")
+    add_cloudwatch(policy, "metrics are published under this name")
     policy.set_defaults(command=_policy)
 
 
@@ -321,7 +325,8 @@ def _run(arguments: argparse.Namespace) -> int:
                     window_grace_s=arguments.window_grace,
                 )
                 error: BaseException | None = None
-                with _termination(worker), Progress(worker.stats, sys.stderr, terminal=sys.stderr.isatty()) as progress:
+                exports = exporting(arguments, mapping, worker.metrics, _print_error)
+                with exports, _termination(worker), Progress(worker.stats, sys.stderr, terminal=sys.stderr.isatty()) as progress:
                     handler.progress = progress
                     try:
                         worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
@@ -461,7 +466,9 @@ def _source(arguments: argparse.Namespace) -> Source:
             raise _UsageError(f"--source must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN, not {text!r}")
         for name in ("endpoint_url", "region", "profile"):
             if getattr(arguments, name) is not None and not _calls_aws(arguments):
-                raise _UsageError(f"--{name.replace('_', '-')} is for streams, functions and destinations of AWS; --source is a file")
+                raise _UsageError(
+                    f"--{name.replace('_', '-')} is for streams, functions, destinations and metrics of AWS; --source is a file"
+                )
         return parse_file_source(text)
     except ConfigError as error:
         if error.parameter is not None and hasattr(arguments, error.parameter):
@@ -472,10 +479,11 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _calls_aws(arguments: argparse.Namespace) -> bool:
-    """Whether a run over a file has a function or a destination of AWS."""
+    """Whether a run over a file has a function, a destination or metrics of AWS."""
     from streamcore.functions._names import FunctionName  # noqa: PLC0415
 
-    return FunctionName.parse(arguments.function) is not None or ":aws" in (arguments.destination_config or "")
+    others = ":aws" in (arguments.destination_config or "") or arguments.cloudwatch_metrics is not None
+    return others or FunctionName.parse(arguments.function) is not None
 
 
 def _mapping(arguments: argparse.Namespace, source: Source, function: Function) -> EventSourceMapping:
@@ -496,6 +504,8 @@ def _mapping(arguments: argparse.Namespace, source: Source, function: Function) 
         values["destination_config"] = parse_destination_config(arguments.destination_config)
     if arguments.filter_criteria is not None:
         values["filter_criteria"] = _json_option("--filter-criteria", arguments.filter_criteria)
+    if arguments.metrics_config is not None:
+        values["metrics_config"] = parse_metrics_config(arguments.metrics_config)
     if arguments.filters_max is not None:
         values["filters_max"] = arguments.filters_max
     if arguments.starting_position_timestamp is not None:
