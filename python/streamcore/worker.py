@@ -354,8 +354,8 @@ class Worker:
             >>> metrics = worker.metrics()
             >>> metrics.polled_event_count, metrics.invoked_event_count, metrics.dropped_event_count
             (250, 250, 0)
-            >>> metrics.mappings[0].function_name, metrics.batch_records.count
-            ('local', 3)
+            >>> metrics.batch_records.count, metrics.batch_records.sum, len(metrics.mappings)
+            (3, 250, 1)
         """
         self._check_process()
         return self._ledger.metrics()
