@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -217,6 +218,53 @@ def test_closing_publishes_the_minute_that_is_not_over() -> None:
     exporter.close()
     assert client.data()["PolledEventCount", f"EventSourceMappingUUID={UUID}"] == 1
     assert client.calls[0]["MetricData"][0]["Timestamp"] == datetime.fromtimestamp(BEGIN / 1000, UTC)
+
+
+def test_the_thread_publishes_when_the_minute_is_over() -> None:
+    world = World()
+    world.put(b"1")
+    world.clock.advance(59_950)
+    published = threading.Event()
+
+    class Client(Recorder):
+        def put_metric_data(self, **call: Any) -> None:
+            super().put_metric_data(**call)
+            published.set()
+
+    class Ticking:
+        """Goes on by ten milliseconds each time it is looked at."""
+
+        def now_ms(self) -> int:
+            world.clock.advance(10)
+            return world.clock.now_ms()
+
+    client = Client()
+    exporter = CloudWatchExporter(world.worker.metrics, client=client, clock=Ticking())
+    world.put(b"2")
+    with exporter:
+        assert published.wait(60)
+    assert client.data()["PolledEventCount", f"EventSourceMappingUUID={UUID}"] == 1
+
+
+def test_mappings_of_one_function_are_one_datum_of_it() -> None:
+    world, client = World(), Recorder()
+    other = MemoryStream("returns", clock=world.clock)
+    mapping = EventSourceMapping(
+        event_source_arn=f"arn:aws:kinesis:{REGION}:123456789012:stream/returns",
+        function_arn=f"arn:aws:lambda:{REGION}:123456789012:function:billing",
+        starting_position="TRIM_HORIZON",
+        metrics_config={"Metrics": ["EventCount"]},
+    )
+    exporter = world.exporter(client)
+    world.worker.add(mapping, other, ScriptedFunction())
+    other.put("k", b"x")
+    world.clock.advance(1_000)
+    world.put(b"1", age_ms=2_000)
+    world.over(exporter)
+    data = client.data()
+    assert data["IteratorAge", "FunctionName=billing"] == {"Minimum": 2_000, "Maximum": 3_000, "Sum": 5_000, "SampleCount": 2}
+    assert data["PolledEventCount", f"EventSourceMappingUUID={UUID}"] == 1
+    assert data["PolledEventCount", f"EventSourceMappingUUID={mapping.uuid}"] == 1
 
 
 def test_a_name_that_cloudwatch_would_refuse_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -260,6 +260,29 @@ def test_sizes_of_batches_and_events_are_those_that_were_sent() -> None:
     assert (metrics.event_bytes.count, metrics.event_bytes.sum) == (3, sum(function.bytes))
 
 
+def test_a_closing_call_is_a_batch_without_records_and_without_an_age() -> None:
+    world, sizes = World(), []
+    stream = MemoryStream("orders", clock=world.clock)
+    for second in (1, 2, 61):
+        stream.put("k", b"x", arrival_ms=world.clock.now_ms() + second * 1000)
+    stream.close_shards()
+
+    class Summing(ScriptedFunction):
+        def invoke(self, batch: Batch) -> Answer:
+            sizes.append((len(batch.event()["Records"]), len(batch.json())))
+            return Answer("success", {"state": {"calls": len(sizes)}})
+
+    worker = Worker(checkpoints=MemoryCheckpointStore(), clock=world.clock, seed=1)
+    worker.add(EventSourceMapping(starting_position="TRIM_HORIZON", tumbling_window_in_seconds=60), stream, Summing())
+    run_until_idle(worker, world.clock)
+    metrics = worker.metrics()
+    assert [records for records, _ in sizes] == [2, 0, 1, 0]
+    assert (metrics.batch_records.count, metrics.batch_records.sum, metrics.iterator_ages_ms.count) == (4, 3, 2)
+    written = sum(size for _, size in sizes)
+    assert written <= metrics.event_bytes.sum <= written + 2 * len(sizes)  # the size of the flags is taken at its largest
+    assert metrics.windows_closed == 2
+
+
 def test_the_age_of_recorded_data_goes_by_its_own_clock() -> None:
     world = World()
     world.put(b"1", b"2")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from streamcore._boto import make_client
 from streamcore.errors import ConfigError
+from streamcore.metrics import Metrics
 from streamcore.sources._wall import WallClock
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class CloudWatchExporter:
         self._namespace = namespace
         self._metrics = metrics
         self._clock: Clock = clock if clock is not None else WallClock()
-        self._before = {mapping.uuid: mapping for mapping in metrics().mappings}
+        self._before: dict[str, MappingMetrics] = {mapping.uuid: mapping for mapping in metrics().mappings}
         self._due = _next_minute(self._clock.now_ms())
         self._kept: deque[dict[str, Any]] = deque()
         self._failures = 0
@@ -162,7 +163,7 @@ class CloudWatchExporter:
         mappings = {mapping.uuid: mapping for mapping in self._metrics().mappings}
         found: dict[tuple[str, tuple[tuple[str, str], ...]], _Statistics] = {}
         for uuid, mapping in mappings.items():
-            before = self._before.get(uuid, mapping)
+            before = self._before.get(uuid, Metrics())
             for name, dimensions, statistics in _statistics(before, mapping, begin // _MINUTE_MS):
                 if (known := found.get((name, dimensions))) is not None:
                     known.add(statistics)  # several mappings of one function
@@ -204,9 +205,7 @@ def _next_minute(now: int) -> int:
     return now - now % _MINUTE_MS + _MINUTE_MS
 
 
-def _statistics(
-    before: MappingMetrics, after: MappingMetrics, minute: int
-) -> Iterator[tuple[str, tuple[tuple[str, str], ...], _Statistics]]:
+def _statistics(before: Metrics, after: MappingMetrics, minute: int) -> Iterator[tuple[str, tuple[tuple[str, str], ...], _Statistics]]:
     """Yield name, dimensions and values of what one mapping has counted between two looks at it."""
     of_function = tuple(_of_function(after))
     ages = _since(before.iterator_ages_ms, after.iterator_ages_ms, minute)
