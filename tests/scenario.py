@@ -14,14 +14,16 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from servers import REGION, Server, unique
-from streamcore.sources.dynamodb import DynamoDBStreamsSource
-from streamcore.sources.fanout import FanOutSource
-from streamcore.sources.kinesis import KinesisSource
+from streamcore import DynamoDBStreamsSource, EventSourceMapping, FanOutSource, KinesisSource, LocalFunction, MemoryCheckpointStore, Worker
 
 if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
+
+    from streamcore import Source, Summary
+
+SEED = 20260131
 
 Row = tuple[str, int]  # a key, and how many rows of that key came before
 
@@ -189,6 +191,18 @@ class Table:
 Stream = KinesisStream | Table
 
 
+def reshard(stream: Stream, generation: int) -> None:
+    """Close shards that are open, and open others."""
+    if isinstance(stream, Table):
+        before = len(stream.shards())
+        os.kill(stream.server.pid, signal.SIGHUP)  # see DynamoDbLocal.java
+        until(lambda: len(stream.shards()) > before, "the shards are rotated")
+    elif generation % 2:
+        stream.merge(*stream.open_shards()[-2:])
+    else:
+        stream.split(stream.open_shards()[0])
+
+
 def row(record: dict[str, Any]) -> Row:
     """Return the row that a record of an event holds."""
     if "dynamodb" in record:
@@ -239,6 +253,23 @@ def firsts(rows: Iterable[Row]) -> list[Row]:
     return list(dict.fromkeys(rows))
 
 
+def worker_of(source: Source, handler: Callable[..., object], **parameters: Any) -> Worker:
+    """Return a worker with one mapping that keeps no checkpoint."""
+    parameters = {"starting_position": "TRIM_HORIZON", **parameters}
+    mapping = EventSourceMapping(event_source_arn=source.describe().event_source_arn, **parameters)
+    worker = Worker(checkpoints=MemoryCheckpointStore(), seed=SEED)
+    worker.add(mapping, source, LocalFunction(handler))
+    return worker
+
+
+def consume(source: Source, handler: Callable[..., object], **parameters: Any) -> Summary:
+    """Process all that is in a stream now."""
+    try:
+        return worker_of(source, handler, **parameters).run(until_idle=True)
+    finally:
+        source.close()
+
+
 # A run as a process of its own.
 
 _HANDLER = """
@@ -260,15 +291,17 @@ def handle(event, context):
 class Command:
     """`streamcore run` over a stream, in a folder that keeps its state and what its handler saw.
 
+    `handler` is the text of `handlers.py`, whose `handle` writes a dot to standard error for each batch.
+
     Attributes:
         folder: where it runs.
         env: its environment, which leads to the stream's server.
     """
 
-    def __init__(self, folder: Path, stream: Stream, *options: str) -> None:
+    def __init__(self, folder: Path, stream: Stream, *options: str, handler: str = _HANDLER) -> None:
         self.folder = folder
         self.env = {**os.environ, **stream.server.env}
-        (folder / "handlers.py").write_text(_HANDLER)
+        (folder / "handlers.py").write_text(handler)
         self._command = [sys.executable, "-m", "streamcore", "run", "--source", stream.option, "--function", "handlers.py:handle"]
         self._command += ["--state", "s.sqlite", "--json", *options]
 

@@ -30,16 +30,7 @@ if TYPE_CHECKING:
 SEED = 7
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the machine's own AWS settings."""
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_SESSION_TOKEN", "AWS_CA_BUNDLE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+pytestmark = pytest.mark.usefixtures("aws_environment")
 
 
 @pytest.fixture
@@ -328,10 +319,11 @@ def test_settings_that_cannot_be_right_are_refused(options: dict[str, Any], mess
         AwsClient("kinesis", **options)
 
 
-def test_without_the_extra_the_error_says_what_to_install() -> None:
-    code = """
+@pytest.mark.parametrize(("module", "package"), [("botocore", "boto3"), ("httptools", "httptools")])
+def test_without_the_extra_the_error_says_what_to_install(module: str, package: str) -> None:
+    code = f"""
         import sys
-        sys.modules["botocore"] = None
+        sys.modules["{module}"] = None
         from streamcore.errors import ConfigError
         from streamcore.sources.kinesis import KinesisSource
         try:
@@ -340,10 +332,11 @@ def test_without_the_extra_the_error_says_what_to_install() -> None:
             print(error)
     """
     said = subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    assert said.stdout == "reading a stream of AWS needs boto3, which is not installed: pip install 'streamcore-esm[aws]'\n"
+    assert said.stdout == f"reading a stream of AWS needs {package}, which is not installed: pip install 'streamcore-esm[aws]'\n"
 
 
-def test_importing_the_source_imports_neither_botocore_nor_urllib3() -> None:
-    code = "import sys, streamcore.sources.kinesis; print([name for name in ('botocore', 'boto3', 'urllib3') if name in sys.modules])"
+def test_importing_the_source_imports_none_of_the_extra() -> None:
+    names = ("botocore", "boto3", "httptools", "urllib3")
+    code = f"import sys, streamcore.sources.kinesis; print([name for name in {names} if name in sys.modules])"
     said = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"

@@ -257,7 +257,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     options += (
         " function-response-types state until-idle json timeout clock max-records fail-on-discard running-max checkpoint-interval log-level"
     )
-    options += " on-undeliverable discard-tries discard-budget"
+    options += " on-undeliverable discard-tries discard-budget record log-format"
     for option in options.split():
         assert f"--{option} " in text.replace(",", " ").replace("]", " ") + " ", option
 
@@ -320,11 +320,14 @@ def test_nothing_at_all_and_unknown_commands_say_what_there_is(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("arn:aws:sqs:us-east-1:123456789012:q", "--source must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN"),
+        ("arn:aws:sqs:us-east-1:123456789012:q", "--source: must be kinesis:NAME, dynamodb:TABLE, the ARN of one, file:PATH?key=COLUMN or"),
         ("arn:aws:kinesis:us-east-1:123456789012:table/s", "nor its ARN (arn:aws:kinesis:REGION:ACCOUNT:stream/NAME)"),
         ("kinesis:no blanks", "is neither the name of a Kinesis stream"),
         ("dynamodb:", "is neither the name of a DynamoDB table"),
         ("kafka:topic", "not 'kafka:topic'"),
+        ("record:", "reads record:PATH"),
+        ("record:missing.ndjson", "--source: missing.ndjson: No such file or directory"),
+        ("record:rows.csv", "--source: rows.csv:1: not JSON"),
         ("file:rows.csv", "say which column holds the key"),
         ("file:rows.csv?key=carier", "carrier"),
         ("file:rows.csv?kee=carrier", "did you mean 'key'?"),

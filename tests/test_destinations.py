@@ -46,12 +46,7 @@ BAD = "2"
 OLD = "1"  # the record that the proxy makes two hours older
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
-    """Credentials that every server takes, and nothing of the machine's own settings."""
-    for name, value in moto.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
+pytestmark = pytest.mark.usefixtures("aws_region")
 
 
 def key_of(record: dict[str, Any]) -> str:

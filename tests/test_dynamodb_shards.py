@@ -17,34 +17,16 @@ from streamcore import (
     Start,
 )
 from streamcore.testing import ManualClock, run_until_idle
-from streams_server import StreamsServer, streams_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from streams_server import StreamsServer
+
 MINUTE = 1_769_774_400  # a whole one
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Credentials that every server takes, and nothing of the machine's own settings."""
-    nowhere = str(tmp_path_factory.getbasetemp() / "nothing")
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_CONFIG_FILE": nowhere,
-        "AWS_SHARED_CREDENTIALS_FILE": nowhere,
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-
-
-@pytest.fixture
-def streams() -> Iterator[StreamsServer]:
-    with streams_server() as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("aws_region")
 
 
 @pytest.fixture

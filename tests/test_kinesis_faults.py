@@ -8,7 +8,7 @@ import pytest
 
 import proxy as faults
 from kinesis_streams import FIRST, Handled, made_sources, put, read, stream_on, worker_over
-from proxy import Proxy, fault_proxy
+from proxy import Proxy
 from streamcore import (
     MemoryCheckpointStore,
     SourceUnavailableError,
@@ -24,18 +24,7 @@ if TYPE_CHECKING:
     from streamcore.sources.kinesis import KinesisSource
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
-    """Credentials that every server takes, and nothing of the machine's own settings."""
-    for name, value in moto.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
-
-
-@pytest.fixture
-def proxy(moto: Server) -> Iterator[Proxy]:
-    with fault_proxy(moto) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("aws_region")
 
 
 @pytest.fixture

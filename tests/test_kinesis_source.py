@@ -15,7 +15,7 @@ import pytest
 
 import proxy as faults
 from kinesis_streams import FIRST, Handled, made_sources, put, read, stream_on, worker_over
-from proxy import Proxy, fault_proxy
+from proxy import Proxy
 from servers import Server, ministack_server
 from streamcore import (
     ConfigError,
@@ -34,18 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch, moto: Server) -> None:
-    """Credentials that every server takes, and nothing of the machine's own settings."""
-    for name, value in moto.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
-
-
-@pytest.fixture
-def proxy(moto: Server) -> Iterator[Proxy]:
-    with fault_proxy(moto) as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("aws_region")
 
 
 @pytest.fixture

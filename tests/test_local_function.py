@@ -470,20 +470,6 @@ def test_an_import_that_fails_says_why_and_where(project: Path, target: str) -> 
     assert "broken_orders" not in sys.modules
 
 
-def test_the_first_failure_of_a_kind_is_logged_in_full_and_its_repeats_are_not(caplog: pytest.LogCaptureFixture) -> None:
-    def handler(_event: Any, _context: Any) -> None:
-        raise ValueError("no such order")
-
-    function = LocalFunction(handler)
-    with caplog.at_level(logging.DEBUG, "streamcore.function"):
-        for _ in range(3):
-            function.invoke(BATCH)
-    assert [record.levelname for record in caplog.records] == ["WARNING", "DEBUG", "DEBUG"]
-    first = caplog.records[0].getMessage()
-    assert f"handler failed, request {BATCH.request_id}: ValueError: no such order" in first
-    assert 'raise ValueError("no such order")' in first
-
-
 def test_a_file_whose_name_another_module_has_is_loaded_once(tmp_path: Path) -> None:
     (tmp_path / "json.py").write_text("calls = []\ndef handler(event, context):\n    calls.append(event)\n")
     target = f"{tmp_path / 'json.py'}:handler"

@@ -167,14 +167,13 @@ def test_a_process_that_ends_in_an_invocation_is_a_function_error_and_replaced(
     assert invoke(function, batch).payload == "well"
 
 
-def test_a_process_that_ends_at_its_start_is_a_function_error(
-    make: Callable[..., RuntimeFunction], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_process_that_ends_at_its_start_is_a_function_error(make: Callable[..., RuntimeFunction]) -> None:
     function = make("import os\nprint('cannot find my table', flush=True)\nos._exit(5)\n")
-    kind, message = failed(invoke(function))
+    answer = invoke(function)
+    kind, message = failed(answer)
     assert kind == "Runtime.ExitError"
     assert message.endswith("Runtime exited with error: exit status 5")
-    assert "it wrote last: cannot find my table" in caplog.text, "the default level shows why"
+    assert answer.detail == "it wrote last: cannot find my table", "the log shows why"
 
 
 def test_a_timeout_kills_the_process_with_all_that_it_started_and_the_next_has_another(

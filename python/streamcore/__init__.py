@@ -67,12 +67,14 @@ if TYPE_CHECKING:
         StreamDescription,
         Wakeup,
     )
+    from streamcore.recording import RecordedFunction
     from streamcore.sources._dynamodb_page import dynamodb_page
     from streamcore.sources.dynamodb import DynamoDBStreamsSource
     from streamcore.sources.fanout import FanOutSource
     from streamcore.sources.file import FileSource
     from streamcore.sources.kinesis import KinesisSource
     from streamcore.sources.memory import MemoryStream
+    from streamcore.sources.recording import RecordingSource
     from streamcore.worker import StuckBatch, Summary, SystemClock, Totals, Worker, WorkerStats
 
 # Where each name is loaded from when it is first used; the imports above are for type checkers, and a test compares the two.
@@ -144,12 +146,14 @@ _HOME = {
         ),
         "streamcore.protocols",
     ),
+    "RecordedFunction": "streamcore.recording",
     "dynamodb_page": "streamcore.sources._dynamodb_page",
     "DynamoDBStreamsSource": "streamcore.sources.dynamodb",
     "FileSource": "streamcore.sources.file",
     "FanOutSource": "streamcore.sources.fanout",
     "KinesisSource": "streamcore.sources.kinesis",
     "MemoryStream": "streamcore.sources.memory",
+    "RecordingSource": "streamcore.sources.recording",
     **dict.fromkeys(("StuckBatch", "Summary", "SystemClock", "Totals", "Worker", "WorkerStats"), "streamcore.worker"),
 }
 
@@ -192,6 +196,8 @@ __all__ = [
     "Page",
     "PageError",
     "ProcessFunction",
+    "RecordedFunction",
+    "RecordingSource",
     "RuntimeFunction",
     "S3Destination",
     "ShardDescription",

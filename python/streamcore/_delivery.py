@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from streamcore._job import backoff_ms
+from streamcore._log import Rarely, is_told, of_discard, of_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +90,7 @@ class Delivery:
         self._threaded = False
         self._stopping = False
         self._waiting = 0
+        self._rarely = Rarely()
 
     def add(self, discard: Discard) -> None:
         """Send the discard as soon as possible. May be called by any thread."""
@@ -108,7 +110,9 @@ class Delivery:
                 line.push(now, _Parcel(discard, reading, now))
                 self._staff(line)
                 return
-        _log.warning("%s; the mapping has no destination, the records are dropped", _described(discard))
+        # Nothing else tells of them, so each is told.
+        text = "%s; the mapping has no destination, the records are dropped"
+        _log.warning(text, _described(discard), extra=of_discard(discard))
         self._confirm(discard, reading, "dropped")
 
     def step(self, now: int) -> bool:
@@ -141,6 +145,9 @@ class Delivery:
         except Exception as error:  # noqa: BLE001 - whatever it is, delivery is tried again
             self._failed(line, parcel, error)
             return
+        if _log.isEnabledFor(logging.INFO):
+            where = _name_of(parcel)
+            _log.info("%s; sent to %s", _described(parcel.discard), where, extra=of_discard(parcel.discard, destination=where))
         self._confirm(parcel.discard, parcel.reading, "delivered")
 
     def _failed(self, line: _Line, parcel: _Parcel, error: Exception) -> None:
@@ -150,20 +157,24 @@ class Delivery:
         parcel.tries += 1
         with job.counting:
             parcel.reading.tally.failed_deliveries += 1
-        if not isinstance(error, OSError):
-            _log.error("the destination failed in an unexpected way", exc_info=error)
+        fields = of_discard(discard, destination=_name_of(parcel), failures=parcel.tries)
+        count = self._rarely.count((id(job.destination), type(error)), now)
+        if not isinstance(error, OSError) and is_told(count):
+            _log.error("the destination failed in an unexpected way", exc_info=error, extra=fields)
+        fields = of_error(error, **fields)
         if job.blocks:
             pause = backoff_ms(parcel.tries, 60_000)
         elif parcel.tries >= job.discard_tries or left <= 0:
-            _log.error("%s; given up after %d tries to deliver it: %s", _described(discard), parcel.tries, error)
+            _log.error("%s; given up after %d tries to deliver it: %s", _described(discard), parcel.tries, error, extra=fields)
             self._confirm(discard, parcel.reading, "undelivered")
             return
         else:
             # The pauses double and add up to the budget: with 5 tries in 30 s they are 2, 4, 8 and 16 s. What the tries take comes off.
             pause = min((job.discard_budget_ms << (parcel.tries - 1)) // ((1 << (job.discard_tries - 1)) - 1), left)
-        if not job.blocks or parcel.tries & (parcel.tries - 1) == 0:  # what is tried for ever is told of ever more rarely
+        level = logging.WARNING if is_told(count) else logging.DEBUG
+        if _log.isEnabledFor(level):
             text = "%s; try %d to deliver it failed, next in %.1f s: %s"
-            _log.warning(text, _described(discard), parcel.tries, pause / 1000, error)
+            _log.log(level, text, _described(discard), parcel.tries, pause / 1000, error, extra={**fields, "retryInMs": pause})
         with self._lock:
             line.push(now + pause, parcel)
             self._staff(line)
@@ -245,7 +256,13 @@ class Delivery:
             while thread.is_alive() and not aborted() and (left_s := deadline - time.monotonic()) > 0:
                 thread.join(min(left_s, _GLANCE_S))
         if left := len(self):
-            _log.warning("%d discards were not delivered; their records are processed again at the next start", left)
+            text = "%d discards were not delivered; their records are processed again at the next start"
+            _log.warning(text, left, extra={"count": left})
+
+
+def _name_of(parcel: _Parcel) -> str:
+    job = parcel.reading.job
+    return job.mapping.on_failure_destination or type(job.destination).__name__
 
 
 def _described(discard: Discard) -> str:

@@ -9,11 +9,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, cast
 
+from streamcore._failures import FailureLog
 from streamcore._interpret import interpret
+from streamcore._log import of_batch, place
 from streamcore._streamcore import Batch, Discard, Outcome, Wait
 from streamcore.errors import UsageError
 from streamcore.protocols import Answer
-from streamcore.windows import WindowStateError, returned_state
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("streamcore.worker")
 
+_FAILED = "Function call failed"  # as AWS has it in LastProcessingResult
 _GROW_AFTER_S = 0.001
 _LOOKS = 20  # so many pauses without a batch taken mean that every thread is in a long call
 
@@ -80,7 +82,7 @@ class Invoker:
         self._held: list[tuple[int, int, Batch, Answer]] = []
         self._held_lock = threading.Lock()
         self._problems: dict[int, tuple[str, str]] = {}  # by shard: the mapping, and what went wrong with its last batch
-        self._without_state: set[str] = set()
+        self._failures = FailureLog()
         self.versions: dict[str, str] = {}  # of functions, where one other than $LATEST answered last; by mapping
 
     def add(self, handle: int, invoke: Callable[[Batch], Answer | Awaitable[Answer]]) -> None:
@@ -110,7 +112,7 @@ class Invoker:
                 # What is no awaitable fails there, as every other mistake of a function does.
                 self._await(batch, answer)
                 return
-            outcome = self._interpreted(batch, answer)
+            outcome = interpret(batch, answer)
         except KeyboardInterrupt:
             self._interrupted(batch)
             return
@@ -122,6 +124,8 @@ class Invoker:
         """Finish a batch, or hold it in flight for as long as its function may run on."""
         if answer is not None and answer.executed_version not in ("$LATEST", None):
             self.versions[batch.mapping_uuid] = answer.executed_version
+        if answer is not None and outcome.kind != "success":
+            self._failures.say(batch, answer, outcome, self._clock.now_ms())
         if answer is None or answer.kind != "success" or self._problems:
             self._note(batch, answer)
             if answer is not None and answer.alive_until_ms is not None and answer.alive_until_ms > self._clock.now_ms():
@@ -134,9 +138,11 @@ class Invoker:
     def _note(self, batch: Batch, answer: Answer | None) -> None:
         problem = answer.problem if answer is not None else None
         if problem is None and (answer is None or answer.kind == "function_error"):
-            problem = "Function call failed"  # as AWS has it in LastProcessingResult
+            problem = _FAILED
         if problem is None:
-            self._problems.pop(batch.shard, None)
+            before = self._problems.pop(batch.shard, None)
+            if before is not None and before[1] != _FAILED:
+                _log.warning("the function is invoked again (%s)", place(batch), extra=of_batch(batch))
         else:
             self._problems[batch.shard] = (batch.mapping_uuid, problem)
 
@@ -167,26 +173,15 @@ class Invoker:
         """Batches held in flight because their runs may go on."""
         return len(self._held)
 
-    def _interpreted(self, batch: Batch, answer: Answer) -> Outcome:
-        outcome = interpret(batch, answer)
-        if outcome.kind == "failure" and answer.kind == "success" and (window := batch.window) is not None:
-            try:
-                returned_state(window, answer.payload)
-            except WindowStateError as error:
-                # Nothing else tells of it, and it fails every time.
-                level = logging.DEBUG if batch.mapping_uuid in self._without_state else logging.WARNING
-                self._without_state.add(batch.mapping_uuid)
-                text = "mapping %s, shard %s, request %s: %s (others like it are logged at level DEBUG)"
-                _log.log(level, text, batch.mapping_uuid, batch.shard_id, batch.request_id, error)
-        return outcome
-
     def _finish(self, batch: Batch, outcome: Outcome) -> None:
         now = self._clock.now_ms()
         try:
             finished = self._engine.finish(batch.ticket, outcome, now)
         except UsageError:
-            _log.exception("batch %d of shard %s could not be finished", batch.ticket, batch.shard_id)
+            _log.exception("a batch could not be finished (%s)", place(batch), extra=of_batch(batch))
             return
+        if outcome.ends_window:
+            self._failures.say_ended_early(batch, outcome, now)
         for discard in finished.discards:
             self._on_discard(discard)
         if self._on_finish is not None:
@@ -194,7 +189,7 @@ class Invoker:
 
     def _broken(self, batch: Batch, error: BaseException) -> Outcome:
         """A function or `interpret` raised, which neither should: the batch fails, so that its lane does not hang."""
-        _log.error("invoking batch %s of shard %s raised: the batch counts as failed", batch.request_id, batch.shard_id, exc_info=error)
+        self._failures.say_raised(batch, error, self._clock.now_ms())
         return Outcome.failure(function_error="Unhandled")
 
     def _interrupted(self, batch: Batch) -> None:
@@ -222,7 +217,7 @@ class Invoker:
     async def _complete(self, batch: Batch, awaitable: Awaitable[Answer]) -> None:
         try:
             answer: Answer | None = await awaitable
-            outcome = self._interpreted(batch, cast("Answer", answer))
+            outcome = interpret(batch, cast("Answer", answer))
         except KeyboardInterrupt:
             self._interrupted(batch)
             return

@@ -117,7 +117,7 @@ class Reading(Task):
     "gone" (out of the engine: its end is saved, or its claim is lost).
     """
 
-    __slots__ = ("at_tip", "grant", "handle", "job", "pending", "problem", "reader", "shard_id", "start", "state", "tally")
+    __slots__ = ("at_tip", "grant", "handle", "job", "pending", "problem", "reader", "shard_id", "start", "state", "tally", "told")
 
     def __init__(self, job: Job, shard_id: str, handle: int, start: Start) -> None:
         super().__init__()
@@ -131,6 +131,7 @@ class Reading(Task):
         self.at_tip = False
         self.problem: str | None = None  # why it cannot be read now
         self.state = "polling"
+        self.told = False  # whether the log says that it cannot be read
         self.tally = Tally()
 
     def leave(self) -> None:
@@ -139,6 +140,10 @@ class Reading(Task):
             self.state = "gone"
             self.job.tally.add(self.tally)
             self.tally = self.job.tally
+
+    def fields(self, **more: object) -> dict[str, object]:
+        """Return what a line of the log tells of the shard."""
+        return {"mappingUuid": self.job.mapping.uuid, "shardId": self.shard_id, **more}
 
 
 def backoff_ms(failures: int, cap_ms: int = 30_000) -> int:

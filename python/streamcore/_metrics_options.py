@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,7 @@ def parse_metrics_config(text: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def exporting(
-    arguments: argparse.Namespace, mapping: EventSourceMapping, metrics: Callable[[], WorkerMetrics], say: Callable[[str], object]
-) -> Iterator[None]:
+def exporting(arguments: argparse.Namespace, mapping: EventSourceMapping, metrics: Callable[[], WorkerMetrics]) -> Iterator[None]:
     """Hand the metrics to whatever the options name, until the block is left.
 
     Raises:
@@ -79,7 +78,7 @@ def exporting(
 
             address = arguments.metrics_address or "127.0.0.1"
             server = exporters.enter_context(PrometheusServer(metrics, port=arguments.metrics_port, address=address))
-            say(f"note: metrics are at {server.url}")
+            arguments.say(f"note: metrics are at {server.url}", logging.INFO)
         elif arguments.metrics_address is not None:
             raise ConfigError("needs --metrics-port", parameter="metrics_address")
         if arguments.opentelemetry:

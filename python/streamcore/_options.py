@@ -66,3 +66,9 @@ def add_output(group: Group | argparse.ArgumentParser) -> None:
     """Add the options that say what is written."""
     group.add_argument("--json", action="store_true", help="write the summary as one JSON object, and nothing else, to standard output")
     group.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(warning)")
+    group.add_argument(
+        "--log-format",
+        choices=["text", "json"],
+        default="text",
+        help="what standard error holds: text, or one JSON object a line, whoever writes it (text)",
+    )

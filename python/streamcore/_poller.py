@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from streamcore._job import Job, Reading, Task, backoff_ms
+from streamcore._log import Rarely, is_told, of_error
 from streamcore._streamcore import Page
 from streamcore.errors import PageError, SourceError, SourceUnavailableError, UsageError
 from streamcore.protocols import Start
@@ -83,6 +84,7 @@ class Poller:
         self._quota: int | None = None
         self._quota_lock = threading.Lock()
         self.jobs: list[Job] = []
+        self._rarely = Rarely()
 
     def open(self, jobs: list[Job], now: int, max_records: int | None) -> None:
         """Make first contact with every source and read the shards that may be read.
@@ -217,6 +219,9 @@ class Poller:
             return
         for reading in started:
             self._schedule(reading, now)
+        if job.failures:
+            uuid = job.mapping.uuid
+            _log.warning("mapping %s: the shards are listed again", uuid, extra={"mappingUuid": uuid, "failures": job.failures})
         job.failures = 0
         job.problem = None
         job.checked = True
@@ -227,8 +232,11 @@ class Poller:
         with job.counting:
             job.tally.source_errors += 1
         pause = backoff_ms(job.failures)
+        level = logging.WARNING if is_told(job.failures) else logging.DEBUG
         problem = "PROBLEM: " if job.problem else ""
-        _log.warning("%smapping %s: the shards could not be listed, next try in %.1f s: %s", problem, job.mapping.uuid, pause / 1000, error)
+        text = "%smapping %s: the shards could not be listed (%d times in a row), next try in %.1f s: %s"
+        fields = of_error(error, mappingUuid=job.mapping.uuid, failures=job.failures, retryInMs=pause)
+        _log.log(level, text, problem, job.mapping.uuid, job.failures, pause / 1000, error, extra=fields)
         self._schedule(job, self._clock.now_ms() + pause)
 
     def end_saved(self, handle: int) -> None:
@@ -312,6 +320,10 @@ class Poller:
         if not offered.accepted:
             return now + _FULL_PAUSE_MS
         reading.pending = None
+        if offered.duplicates:
+            text = "mapping %s, shard %s: %d records came twice and were dropped"
+            fields = reading.fields(count=offered.duplicates)
+            _log.info(text, job.mapping.uuid, reading.shard_id, offered.duplicates, extra=fields)
         self._settle(reading, offered.records - offered.complete)
         return self._after(reading, fetched, page, now)
 
@@ -347,11 +359,11 @@ class Poller:
             try:
                 reader.close()
             except Exception:  # noqa: BLE001 - there is nothing left to lose
-                _log.exception("the reader of shard %s could not be closed", reading.shard_id)
+                _log.exception("the reader of shard %s could not be closed", reading.shard_id, extra=reading.fields())
 
     def _readable(self, reading: Reading, fetched: Fetched) -> None:
         """Take note of a read that succeeded."""
-        reading.failures = 0
+        failures, reading.failures = reading.failures, 0
         if fetched.trimmed:
             with reading.job.counting:
                 reading.tally.trimmed += 1
@@ -359,10 +371,13 @@ class Poller:
                 "mapping %s, shard %s: records were trimmed before they were read; reading goes on with the oldest that is left",
                 reading.job.mapping.uuid,
                 reading.shard_id,
+                extra=reading.fields(),
             )
-        if reading.problem is not None:
+        if failures:
             reading.problem = None
-            _log.info("mapping %s: shard %s is read again", reading.job.mapping.uuid, reading.shard_id)
+            level, reading.told = logging.WARNING if reading.told else logging.DEBUG, False
+            text = "mapping %s: shard %s is read again after %d failures"
+            _log.log(level, text, reading.job.mapping.uuid, reading.shard_id, failures, extra=reading.fields(failures=failures))
         if fetched.page is not None:
             reading.job.contacted = True
 
@@ -376,14 +391,20 @@ class Poller:
         if isinstance(error, SourceUnavailableError) or reading.failures >= _PROBLEM_FAILURES:
             reading.problem = str(error)
         pause = backoff_ms(reading.failures)
-        _log.warning(
-            "%sshard %s could not be read (%d times in a row), next try in %.1f s: %s: %s",
+        # Also of a shard that fails every other time.
+        told = is_told(self._rarely.count((reading.handle, type(error)), self._clock.now_ms()))
+        reading.told |= told
+        _log.log(
+            logging.WARNING if told else logging.DEBUG,
+            "%smapping %s: shard %s could not be read (%d times in a row), next try in %.1f s: %s: %s",
             "PROBLEM: " if reading.problem else "",
+            reading.job.mapping.uuid,
             reading.shard_id,
             reading.failures,
             pause / 1000,
             type(error).__name__,
             error,
+            extra=of_error(error, **reading.fields(failures=reading.failures, retryInMs=pause)),
         )
         return self._clock.now_ms() + pause
 
@@ -398,7 +419,8 @@ class Poller:
         """Give the mapping's source up. Recorded data is read on to where each shard breaks; a live stream is read no further."""
         if not job.failed:
             job.failed = True
-            _log.error("mapping %s: %s", job.mapping.uuid, error)
+            text = "mapping %s: its source is given up: %s"
+            _log.error(text, job.mapping.uuid, error, extra=of_error(error, mappingUuid=job.mapping.uuid))
             self._on_failed(error)
         if not job.recorded:
             for reading in list(self._shards.readings.values()):

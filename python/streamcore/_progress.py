@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 import time
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from streamcore.worker import WorkerStats
 
 __all__ = ["Progress", "duration", "line"]
+
+_log = logging.getLogger("streamcore.progress")
 
 _TERMINAL_INTERVAL_S = 0.25
 _PLAIN_INTERVAL_S = 10.0
@@ -53,16 +55,28 @@ def line(stats: WorkerStats, records_per_second: float) -> str:
     )
 
 
+class Stream(Protocol):
+    """What text is written to."""
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+
+    def flush(self) -> object:
+        """Hold nothing back."""
+
+
 class Progress:
     """Writes the line while it is entered, from a thread of its own.
 
-    On a terminal, log records go above the line; `handler` is the logging handler that sees to it.
+    On a terminal, log records go above the line; `ProgressHandler` sees to it. What is logged is no line of its own but one of the log, at
+    level INFO and with fields.
     """
 
-    def __init__(self, stats: Callable[[], WorkerStats], stream: TextIO, *, terminal: bool) -> None:
+    def __init__(self, stats: Callable[[], WorkerStats], stream: Stream, *, terminal: bool, logged: bool = False) -> None:
         self._stats = stats
         self._stream = stream
-        self._terminal = terminal
+        self._terminal = terminal and not logged
+        self._logged = logged
         self._lock = threading.RLock()
         self._over = threading.Event()
         self._shown = False
@@ -83,10 +97,13 @@ class Progress:
         records, at = 0, time.monotonic()
         while not self._over.wait(interval):
             stats, now = self._stats(), time.monotonic()
-            text = line(stats, (stats.records - records) / max(now - at, 1e-9))
+            rate = (stats.records - records) / max(now - at, 1e-9)
             records, at = stats.records, now
+            if self._logged:
+                _log.info("%s", line(stats, rate), extra=_fields(stats, rate))
+                continue
             with self._lock:
-                self._write(text)
+                self._write(line(stats, rate))
 
     def _write(self, text: str) -> None:
         if not self._terminal:
@@ -112,12 +129,23 @@ class Progress:
             self._stream.flush()
 
 
+def _fields(stats: WorkerStats, records_per_second: float) -> dict[str, object]:
+    return {
+        "records": stats.records,
+        "recordsPerSecond": round(records_per_second, 1),
+        "inFlight": stats.in_flight,
+        "retries": stats.retries,
+        "discards": stats.discards,
+        "iteratorAgeMs": stats.iterator_age_ms,
+    }
+
+
 class ProgressHandler(logging.Handler):
     """A logging handler that keeps log records and the progress line apart."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Stream) -> None:
         super().__init__()
-        self._stream = stream
+        self.stream = stream
         self.progress: Progress | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -127,7 +155,7 @@ class ProgressHandler(logging.Handler):
             if self.progress is not None:
                 self.progress.say(text)
             else:
-                self._stream.write(text + "\n")
-                self._stream.flush()
+                self.stream.write(text + "\n")
+                self.stream.flush()
         except Exception:  # noqa: BLE001 - as every handler of logging does
             self.handleError(record)

@@ -156,14 +156,14 @@ class QueueMessages:
                 lambda: self._client.get_queue_attributes(QueueUrl=self._url, AttributeNames=[name]),
             )
         except SourceError as error:
-            _log.debug("%s", error)
+            _log.debug("%s", error, extra={"source": self._url})
             return
         hidden = int(answer.get("Attributes", {}).get(name, 0))
         if hidden:
             text = (
                 "the queue shows no message; %d are held by another reader, or by one that has crashed, until their visibility timeout ends"
             )
-            _log.warning(text, hidden)
+            _log.warning(text, hidden, extra={"source": self._url, "count": hidden})
 
     def records(self, message: Message) -> list[dict[str, Any]]:
         """Return the records that the message holds."""
@@ -208,14 +208,16 @@ class QueueMessages:
                     lambda: self._client.change_message_visibility_batch(QueueUrl=self._url, Entries=entries),  # noqa: B023
                 )
             except SourceError as error:
-                _log.warning("%s; messages may come again while they are redriven", error)
+                _log.warning("%s; messages may come again while they are redriven", error, extra={"source": self._url})
                 return
             for failed in answer.get("Failed") or []:
                 message_id = some[int(failed["Id"])][0]
                 with self._lock:
                     gone = message_id not in self._held
                 if not gone:  # else it was deleted meanwhile
-                    _log.warning("message %s is visible to others again: %s", message_id, failed.get("Message") or failed.get("Code"))
+                    text = "message %s is visible to others again: %s"
+                    fields = {"source": message_id, "errorType": failed.get("Code"), "errorMessage": failed.get("Message")}
+                    _log.warning(text, message_id, failed.get("Message") or failed.get("Code"), extra=fields)
 
 
 # Buckets.

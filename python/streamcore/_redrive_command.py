@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from streamcore._progress import ProgressHandler
+    from streamcore._console import Console
     from streamcore._streamcore import Batch
     from streamcore.protocols import Answer, Function, Source
     from streamcore.redrive import LeftMessage, RedriveSummary
@@ -101,7 +101,7 @@ def add(commands: argparse._SubParsersAction[Any], command: Callable[[argparse.N
 
 def run(
     arguments: argparse.Namespace,
-    handler: ProgressHandler,
+    console: Console,
     write: Callable[[str], object],
     say: Callable[[str], object],
     terminates: Callable[[Stoppable], AbstractContextManager[None]],
@@ -110,13 +110,12 @@ def run(
 
     Args:
         arguments: what was said on the command line.
-        handler: of the log, which goes above the line of progress.
+        console: shows the progress.
         write: writes the result to standard output.
         say: writes to standard error.
         terminates: has SIGTERM stop what it is given.
     """
-    from streamcore._progress import Progress  # noqa: PLC0415  (`streamcore --help` does without the engine)
-    from streamcore._redrive_aws import open_messages  # noqa: PLC0415
+    from streamcore._redrive_aws import open_messages  # noqa: PLC0415  (`streamcore --help` does without the engine)
     from streamcore.mapping import EventSourceMapping  # noqa: PLC0415
     from streamcore.redrive import MappingOptions, Redrive, Streams  # noqa: PLC0415
 
@@ -150,13 +149,8 @@ def run(
             delete=not shows,
             delete_expired=arguments.delete_expired,
         )
-        progress = Progress(redrive.stats, sys.stderr, terminal=sys.stderr.isatty() and not shows)
-        with terminates(redrive), progress:
-            handler.progress = progress
-            try:
-                summary = redrive.run()
-            finally:
-                handler.progress = None
+        with terminates(redrive), console.progress(redrive.stats, terminal=not shows):
+            summary = redrive.run()
     return _report(arguments, summary, write, say)
 
 
@@ -176,21 +170,14 @@ def _function(arguments: argparse.Namespace) -> Function:
 
 
 def _source(arguments: argparse.Namespace) -> Source | None:
-    from streamcore._streams import StreamOption  # noqa: PLC0415
-    from streamcore.sources.file import parse_file_source  # noqa: PLC0415
+    from streamcore.sources._open import open_source  # noqa: PLC0415
 
-    text = arguments.source
-    if text is None:
+    if arguments.source is None:
         return None
     try:
-        if (stream := StreamOption.parse(text)) is not None:
-            return stream.open(region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
-        if text.startswith("file:"):
-            return parse_file_source(text)
+        return open_source(arguments.source, region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
     except SourceError as error:
         raise ConfigError(str(error), parameter="source") from error
-    message = f"must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN, not {text!r}"
-    raise ConfigError(message, parameter="source")
 
 
 class _Printer:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from streamcore._redrive_messages import Message, Unreadable
-from streamcore._redrive_source import RedriveSource, sequence_of
 from streamcore._streamcore import Checkpoint
 from streamcore.errors import SourceError, UsageError
 from streamcore.protocols import Claim
+from streamcore.sources._events import sequence_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from streamcore._redrive_messages import Messages
-    from streamcore._redrive_source import Range
+    from streamcore._redrive_source import Range, RedriveSource
     from streamcore._streamcore import Discard
     from streamcore.protocols import CheckpointKey
     from streamcore.worker import Summary
@@ -140,7 +140,20 @@ class Tally:
             )
 
     def _add(self, left: LeftMessage) -> None:
-        _log.info("%s: %s: %s", left.message, left.outcome, left.detail)
+        _log.info(
+            "%s: %s: %s",
+            left.message,
+            left.outcome,
+            left.detail,
+            extra={
+                "source": left.message,
+                "outcome": left.outcome,
+                "stream": left.stream_arn,
+                "shardId": left.shard_id,
+                "startSequenceNumber": left.first_sequence_number,
+                "endSequenceNumber": left.last_sequence_number,
+            },
+        )
         with self._lock:
             self._left.append(left)
 

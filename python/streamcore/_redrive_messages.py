@@ -266,7 +266,7 @@ class FileMessages:
             at += len(line)
         if self.skipped:
             said = "%s: %d lines were redriven before and are passed over; delete %s.redriven to redrive them again"
-            _log.warning(said, self._path, self.skipped, self._path)
+            _log.warning(said, self._path, self.skipped, self._path, extra={"source": self._path, "count": self.skipped})
         return found
 
     def _done(self) -> set[str]:

@@ -7,8 +7,6 @@ itself.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import dataclasses
 import heapq
 import itertools
@@ -17,11 +15,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from streamcore._streamcore import Page
 from streamcore.errors import SourceError
-from streamcore.kpl import UserRecord, aggregate
 from streamcore.protocols import Fetched, ShardDescription, Start, StreamDescription
-from streamcore.sources._dynamodb_page import dynamodb_page
+from streamcore.sources._events import ALL_KEYS, Group, page_of, sequence_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +25,7 @@ if TYPE_CHECKING:
     from streamcore._redrive_messages import Message
     from streamcore.protocols import ShardReader, Source
 
-__all__ = ["Range", "RedriveSource", "ranges_of", "sequence_of"]
+__all__ = ["Range", "RedriveSource", "ranges_of"]
 
 _log = logging.getLogger("streamcore.redrive")
 
@@ -38,7 +34,6 @@ _AGAIN_MS = 1
 _MORE_RECORDS = 1000  # asked for where a range has more records than its messages' batches had
 _FAILURES_MAX = 8  # reads of a shard in a row; they are spread over half a minute
 _CONSUMER = "/consumer/"
-_ALL_KEYS = (0, 2**128 - 1)
 _PAGE_BYTES = 8 << 20  # of a page made of messages' own records: what one of them holds makes one batch again
 
 
@@ -199,7 +194,7 @@ class RedriveSource:
         if stream is None:
             return lambda one: _Merged(one, records)
         # With enhanced fan-out functions get what is inside of aggregates.
-        return lambda one: _Stretch(stream, shard_id, one, self._hash_keys.get(shard_id, _ALL_KEYS) if self._apart else None)
+        return lambda one: _Stretch(stream, shard_id, one, self._hash_keys.get(shard_id, ALL_KEYS) if self._apart else None)
 
 
 class _Shard:
@@ -285,6 +280,7 @@ class _Stretch:
 
     def __init__(self, stream: Source, shard_id: str, one: Range, hash_keys: tuple[int, int] | None) -> None:
         self._range = one
+        self._shard_id = shard_id
         self._hash_keys = hash_keys
         self._left = sum(message.batch_size for message in one.messages)
         if one.read_last is None:
@@ -312,7 +308,8 @@ class _Stretch:
         if self._hash_keys is not None:
             kept, foreign = kept.deaggregate(*self._hash_keys)
             if foreign:
-                _log.warning("left out %d aggregates with records of other shards, which Lambda leaves out too", foreign)
+                text = "left out %d aggregates with records of other shards, which Lambda leaves out too"
+                _log.warning(text, foreign, extra={"shardId": self._shard_id, "count": foreign})
         one.found_last = kept.last_sequence_number or one.found_last
         self._left -= len(kept)
         if len(kept):
@@ -335,12 +332,12 @@ class _Merged:
         self._range = one
         self._records = records
         self._ahead = list(reversed(one.messages))
-        self._heap: list[tuple[int, int, int, list[_Group]]] = []
+        self._heap: list[tuple[int, int, int, list[Group]]] = []
         self._given = -1 if one.found_last is None else int(one.found_last)
 
     def fetch(self, limit: int) -> Fetched | None:
         one, size = self._range, 0
-        found: list[_Group] = []
+        found: list[Group] = []
         while len(found) < limit and size < _PAGE_BYTES:
             while self._ahead and (not self._heap or self._ahead[-1].first <= self._heap[0][0]):
                 self._load(self._ahead[-1])
@@ -356,7 +353,7 @@ class _Merged:
                 size += sum(map(_size_of, groups[index]))
         if not found:
             return None
-        page = _page(found)
+        page = page_of(found)
         if one.found_first is None:
             one.found_first = sequence_of(found[0][0])
         one.found_last = page.last_sequence_number
@@ -376,11 +373,7 @@ class _Merged:
         self._heap.clear()
 
 
-# Records of one sequence number: one, or those of one aggregate that enhanced fan-out has taken apart.
-_Group = list[dict[str, Any]]
-
-
-def _groups(message: Message, records: list[dict[str, Any]]) -> list[_Group]:
+def _groups(message: Message, records: list[dict[str, Any]]) -> list[Group]:
     """Return the records that a message holds by their sequence numbers.
 
     Raises:
@@ -391,39 +384,11 @@ def _groups(message: Message, records: list[dict[str, Any]]) -> list[_Group]:
         raise ValueError("it has no records")
     if not (message.first <= sequence_of(groups[0][0]) and sequence_of(groups[-1][0]) <= message.last):
         raise ValueError("its payload has records outside of the sequence numbers that it names")
-    _page(groups)
+    page_of(groups)
     return groups
-
-
-def sequence_of(record: dict[str, Any]) -> int:
-    """Return the sequence number of a record as events have it, to compare it with."""
-    return int(record["kinesis"]["sequenceNumber"] if "kinesis" in record else record["dynamodb"]["SequenceNumber"])
 
 
 def _size_of(record: dict[str, Any]) -> int:
     if "kinesis" in record:
         return len(record["kinesis"]["data"])
     return int(record["dynamodb"].get("SizeBytes") or 0)
-
-
-def _page(groups: list[_Group]) -> Page:
-    """Return a page of records as events have them."""
-    if "dynamodb" in groups[0][0]:
-        return dynamodb_page([record for group in groups for record in group])
-    page = Page.from_records([_wire(group[0]["kinesis"]) if len(group) == 1 else _aggregate(group) for group in groups])
-    # What was taken apart is put together and taken apart again, which gives each record its place within the sequence number.
-    return page if all(len(group) == 1 for group in groups) else page.deaggregate(*_ALL_KEYS)[0]
-
-
-def _aggregate(group: _Group) -> tuple[str, bytes, int, str]:
-    wires = [_wire(record["kinesis"]) for record in group]
-    key, _, arrival_ms, number = wires[0]
-    return key, aggregate([UserRecord(wire[0], wire[1]) for wire in wires]), arrival_ms, number
-
-
-def _wire(facts: dict[str, Any]) -> tuple[str, bytes, int, str]:
-    try:
-        data = base64.b64decode(facts["data"], validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"the data of a record is not base64: {error}") from None
-    return facts["partitionKey"], data, round(facts["approximateArrivalTimestamp"] * 1000), facts["sequenceNumber"]

@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from streamcore._job import backoff_ms
+from streamcore._log import is_told, of_error
 from streamcore.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Saver:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._failures = 0
+        self._expired: dict[int, int] = {}  # records that the log has told of, by shard
         self.error: BaseException | None = None
         self.ending: set[int] = set()
         self.checkpoints = 0
@@ -83,14 +85,23 @@ class Saver:
             self.error = error
             pause = backoff_ms(self._failures)
             self._due = now + pause
-            if self._failures & (self._failures - 1) == 0:
+            if is_told(self._failures):
+                unexpected = not isinstance(error, CheckpointError | OSError)
                 text = "checkpoints could not be saved (%d times in a row), next try in %.1f s: %s"
-                _log.warning(text, self._failures, pause / 1000, error)
-            if not isinstance(error, CheckpointError | OSError):
-                _log.exception("the checkpoint store failed in an unexpected way")
+                fields = of_error(error, failures=self._failures, retryInMs=pause)
+                _log.log(
+                    logging.ERROR if unexpected else logging.WARNING,
+                    text,
+                    self._failures,
+                    pause / 1000,
+                    error,
+                    exc_info=unexpected,
+                    extra=fields,
+                )
             return False
         if self._failures:
-            _log.warning("checkpoints are saved again after %d failures", self._failures)
+            text = "checkpoints are saved again after %d failures"
+            _log.warning(text, self._failures, extra={"failures": self._failures})
         self._failures = 0
         self.error = None
         self.commits += 1
@@ -101,6 +112,7 @@ class Saver:
                 if kept:
                     self._engine.saved(handle, snapshot.version)
                     self.checkpoints += 1
+                    self._say_expired(handle)
                     if snapshot.ended:
                         self.ending.discard(handle)
                         self._on_end(handle)
@@ -113,6 +125,16 @@ class Saver:
                 # The shard was removed by another thread between the snapshot and here.
                 _log.debug("shard %d was gone when its checkpoint was saved", handle)
         return True
+
+    def _say_expired(self, handle: int) -> None:
+        """Tell of the records that the stream's retention has ended since the last save: nothing else does."""
+        shard = self._engine.stats(handle)
+        expired = shard.expired - self._expired.get(handle, 0)
+        if expired:
+            self._expired[handle] = shard.expired
+            text = "mapping %s, shard %s: %d records have expired: the stream keeps them no longer, and they were not done"
+            fields = {"mappingUuid": shard.mapping_uuid, "shardId": shard.shard_id, "count": expired}
+            _log.warning(text, shard.mapping_uuid, shard.shard_id, expired, extra=fields)
 
     def forget(self, handle: int) -> None:
         """Save the shard no more; its token is still released at the end."""

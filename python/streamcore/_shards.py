@@ -137,6 +137,7 @@ class Shards:
                 ", ".join(others),
                 job.description.identity,
                 job.mapping.starting_position,
+                extra={"mappingUuid": job.mapping.uuid, "startingPosition": job.mapping.starting_position},
             )
 
     def _pin(self, job: Job, closed: set[str], now: int) -> None:
@@ -204,4 +205,12 @@ class Shards:
                 self._saver.own(reading.handle, claim.token)
             job.lineage.start(shard_id)
             started.append(reading)
+            _say_begun(reading, resumed=claim.checkpoint is not None)
         return started
+
+
+def _say_begun(reading: Reading, *, resumed: bool) -> None:
+    if _log.isEnabledFor(logging.INFO):
+        where = "its checkpoint" if resumed else reading.start.kind
+        text = "mapping %s: shard %s is read from %s on"
+        _log.info(text, reading.job.mapping.uuid, reading.shard_id, where, extra=reading.fields(startingPosition=reading.start.kind))

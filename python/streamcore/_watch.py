@@ -99,4 +99,12 @@ class Watch:
                 batch.first_sequence_number or "none (the closing call of a window)",
                 batch.attempts,
                 pause,
+                extra={
+                    "mappingUuid": batch.mapping_uuid,
+                    "shardId": batch.shard_id,
+                    "lane": batch.lane,
+                    "startSequenceNumber": batch.first_sequence_number,
+                    "attempt": batch.attempts,
+                    "retryInMs": None if batch.next_try_ms is None else max(batch.next_try_ms - clock_now, 0),
+                },
             )

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamcore import _redrive_command
+from streamcore._console import Console, log_format, speaker, standard_output
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore._metrics_options import add_cloudwatch, add_metrics, exporting, parse_metrics_config
 from streamcore._options import add_aws, add_calling, add_failing, add_output, seconds
@@ -47,6 +48,8 @@ batch, as TARGET(event, context). The options named as in `aws lambda create-eve
           the newest stream of a DynamoDB table, or a certain one. Needs the extra too.
           file:PATH?key=COLUMN[&time=COLUMN][&shards=N][&...]
           a CSV or NDJSON file, plain, gzip or zip. Records of one key are processed in order. A run ends at the end of the file.
+          record:PATH
+          the records of a run with --record PATH, each once, as they were.
   TARGET  package.module:function or path/to/file.py:function, plain or async. With --parallelization-factor above 1, or several shards,
           it is called by several threads at once, or with --processes in several processes.
           runtime:PATH?handler=app.handler[&runtime=python3.12][&timeout=30][&memory=512]
@@ -63,11 +66,16 @@ run over a stream ends when every open shard has been read to its tip and all th
 exit status: 0 done, 1 the run failed (or --fail-on-discard and there were discards), 2 wrong usage, 130 stopped by Ctrl-C.
 The first Ctrl-C lets running batches finish and saves; a second one stops at once. Run the same command again to go on.
 
+With --log-format json every line of standard error is a JSON object, whoever writes it; `python -m pydoc streamcore.logs`
+tells the fields. How a run stands is a line of the log then, at level info.
+
 examples:
   streamcore run --source kinesis:orders --function handlers.py:handle --starting-position LATEST --endpoint-url http://127.0.0.1:4566
   streamcore run --source 'file:flights.csv.gz?key=carrier&time=time_hour' --function handlers.py:handle \\
       --parallelization-factor 10 --bisect-batch-on-function-error --maximum-retry-attempts 2 \\
       --destination-config 'OnFailure={Destination=arn:aws:sqs:eu-west-1:123456789012:discards}'
+  streamcore run --source kinesis:orders --function handlers.py:handle --record events.ndjson
+  streamcore run --source record:events.ndjson --function handlers.py:mended --state :memory:
 """
 
 
@@ -84,21 +92,28 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
-    parsed = argparse.Namespace()
+    wanted = log_format(sys.argv[1:] if arguments is None else arguments)
+    say = speaker(wanted)
+    parsed = argparse.Namespace(say=say)
     try:
         _parser().parse_args(arguments, parsed)
         status: int = parsed.command(parsed)
     except _UsageError as error:
-        _print_error(str(error))
+        say(str(error))
         return 2
     except ConfigError as error:
-        _print_error(_option(parsed, error.parameter) + _with_notes(error))
+        say(_option(parsed, error.parameter) + _with_notes(error))
         return 2
     except (StreamcoreError, OSError) as error:
-        _print_error(_with_notes(error))
+        say(_with_notes(error))
         return 1
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        if wanted == "text":
+            raise
+        say("a fault in streamcore itself", logging.CRITICAL, exc_info=sys.exc_info())
+        return 1
     return status
 
 
@@ -108,10 +123,6 @@ def _option(parsed: argparse.Namespace, parameter: str | None) -> str:
         if hasattr(parsed, name):
             return f"--{name.replace('_', '-')}: "
     return ""
-
-
-def _print_error(message: str) -> None:
-    print(f"streamcore: {message}", file=sys.stderr)
 
 
 def _with_notes(error: BaseException) -> str:
@@ -216,6 +227,11 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     running.add_argument("--discard-tries", type=int, default=5, metavar="N", help="most tries to deliver a discard, 1 to 20 (5)")
     running.add_argument("--discard-budget", type=seconds, default=30.0, metavar="S", help="most seconds to deliver a discard in (30)")
+    running.add_argument(
+        "--record",
+        metavar="FILE",
+        help="append each event with its outcome to FILE, one JSON object a line; `--source record:FILE` runs them again",
+    )
     running.add_argument("--fail-on-discard", action="store_true", help="exit with 1 if records were discarded")
     add_output(running)
     add_metrics(run)
@@ -279,25 +295,18 @@ def _policy(arguments: argparse.Namespace) -> int:
 
 
 def _redrive(arguments: argparse.Namespace) -> int:
-    from streamcore._progress import ProgressHandler  # noqa: PLC0415 - as in `_run`
-
-    handler = ProgressHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    with _logging(handler, arguments.log_level), _standard_output(arguments) as write:
-        return _redrive_command.run(arguments, handler, write, _print_error, _termination)
+    with Console(arguments) as console, standard_output(arguments) as write:
+        return _redrive_command.run(arguments, console, write, arguments.say, _termination)
 
 
 # streamcore run
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from streamcore._progress import Progress, ProgressHandler  # noqa: PLC0415 - `streamcore --help` does without the engine
-    from streamcore.functions._open import open_function  # noqa: PLC0415
+    from streamcore.functions._open import open_function  # noqa: PLC0415 - `streamcore --help` does without the engine
     from streamcore.worker import Worker  # noqa: PLC0415
 
-    handler = ProgressHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    with _logging(handler, arguments.log_level), _standard_output(arguments) as write:
+    with Console(arguments) as console, standard_output(arguments) as write:
         with contextlib.ExitStack() as opened:
             source = opened.enter_context(contextlib.closing(_source(arguments)))
             function = open_function(
@@ -310,6 +319,9 @@ def _run(arguments: argparse.Namespace) -> int:
             )
             opened.callback(function.close)
             mapping = _mapping(arguments, source, function)
+            if arguments.record is not None:
+                function = _recorded(function, arguments.record)
+                opened.callback(function.close)
             with _destination(mapping, arguments) as destination, contextlib.closing(_store(arguments.state)) as store:
                 worker = Worker(checkpoints=store, checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000))
                 worker.add(
@@ -325,19 +337,25 @@ def _run(arguments: argparse.Namespace) -> int:
                     window_grace_s=arguments.window_grace,
                 )
                 error: BaseException | None = None
-                exports = exporting(arguments, mapping, worker.metrics, _print_error)
-                with exports, _termination(worker), Progress(worker.stats, sys.stderr, terminal=sys.stderr.isatty()) as progress:
-                    handler.progress = progress
+                exports = exporting(arguments, mapping, worker.metrics)
+                with exports, _termination(worker), console.progress(worker.stats):
                     try:
                         worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
                     except ConfigError:
                         raise
                     except (StreamcoreError, OSError) as raised:
                         error = raised
-                    finally:
-                        handler.progress = None
                 summary = worker.summary()
         return _report(arguments, summary, error, write)
+
+
+def _recorded(function: Function, path: str) -> Function:
+    from streamcore.recording import RecordedFunction  # noqa: PLC0415
+
+    try:
+        return RecordedFunction(function, path)
+    except OSError as error:
+        raise _UsageError(f"--record: {error}") from error
 
 
 def _report(arguments: argparse.Namespace, summary: Summary, error: BaseException | None, write: Callable[[str], object]) -> int:
@@ -348,19 +366,19 @@ def _report(arguments: argparse.Namespace, summary: Summary, error: BaseExceptio
     else:
         write(_summary_text(summary))
     if failure is not None:
-        _print_error(failure)
+        arguments.say(failure)
         return 1
     if summary.lost_claims:
-        _print_error(f"another process took over {summary.lost_claims} shards; what they hold is processed there")
+        arguments.say(f"another process took over {summary.lost_claims} shards; what they hold is processed there")
         return 1
     if summary.reason == "interrupted":
         return 130
     if arguments.fail_on_discard and summary.discards:
-        _print_error(f"{summary.discarded_records} records were discarded, and --fail-on-discard says that this is a failure")
+        arguments.say(f"{summary.discarded_records} records were discarded, and --fail-on-discard says that this is a failure")
         return 1
     done = summary.records or summary.filtered_records
     if summary.reason == "ended" and not done and not arguments.json and arguments.state != _NO_STATE:
-        _print_error(
+        arguments.say(
             "nothing was left to process: the state file says that all of it is done; "
             f"`streamcore state rewind {arguments.state or _DEFAULT_STATE} --to TRIM_HORIZON` begins anew"
         )
@@ -404,41 +422,6 @@ def _windows(summary: Summary) -> str:
 
 
 @contextlib.contextmanager
-def _logging(handler: logging.Handler, level: str) -> Iterator[None]:
-    """Show streamcore's log, and that of the function, on standard error."""
-    root = logging.getLogger()
-    before = root.level
-    root.addHandler(handler)
-    root.setLevel(level.upper())
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(before)
-
-
-@contextlib.contextmanager
-def _standard_output(arguments: argparse.Namespace) -> Iterator[Callable[[str], object]]:
-    """Give the function that writes the result. With --json whatever else is written to standard output goes to standard error."""
-    if not arguments.json:
-        yield print
-        return
-    sys.stdout.flush()
-    try:
-        output = os.dup(1)
-    except OSError:  # standard output is closed
-        yield print
-        return
-    os.dup2(2, 1)
-    try:
-        yield lambda text: os.write(output, text.encode() + b"\n")
-    finally:
-        sys.stdout.flush()
-        os.dup2(output, 1)
-        os.close(output)
-
-
-@contextlib.contextmanager
 def _termination(worker: Stoppable) -> Iterator[None]:
     """Have SIGTERM stop what runs as the first Ctrl-C does."""
     try:
@@ -454,24 +437,21 @@ def _termination(worker: Stoppable) -> Iterator[None]:
 
 def _source(arguments: argparse.Namespace) -> Source:
     from streamcore._streams import StreamOption  # noqa: PLC0415
-    from streamcore.sources.file import parse_file_source  # noqa: PLC0415
+    from streamcore.sources._open import open_source, recorded  # noqa: PLC0415
 
     text = arguments.source
-    try:
-        if (stream := StreamOption.parse(text)) is not None:
-            source = stream.open(region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
-            _print_error(f"note: {stream.cost}")
-            return source
-        if not text.startswith("file:"):
-            raise _UsageError(f"--source must be kinesis:NAME, dynamodb:TABLE, the ARN of one, or file:PATH?key=COLUMN, not {text!r}")
+    if recorded(text) and not _calls_aws(arguments):
         for name in ("endpoint_url", "region", "profile"):
-            if getattr(arguments, name) is not None and not _calls_aws(arguments):
-                raise _UsageError(
-                    f"--{name.replace('_', '-')} is for streams, functions, destinations and metrics of AWS; --source is a file"
-                )
-        return parse_file_source(text)
+            if getattr(arguments, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise _UsageError(f"{option} is for streams, functions, destinations and metrics of AWS; --source is a file")
+    try:
+        source = open_source(text, region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
+        if (stream := StreamOption.parse(text)) is not None:
+            arguments.say(f"note: {stream.cost}", logging.INFO)
+        return source
     except ConfigError as error:
-        if error.parameter is not None and hasattr(arguments, error.parameter):
+        if error.parameter is not None and hasattr(arguments, error.parameter) and error.parameter != "record":
             raise
         raise _UsageError(f"--source: {error}") from error
     except SourceError as error:
@@ -479,7 +459,7 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _calls_aws(arguments: argparse.Namespace) -> bool:
-    """Whether a run over a file has a function, a destination or metrics of AWS."""
+    """Whether a run over recorded data has a function, a destination or metrics of AWS."""
     from streamcore.functions._names import FunctionName  # noqa: PLC0415
 
     others = ":aws" in (arguments.destination_config or "") or arguments.cloudwatch_metrics is not None
@@ -528,8 +508,11 @@ def _named(source: str, arn: str) -> str:
 
     A stream that was made anew has the name, and another identity.
     """
-    if source.startswith("file:"):
-        return "file:" + os.path.realpath(source.removeprefix("file:").partition("?")[0])
+    scheme, _, path = source.partition(":")
+    if scheme == "file":
+        return "file:" + os.path.realpath(path.partition("?")[0])
+    if scheme == "record":
+        return "record:" + os.path.realpath(path)
     return arn.partition("/stream/")[0]
 
 

@@ -185,6 +185,7 @@ class Answer:
         alive_until_ms: with "service_error", where the run may go on though no answer will come: the instant at which it can no longer.
             The batch stays in flight until then, and is finished with this answer at that instant.
         problem: for the mapping's status: a sentence on what went wrong; None where there is nothing to tell.
+        detail: for the log: what else helps who looks for the cause of a failure; None where there is nothing.
     """
 
     kind: Literal["success", "function_error", "throttled", "service_error", "too_large"]
@@ -195,6 +196,7 @@ class Answer:
     request_id: str | None = None
     alive_until_ms: int | None = None
     problem: str | None = None
+    detail: str | None = None
 
 
 class Function(Protocol):

@@ -1,6 +1,6 @@
 """For tests of what is built on streamcore: a clock set by hand, a function that answers as told, a worker driven without threads.
 
-A stream for tests is `streamcore.sources.memory.MemoryStream`. Nothing here sleeps.
+The events of a recording are there too. A stream for tests is `streamcore.sources.memory.MemoryStream`. Nothing here sleeps.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from streamcore.protocols import Answer
+from streamcore.recording import recorded_invocations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    import os
+    from collections.abc import Callable, Iterable, Iterator
 
     from streamcore._streamcore import Batch
     from streamcore.worker import Worker, WorkerStats
 
-__all__ = ["Invocation", "ManualClock", "ScriptedFunction", "run_until_idle"]
+__all__ = ["Invocation", "ManualClock", "ScriptedFunction", "recorded_events", "run_until_idle"]
 
 
 class ManualClock:
@@ -160,6 +162,31 @@ def _sequence_number(record: dict[str, Any]) -> str:
 
 def _payload(record: dict[str, Any]) -> Any:
     return b64decode(record["kinesis"]["data"]) if "kinesis" in record else record["dynamodb"]
+
+
+def recorded_events(path: str | os.PathLike[str], *, outcome: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the events of a recording, for the unit tests of a handler. Retries have the same event again.
+
+    Args:
+        path: what `streamcore run --record` has written; `streamcore.recording` says what else a line holds.
+        outcome: only events of this outcome: "success", "partial", "failure" and so on.
+
+    Raises:
+        OSError: the file cannot be read.
+        SourceError: a line is none of a recording.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "events.ndjson")
+        >>> _ = path.write_text('{"shardId":"s","event":{"Records":[]},"outcome":{"kind":"failure"}}')
+        >>> [len(event["Records"]) for event in recorded_events(path)]
+        [0]
+        >>> list(recorded_events(path, outcome="success"))
+        []
+    """
+    for line in recorded_invocations(path):
+        if outcome is None or line.get("outcome", {}).get("kind") == outcome:
+            yield line["event"]
 
 
 def run_until_idle(worker: Worker, clock: ManualClock, *, limit_ms: int = 86_400_000) -> WorkerStats:

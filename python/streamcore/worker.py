@@ -28,6 +28,7 @@ from streamcore._interrupts import interrupts
 from streamcore._invoker import Invoker
 from streamcore._job import Job, Reading
 from streamcore._ledger import Ledger, stuck_batches
+from streamcore._log import of_error
 from streamcore._poller import Poller
 from streamcore._saver import Saver
 from streamcore._shards import Shards
@@ -454,13 +455,16 @@ class Worker:
             self._invoker.limit(self._threads_wanted())
 
     def _shard_ended(self, handle: int) -> None:
+        reading = self._shards.readings[handle]
+        _log.info("mapping %s: shard %s has ended and is done", reading.job.mapping.uuid, reading.shard_id, extra=reading.fields())
         self._leave(handle)
         self._poller.end_saved(handle)
 
     def _shard_lost(self, handle: int) -> None:
         reading = self._shards.readings[handle]
         uuid = reading.job.mapping.uuid
-        _log.error("mapping %s: another worker has taken over shard %s; it is processed here no more", uuid, reading.shard_id)
+        text = "mapping %s: another worker has taken over shard %s; it is processed here no more"
+        _log.error(text, uuid, reading.shard_id, extra=reading.fields())
         self._leave(handle)
 
     def _leave(self, handle: int) -> None:
@@ -574,11 +578,12 @@ class Worker:
         self._guard(self._invoker.halt, errors)
         # Said when nothing more begins, so that who reads it can rely on it.
         in_flight = sum(shard.in_flight for shard in self._ledger.live())
-        _log.log(logging.WARNING if interrupted else logging.INFO, "stopping: %d batches in flight", in_flight)
+        level = logging.WARNING if interrupted else logging.INFO
+        _log.log(level, "stopping: %d batches in flight", in_flight, extra={"inFlight": in_flight})
         self._guard(lambda: self._await_functions(deadline), errors)
         if self._invoker.held:
             text = "%d calls were lost and may run on; their batches come again at the next start"
-            _log.warning(text, self._invoker.held)
+            _log.warning(text, self._invoker.held, extra={"count": self._invoker.held})
         abandoned = self._invoker.running() + self._invoker.held
         left = max(deadline - time.monotonic(), 1.0)
         self._guard(lambda: self._delivery.stop(left, aborted=lambda: self._abort), errors)
@@ -605,14 +610,14 @@ class Worker:
         try:
             step()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the next step must be done
-            _log.error("a step of stopping failed: %s: %s", type(error).__name__, error)
+            _log.error("a step of stopping failed: %s: %s", type(error).__name__, error, extra=of_error(error))
             errors.append(error)
 
     def _await_functions(self, deadline: float) -> None:
         while (running := self._invoker.running()) and not self._abort:
             if time.monotonic() >= deadline:
                 text = "%d functions had not ended after %g s; their batches come again at the next start"
-                _log.warning(text, running, self._stop_timeout_s)
+                _log.warning(text, running, self._stop_timeout_s, extra={"count": running})
                 return
             self._engine.wake()
             with contextlib.suppress(queue.Empty):

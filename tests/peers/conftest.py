@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from peer_servers import dynamodb_local_server, kinesalite_server, kinesis_local_server
+from peer_servers import dynamodb_local_server, ferrokinesis_server, kinesalite_server, kinesis_local_server
 from servers import Server, ministack_server, moto_server
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ START: dict[str, Callable[..., AbstractContextManager[Server]]] = {
     "ministack": ministack_server,
     "kinesalite": kinesalite_server,
     "kinesis-local": kinesis_local_server,
+    "ferrokinesis": ferrokinesis_server,
     "dynamodb-local": dynamodb_local_server,
 }
 

@@ -1,52 +1,33 @@
-"""Enhanced fan-out on kinesis-local, the one server of those here that pushes records.
+"""Enhanced fan-out on kinesis-local and ferrokinesis, the servers of those here that push records.
 
-It differs from AWS in what shows here: it sends no initial response; it looks for records once a second; while a subscription is alive it
-refuses another one of the same consumer and shard, also after five seconds; and it never says that a closed shard has ended, so that
-resharding is tested on the server of `fanout_server` alone.
+kinesis-local differs from AWS in what shows here: it sends no initial response; it looks for records once a second; while a subscription is
+alive it refuses another one of the same consumer and shard, also after five seconds; and it never says that a closed shard has ended, so
+that it is left out where shards are split and merged.
 """
 
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from peer_servers import INSTALLED
-from scenario import Command, KinesisConsumer, Rows, Seen, assert_once_and_in_order, until
-from streamcore import EventSourceMapping, LocalFunction, MemoryCheckpointStore, Source, Summary, Worker
+from peer_matrix import on
+from scenario import SEED, Command, KinesisConsumer, Rows, Seen, assert_once_and_in_order, consume, reshard, until, worker_of
 from streamcore.kpl import UserRecord, aggregate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from scenario import Row
     from servers import Server
 
-SEED = 20261122
+pytestmark = pytest.mark.timeout(300)  # catches a hang
 
-pytestmark = [
-    pytest.mark.timeout(300),  # catches a hang
-    pytest.mark.parametrize("peer", ["kinesis-local"] if INSTALLED else [], indirect=True),
-]
+pushing = on("kinesis-local", "ferrokinesis")
 
 
-def worker_of(source: Source, handler: Callable[..., object], **parameters: Any) -> Worker:
-    parameters = {"starting_position": "TRIM_HORIZON", **parameters}
-    mapping = EventSourceMapping(event_source_arn=source.describe().event_source_arn, **parameters)
-    worker = Worker(checkpoints=MemoryCheckpointStore(), seed=SEED)
-    worker.add(mapping, source, LocalFunction(handler))
-    return worker
-
-
-def consume(source: Source, handler: Callable[..., object], **parameters: Any) -> Summary:
-    try:
-        return worker_of(source, handler, **parameters).run(until_idle=True)
-    finally:
-        source.close()
-
-
+@pushing
 @pytest.mark.parametrize("factor", [1, 10])
 def test_many_records_over_eight_shards_come_once_and_in_the_order_of_their_keys(peer: Server, factor: int) -> None:
     stream = KinesisConsumer(peer, 8)
@@ -59,6 +40,7 @@ def test_many_records_over_eight_shards_come_once_and_in_the_order_of_their_keys
     assert len(set(seen.shards)) == 8
 
 
+@pushing
 def test_latest_begins_with_what_is_written_after_the_first_contact(peer: Server) -> None:
     stream = KinesisConsumer(peer, 2)
     rows = Rows(random.Random(SEED))
@@ -73,6 +55,7 @@ def test_latest_begins_with_what_is_written_after_the_first_contact(peer: Server
     assert_once_and_in_order(seen.rows, later, f"seed {SEED}")
 
 
+@pushing
 def test_aggregates_are_taken_apart(peer: Server) -> None:
     stream = KinesisConsumer(peer, 1)
     rows = Rows(random.Random(SEED)).take(2000)
@@ -85,6 +68,7 @@ def test_aggregates_are_taken_apart(peer: Server) -> None:
     assert (summary.records, summary.duplicates) == (len(rows), 0)
 
 
+@pushing
 def test_the_command_reads_on_where_the_run_before_ended(peer: Server, tmp_path: Path) -> None:
     stream = KinesisConsumer(peer, 2)
     rows = Rows(random.Random(SEED))
@@ -96,3 +80,21 @@ def test_the_command_reads_on_where_the_run_before_ended(peer: Server, tmp_path:
         # The second run is refused until the subscriptions of the first are gone, or five seconds old.
         assert command.finish()["records"] == len(more)
     assert_once_and_in_order(command.handled(), written, f"seed {SEED}")
+
+
+@on("ferrokinesis")
+@pytest.mark.parametrize("factor", [1, 10])
+def test_shards_are_split_and_merged_while_records_are_pushed(peer: Server, factor: int) -> None:
+    stream, rows, seen = KinesisConsumer(peer, 2), Rows(random.Random(SEED)), Seen()
+    stream.write(written := rows.take(500))
+    source = stream.source()
+    with worker_of(source, seen, parallelization_factor=factor) as worker:
+        worker.start()
+        for generation in range(4):
+            reshard(stream, generation)
+            stream.write(more := rows.take(500))
+            written += more
+        until(lambda: len(seen.rows) >= len(written), "everything is handled")
+    source.close()
+    assert_once_and_in_order(seen.rows, written, f"seed {SEED}")
+    assert len(set(seen.shards)) >= 6

@@ -95,7 +95,8 @@ class _AwsDestination(abc.ABC):
             if error.code in _NOT_THERE:
                 raise ConfigError(f"destination {self.arn} does not exist: {error.code}", parameter="destination_config") from error
             level = logging.DEBUG if error.code in _MAY_NOT_LOOK else logging.WARNING
-            _log.log(level, "whether destination %s is there cannot be seen now: %s", self.arn, error)
+            fields = {"destination": self.arn, "errorType": error.code, "errorMessage": str(error)}
+            _log.log(level, "whether destination %s is there cannot be seen now: %s", self.arn, error, extra=fields)
 
     def close(self) -> None:
         """Close the connections. Safe to call twice."""

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from streamcore._boto import make_client
+from streamcore._log import is_told, of_error
 from streamcore.errors import ConfigError
 from streamcore.metrics import Metrics
 from streamcore.sources._wall import WallClock
@@ -142,7 +143,8 @@ class CloudWatchExporter:
         self._collect(self._due - _MINUTE_MS)
         self._publish()
         if self._kept:
-            _log.warning("%d data of metrics could not be published to CloudWatch and are lost", len(self._kept))
+            text = "%d data of metrics could not be published to CloudWatch and are lost"
+            _log.warning(text, len(self._kept), extra={"count": len(self._kept)})
             self._kept.clear()
 
     def __enter__(self) -> Self:
@@ -173,7 +175,8 @@ class CloudWatchExporter:
         timestamp = datetime.fromtimestamp(begin / 1000, UTC)
         self._kept.extend(_datum(name, dimensions, timestamp, statistics) for (name, dimensions), statistics in found.items())
         if (lost := len(self._kept) - _KEPT_MAX) > 0:
-            _log.warning("%d data of metrics could not be published to CloudWatch for too long and are lost", lost)
+            text = "%d data of metrics could not be published to CloudWatch for too long and are lost"
+            _log.warning(text, lost, extra={"count": lost})
             for _ in range(lost):
                 self._kept.popleft()
 
@@ -184,12 +187,13 @@ class CloudWatchExporter:
                 self._client.put_metric_data(Namespace=self._namespace, MetricData=data)
             except Exception as error:  # noqa: BLE001 - whatever it is, the worker goes on, and it is tried again
                 self._failures += 1
-                if self._failures & (self._failures - 1) == 0:
-                    text = "metrics could not be published to CloudWatch (%d times in a row), next try in a minute: %s"
-                    _log.warning(text, self._failures, error)
+                level = logging.WARNING if is_told(self._failures) else logging.DEBUG
+                text = "metrics could not be published to CloudWatch (%d times in a row), next try in a minute: %s"
+                _log.log(level, text, self._failures, error, extra=of_error(error, failures=self._failures, retryInMs=_MINUTE_MS))
                 return
             if self._failures:
-                _log.warning("metrics are published to CloudWatch again after %d failures", self._failures)
+                text = "metrics are published to CloudWatch again after %d failures"
+                _log.warning(text, self._failures, extra={"failures": self._failures})
             self._failures = 0
             for _ in data:
                 self._kept.popleft()

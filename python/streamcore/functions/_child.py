@@ -90,7 +90,7 @@ class _Api:
 def main(target: str) -> None:
     """Answer invocations until streamcore is gone."""
     environment = os.environ
-    logging.getLogger("streamcore.function").disabled = True  # failures are logged by streamcore, which is told of them
+    logging.getLogger("streamcore.function").disabled = True  # streamcore ends what takes too long, and logs that
     api = _Api(environment["AWS_LAMBDA_RUNTIME_API"])
     try:
         function = LocalFunction(

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from streamcore.errors import ConfigError
-from streamcore.functions._failures import FailureLog
 from streamcore.functions._pool import ClosedError, ProcessPool
 from streamcore.functions._process import RESPONSE_MAX, Exited, Launch, Overdue, Reply, RuntimeProcess, TooLarge
 from streamcore.protocols import Answer
@@ -77,7 +76,6 @@ class PooledFunction:
         self._memory = memory
         self._arn = arn
         self._success = Answer("success", executed_version=self._version)
-        self._failures = FailureLog(name)
         own_region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or region or "us-east-1"
         self._launch = Launch(
             command,
@@ -118,9 +116,9 @@ class PooledFunction:
             except OSError as error:
                 if error.filename == self._launch.command[0] and os.path.exists(error.filename):  # noqa: PTH110 - it is text
                     return self._not_runnable(error, batch.request_id)
-                _log.warning("%s: no process can be started: %s", self.name, error)
-                payload = {"errorType": "ServiceException", "errorMessage": f"no process can be started: {error}"}
-                return Answer("service_error", payload, status_code=500, executed_version=None)
+                problem = f"no process can be started: {error}"
+                payload = {"errorType": "ServiceException", "errorMessage": problem}
+                return Answer("service_error", payload, status_code=500, executed_version=None, problem=f"{self.name}: {problem}")
             try:
                 answer = self._run(process, new, batch.request_id, event)
             except BaseException:
@@ -186,23 +184,24 @@ class PooledFunction:
                 if new:
                     init_ms = (begun - process.started) * 1000
                 if verbose:
-                    _log.info("START RequestId: %s Version: %s", request_id, self._version)
+                    self._say_start(request_id)
                 if reply is None:
                     process.hand_out(request_id, self._head(request_id, len(event)), event, begun + self._timeout)
             if process.under_way:
                 reply = process.await_answer(request_id, begun + self._timeout)
                 keep = True
             assert reply is not None  # noqa: S101 - each way ends with one
-            answer = self._answer(reply, request_id)
+            answer = self._answer(reply)
         except (Exited, Overdue, TooLarge) as error:
             if self._pool.closed:
                 self._pool.retire(process)
                 return self._closed()
             if begun is None and not new:
-                _log.debug("%s: process %d is gone, another takes its place: %s", self.name, process.pid, error)
+                text = "%s: process %d is gone, another takes its place: %s"
+                _log.debug(text, self.name, process.pid, error, extra=self._fields(request_id))
                 return None
             if begun is None and verbose:
-                _log.info("START RequestId: %s Version: %s", request_id, self._version)
+                self._say_start(request_id)
             answer, status = self._ended(error, process, request_id)
         if verbose:
             self._report(process, request_id, 0.0 if begun is None else time.monotonic() - begun, init_ms, status)
@@ -224,7 +223,7 @@ class PooledFunction:
             f"Content-Length: {event_bytes}\r\n\r\n"
         ).encode("latin-1", "replace")
 
-    def _answer(self, reply: Reply, request_id: str) -> Answer:
+    def _answer(self, reply: Reply) -> Answer:
         if reply.kind == "response" and reply.error_type is None:
             if reply.body == b"null":
                 return self._success
@@ -232,9 +231,6 @@ class PooledFunction:
         payload = _parsed(reply.error_body if reply.kind == "response" else reply.body)
         said = _members(payload)
         error_type = str(said.get("errorType") or reply.error_type or "Runtime.Unknown")
-        trace = said.get("stackTrace") or said.get("trace")
-        lines = [f"{line}".rstrip("\n") + "\n" for line in trace] if isinstance(trace, list) else []
-        self._failures.say(error_type, str(said.get("errorMessage", "")), lines, request_id)
         return self._function_error(payload if payload is not None else {"errorType": error_type})
 
     def _ended(self, error: Exception, process: RuntimeProcess, request_id: str) -> tuple[Answer, str]:
@@ -242,26 +238,26 @@ class PooledFunction:
         self._pool.retire(process)
         if isinstance(error, Overdue):
             error_type, text, status = "Sandbox.Timedout", f"Task timed out after {self._timeout:.2f} seconds", "timeout"
-            _log.info("%s %s %s", f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z", request_id, text)
+            stamp = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"[:-3] + "Z"
+            _log.info("%s %s %s", stamp, request_id, text, extra=self._fields(request_id))
         elif isinstance(error, TooLarge):
             error_type, status = "Function.ResponseSizeTooLarge", "error"
             text = f"Response payload size exceeded maximum allowed payload size ({RESPONSE_MAX} bytes)."
         else:
             error_type, text, status = "Runtime.ExitError", str(error), "error"
-        self._failures.say(error_type, f"{text}; it wrote last: {process.tail}" if process.tail else text, [], request_id)
         message = text if isinstance(error, TooLarge) else f"RequestId: {request_id} Error: {text}"
-        answer = self._function_error({"errorType": error_type, "errorMessage": message})
+        answer = self._function_error({"errorType": error_type, "errorMessage": message}, process.tail)
         return answer, f"\tStatus: {status}" + (f"\tError Type: {error_type}" if status == "error" else "")
 
     def _not_runnable(self, error: OSError, request_id: str) -> Answer:
         """Return the answer for a program that is there and cannot be run: it is no program, or its interpreter is missing."""
         text = f"fork/exec {error.filename}: {(error.strerror or '').lower()}"
-        self._failures.say("Runtime.InvalidEntrypoint", text, [], request_id)
         message = f"RequestId: {request_id} Error: {text}"
         return self._function_error({"errorType": "Runtime.InvalidEntrypoint", "errorMessage": message})
 
-    def _function_error(self, payload: object) -> Answer:
-        return Answer("function_error", payload, executed_version=self._version, function_error="Unhandled")
+    def _function_error(self, payload: object, tail: str = "") -> Answer:
+        detail = f"it wrote last: {tail}" if tail else None
+        return Answer("function_error", payload, executed_version=self._version, function_error="Unhandled", detail=detail)
 
     def _closed(self) -> Answer:
         payload = {"errorType": "ServiceException", "errorMessage": f"function {self.name} is closed"}
@@ -269,11 +265,19 @@ class PooledFunction:
 
     # The log.
 
+    def _fields(self, request_id: str | None) -> dict[str, object]:
+        return {"function": self.name, "requestId": request_id}
+
     def _say_line(self, request_id: str | None, line: str) -> None:
-        _log.info("%s %s", request_id or self.name, line)
+        if _log.isEnabledFor(logging.INFO):
+            _log.info("%s %s", request_id or self.name, line, extra=self._fields(request_id))
+
+    def _say_start(self, request_id: str) -> None:
+        _log.info("START RequestId: %s Version: %s", request_id, self._version, extra=self._fields(request_id))
 
     def _report(self, process: RuntimeProcess, request_id: str, seconds: float, init_ms: float | None, status: str) -> None:
-        _log.info("END RequestId: %s", request_id)
+        fields = self._fields(request_id)
+        _log.info("END RequestId: %s", request_id, extra=fields)
         _log.info(
             "REPORT RequestId: %s\tDuration: %.2f ms\tBilled Duration: %d ms\tMemory Size: %d MB\tMax Memory Used: %d MB%s%s",
             request_id,
@@ -283,6 +287,7 @@ class PooledFunction:
             process.memory_mb(),
             "" if init_ms is None else f"\tInit Duration: {init_ms:.2f} ms",
             status,
+            extra={**fields, "durationMs": round(seconds * 1000, 2)},
         )
 
 

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from streamcore._log import Rarely, is_told, of_batch
 from streamcore.errors import ConfigError
-from streamcore.functions._failures import FailureLog
 from streamcore.functions._load import load_function
 from streamcore.protocols import Answer
 
@@ -132,7 +132,7 @@ class LocalFunction:
         self._timeout = timeout_ms / 1000
         self._version = qualifier if qualifier.isdecimal() else "$LATEST"
         self._success = Answer("success", executed_version=self._version)
-        self._failures = FailureLog(name)
+        self._overruns = Rarely()
         self._context: type[Context] = type(
             "Context",
             (Context,),
@@ -170,15 +170,15 @@ class LocalFunction:
             elif type(value) in _JSON_TYPES or not inspect.isawaitable(value):
                 answer = self._returned(value, request_id)
             else:
-                return self._awaited(value, request_id, started)
+                return self._awaited(value, batch, started)
         if time.monotonic() - started > self._timeout:
-            self._say_overrun(request_id, started)
+            self._say_overrun(batch, started)
         return answer
 
     def close(self) -> None:
         """Do nothing: nothing is held."""
 
-    async def _awaited(self, awaitable: Awaitable[object], request_id: str, started: float) -> Answer:
+    async def _awaited(self, awaitable: Awaitable[object], batch: Batch, started: float) -> Answer:
         try:
             value = await awaitable
         except KeyboardInterrupt:
@@ -186,11 +186,11 @@ class LocalFunction:
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError) and (task := asyncio.current_task()) is not None and task.cancelling():
                 raise  # the worker wants to stop; a handler that raises CancelledError by itself has failed
-            answer = self._raised(error, request_id)
+            answer = self._raised(error, batch.request_id)
         else:
-            answer = self._returned(value, request_id)
+            answer = self._returned(value, batch.request_id)
         if time.monotonic() - started > self._timeout:
-            self._say_overrun(request_id, started)
+            self._say_overrun(batch, started)
         return answer
 
     def _returned(self, value: object, request_id: str) -> Answer:
@@ -205,17 +205,19 @@ class LocalFunction:
 
     def _error(self, error_type: str, message: str, stack_trace: list[str], request_id: str) -> Answer:
         payload = {"errorMessage": message, "errorType": error_type, "requestId": request_id, "stackTrace": stack_trace}
-        self._failures.say(error_type, message, stack_trace, request_id)
         return Answer("function_error", payload, executed_version=self._version, function_error="Unhandled")
 
-    def _say_overrun(self, request_id: str, started: float) -> None:
-        _log.warning(
-            "%s took %.1f s for request %s; Lambda would have ended it after %.1f s",
-            self._context.function_name,
-            time.monotonic() - started,
-            request_id,
-            self._timeout,
-        )
+    def _say_overrun(self, batch: Batch, started: float) -> None:
+        now = time.monotonic()
+        count = self._overruns.count(None, int(now * 1000))
+        level = logging.WARNING if is_told(count) else logging.DEBUG
+        if not _log.isEnabledFor(level):
+            return
+        name, took = self._context.function_name, now - started
+        text = "%s took %.1f s for request %s; Lambda would have ended it after %.1f s%s"
+        so_far = f" ({count} times so far)" if count > 1 else ""
+        fields = of_batch(batch, function=name, durationMs=round(took * 1000), count=count)
+        _log.log(level, text, name, took, batch.request_id, self._timeout, so_far, extra=fields)
 
 
 def _as_json_value(value: object) -> object:

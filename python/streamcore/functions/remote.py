@@ -123,7 +123,6 @@ class LambdaFunction:
         self._timeout_ms = timeout_ms  # None until it was asked for
         self._asked_at: int | None = None
         self._arn: str | None = None
-        self._told: str | None = None  # the code of the trouble that was logged last
         self._client: Any = self._made()
         self._http: tuple[int, Any] | None = None  # connections for Invoke, and the timeout that they wait for
         names = {"FunctionName": replace(name, qualifier=None).arn() if name.account else name.name}
@@ -164,9 +163,6 @@ class LambdaFunction:
             # The head comes when the function has ended, so nothing runs on.
             text = f"Function call failed: the answer broke off ({type(error).__name__}: {error})"
             return self._trouble("service_error", "AnswerBrokeOff", text, meta)
-        if self._told is not None:
-            self._told = None
-            _log.info("%s is invoked again", self.function_arn)
         function_error = said.get("FunctionError")
         return Answer(
             "success" if function_error is None else "function_error",
@@ -239,13 +235,12 @@ class LambdaFunction:
         return self._trouble("service_error", code or str(status), text, meta, alive_until)
 
     def _trouble(self, kind: Any, code: str, text: str, meta: dict[str, Any], alive_until_ms: int | None = None) -> Answer:
-        """Return the answer of a call that did not run, or may run on. The first of its kind in a row is logged as a warning."""
+        """Return the answer of a call that did not run, or may run on."""
         if alive_until_ms is not None and (left := alive_until_ms - self._clock.now_ms()) > 0:
             text = f"{text}; it may run on for {left / 1000:.0f} s, in which its batch is not tried again"
-        _log.log(logging.DEBUG if self._told == code else logging.WARNING, "%s", text)
-        self._told = code
         return Answer(
             kind,
+            {"errorType": code, "errorMessage": text},
             status_code=meta.get("HTTPStatusCode", 0),
             executed_version=None,
             request_id=_request_id(meta),
@@ -318,6 +313,7 @@ class LambdaFunction:
                 self.function_arn,
                 _TIMEOUT_MAX_MS // 1000,
                 error,
+                extra={"function": self.function_arn, "errorType": code, "errorMessage": str(error)},
             )
 
     # Clients.

@@ -29,7 +29,7 @@ class RuntimeFunction(PooledFunction):
     developer guide", Building a custom runtime).
 
     Each line that a process writes goes to the logger `streamcore.function` at level INFO, behind its request id; so do START, END and
-    REPORT lines as in Lambda's log. Failures are logged at level WARNING, each kind in full once.
+    REPORT lines as in Lambda's log.
 
     The environment is that of this process and over it what Lambda sets ("Lambda developer guide", Working with environment variables).
     What is not as on Lambda: the memory is not limited, the file system is not read-only, a process is not frozen between invocations,

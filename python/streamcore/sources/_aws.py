@@ -9,7 +9,6 @@ botocore is imported when the first client is made.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import hmac
 import json
@@ -24,9 +23,12 @@ from urllib.parse import urlsplit
 from streamcore._boto import configured_endpoint
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore.errors import ConfigError, SourceUnavailableError, StreamcoreError
+from streamcore.sources._http1 import quick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from streamcore.sources._http1 import Answer
 
 __all__ = ["AwsClient", "AwsError", "ErrorKind", "Identity", "SignedRequest", "Signer"]
 
@@ -243,32 +245,6 @@ class SignedRequest:
     proxy: str | None
 
 
-@functools.cache
-def _in_one_write(connection: type[Any]) -> type[Any]:
-    """Return a class of connections that send a request's head and body together, which spares a system call and a packet."""
-
-    class OneWrite(connection):  # type: ignore[misc] # one of urllib3's, which only who reads from AWS has
-        _held: list[bytes] | None = None
-
-        def request(self, *args: Any, **options: Any) -> None:
-            held: list[bytes] = []
-            self._held = held
-            try:
-                super().request(*args, **options)
-            finally:
-                self._held = None
-            super().send(b"".join(held))
-
-        def send(self, data: Any) -> None:
-            if self._held is None:
-                super().send(data)
-            else:
-                self._held.append(data)
-
-    OneWrite.__name__ = connection.__name__  # urllib3's errors say it
-    return OneWrite
-
-
 class _Way:
     """The way to one endpoint: its connections, its signer and the headers that are the same in every request."""
 
@@ -293,8 +269,8 @@ class _Way:
         if self.proxy:
             options |= {"proxy_url": self.proxy, "proxy_headers": proxies.proxy_headers_for(self.proxy)}
         manager = urllib3.ProxyManager(**options) if self.proxy else urllib3.PoolManager(**options)
-        self._pool = manager.connection_from_url(url)
-        self._pool.ConnectionCls = _in_one_write(self._pool.ConnectionCls)
+        self._pool: Any = manager.connection_from_url(url)
+        self._pool.ConnectionCls = quick(self._pool.ConnectionCls)
         self.closes = manager.clear
         self._proxied = url.rstrip("/") if self.proxy and parts.scheme == "http" else ""
         self._path = parts.path or "/"
@@ -310,10 +286,11 @@ class _Way:
             "Accept-Encoding": "identity",
         }
 
-    def post(self, body: bytes, headers: Mapping[str, str]) -> Any:
-        return self._pool.urlopen(
+    def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
+        answer: Answer = self._pool.urlopen(
             "POST", f"{self._proxied}{self._path}", body=body, headers=headers, redirect=False, retries=False, assert_same_host=False
         )
+        return answer
 
 
 class AwsClient:
@@ -392,7 +369,8 @@ class AwsClient:
                 if failures >= tries or error.kind not in _AGAIN:
                     raise
                 pause = min(_PAUSE_S * 2 ** (failures - 1), _PAUSE_MAX_S)
-                _log.info("%s; next try in %.1f s", error, pause)
+                fields = {"errorType": error.code, "errorMessage": error.text, "failures": failures, "retryInMs": round(pause * 1000)}
+                _log.info("%s; next try in %.1f s", error, pause, extra=fields)
                 time.sleep(pause)
 
     def ask(self, operation: str, parameters: Mapping[str, object], *, tries: int = 1, context: Mapping[str, str] | None = None) -> Any:
@@ -440,14 +418,13 @@ class AwsClient:
         way = self._way(context)
         headers = self._headers(way, operation, body)
         try:
-            response = way.post(body, headers)
-            answer: bytes = response.data
+            answer = way.post(body, headers)
         except (HTTPError, OSError) as error:
             raise AwsError("transient", type(error).__name__, str(error), action=self.action(operation)) from error
-        self._date = response.headers.get("date")
-        if response.status != 200:
-            raise self.error(operation, response.status, answer, response.headers.get("x-amzn-errortype"))
-        return answer
+        self._date = answer.headers.get("date")
+        if answer.status != 200:
+            raise self.error(operation, answer.status, answer.data, answer.headers.get("x-amzn-errortype"))
+        return answer.data
 
     def _headers(self, way: _Way, operation: str, body: bytes) -> dict[str, str]:
         """Return the headers of a request, signed."""
@@ -492,10 +469,12 @@ class AwsClient:
 
     def _session(self) -> Any:
         try:
-            from botocore.exceptions import BotoCoreError  # noqa: PLC0415  (only who reads from AWS has it)
+            import httptools  # noqa: F401, PLC0415  (only who reads from AWS has it; here the error can say what to do)
+            from botocore.exceptions import BotoCoreError  # noqa: PLC0415
             from botocore.session import Session  # noqa: PLC0415
         except ModuleNotFoundError as error:
-            message = f"reading a stream of AWS needs boto3, which is not installed: pip install '{DISTRIBUTION}[aws]'"
+            missing = "httptools" if error.name == "httptools" else "boto3"
+            message = f"reading a stream of AWS needs {missing}, which is not installed: pip install '{DISTRIBUTION}[aws]'"
             raise ConfigError(message) from error
         session = Session(profile=self._profile)
         try:

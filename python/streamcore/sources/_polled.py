@@ -104,7 +104,8 @@ class PolledSource(ABC):
             if status not in _BEING_MADE or not tries:
                 break
             if tries == _MADE_TRIES - 1:
-                _log.warning("PROBLEM: stream %s is not active yet: its status is %s; reading begins when it is", self.stream, status)
+                text = "PROBLEM: stream %s is not active yet: its status is %s; reading begins when it is"
+                _log.warning(text, self.stream, status, extra={"stream": self.stream})
             time.sleep(_MADE_PAUSE_S)
         if status in (*_BEING_MADE, "DELETING"):
             message = f"stream {self.stream} is not active: its status is {status}"
@@ -283,7 +284,7 @@ class PolledReader(ABC):
         except AwsError as error:
             if error.kind not in _STALE:
                 raise
-            _log.debug("shard %s: %s; a new iterator begins at %s", self._shard_id, error, self._start)
+            _log.debug("shard %s: %s; a new iterator begins at %s", self._shard_id, error, self._start, extra=self._fields(error))
             self._iterator = None
             body = self._source.records(self._to_horizon() if error.kind == "trimmed" else self.stand(), limit)
         try:
@@ -315,10 +316,14 @@ class PolledReader(ABC):
     def _name(self) -> str:
         return f"{self._source.stream}, shard {self._shard_id}"
 
+    def _fields(self, error: AwsError) -> dict[str, object]:
+        return {"stream": self._source.stream, "shardId": self._shard_id, "errorType": error.code, "errorMessage": error.text}
+
     def _throttle(self, error: AwsError) -> Fetched:
         pause_ms = min(_THROTTLED_MS << min(self._throttled, 16), _THROTTLED_MAX_MS)
         self._throttled += 1
-        _log.info("shard %s: %s; next read in %.2f s", self._shard_id, error, pause_ms / 1000)
+        fields = {**self._fields(error), "retryInMs": pause_ms, "failures": self._throttled}
+        _log.info("shard %s: %s; next read in %.2f s", self._shard_id, error, pause_ms / 1000, extra=fields)
         return Fetched(None, retry_after_ms=pause_ms)
 
     def _gone(self, error: AwsError) -> Fetched:

@@ -217,7 +217,7 @@ class ShardSubscription:
                 last = await self._read(exchange)
             return last is not None and await self._at_end(last)
         except TimeoutError:
-            _log.debug("shard %s: the subscription is renewed behind %s", self._shard_id, self._start)
+            _log.debug("shard %s: the subscription is renewed behind %s", self._shard_id, self._start, extra=self._fields())
             return False
         except (Http2Error, EventStreamError) as error:
             broken = AwsError("transient", type(error).__name__, str(error), action=self._source.action(OPERATION))
@@ -284,6 +284,7 @@ class ShardSubscription:
                 self._shard_id,
                 self._source.consumer_arn,
                 foreign,
+                extra={**self._fields(), "count": foreign},
             )
         trimmed, self._trimmed = self._trimmed, False
         return _Event(page, behind, bool(page.child_shards) or continuation is None, trimmed)
@@ -304,6 +305,10 @@ class ShardSubscription:
         return last.ended
 
     # What goes wrong.
+
+    def _fields(self, error: AwsError | None = None) -> dict[str, object]:
+        told = {} if error is None else {"errorType": error.code, "errorMessage": error.text}
+        return {"stream": self._source.consumer_arn, "shardId": self._shard_id, **told}
 
     async def _read_error(self, exchange: Exchange) -> AwsError:
         body = b""
@@ -330,7 +335,8 @@ class ShardSubscription:
             pause = min(_THROTTLED_S * 2**self._throttled, _THROTTLED_MAX_S)
             self._throttled += 1
             self._not_before = now + pause
-            _log.info("shard %s: %s; next subscription in %.2f s", self._shard_id, error, pause)
+            fields = {**self._fields(error), "retryInMs": round(pause * 1000), "failures": self._throttled}
+            _log.info("shard %s: %s; next subscription in %.2f s", self._shard_id, error, pause, extra=fields)
         elif error.kind == "transient":
             if self._start.kind == "LATEST" and self._tries_left > 1:
                 # First contact: who opens the shard waits for it.
@@ -339,7 +345,7 @@ class ShardSubscription:
                 return False
             if not self._fruitful:
                 raise error
-            _log.info("shard %s: the subscription broke off: %s", self._shard_id, error)
+            _log.info("shard %s: the subscription broke off: %s", self._shard_id, error, extra=self._fields(error))
         elif error.kind == "not_found":
             if await self._source.aside(self._source.stream.find, self._shard_id) is not None:
                 raise error.unavailable(name) from error

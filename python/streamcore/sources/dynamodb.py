@@ -111,7 +111,8 @@ class DynamoDBStreamsSource(PolledSource):
         said = self._page_of_shards(arn, None)
         before, self._status = self._status, str(said.get("StreamStatus", "ENABLED"))
         if before != self._status and self._status in ("DISABLING", "DISABLED"):
-            _log.warning("stream %s is %s: it is read to its end, nothing new will come", arn, self._status)
+            text = "stream %s is %s: it is read to its end, nothing new will come"
+            _log.warning(text, arn, self._status, extra={"stream": arn})
         label = str(said.get("StreamLabel") or arn.rsplit("/", 1)[-1])
         description = StreamDescription(
             identity=label, event_source_arn=arn, retention_ms=_RETENTION_MS, poll_interval_ms=_POLL_INTERVAL_MS, format="dynamodb"
