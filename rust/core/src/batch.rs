@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::buffer::{Leaf, to_usize};
 use crate::config::ShardConfig;
-use crate::event::{ENVELOPE_BYTES, EventTemplate};
+use crate::event::{ENVELOPE_BYTES, EventTemplate, Sink};
 use crate::page::Record;
 use crate::window::{Bounds, Window};
 
@@ -206,9 +206,8 @@ impl Records {
         &self,
         template: &EventTemplate,
         window: Option<&Window>,
-        out: &mut Vec<u8>,
+        out: &mut impl Sink,
     ) {
-        out.reserve(self.event_bytes(template, window));
         let records = self.indices().map(|(leaf, index)| (&*leaf.page, index));
         match window {
             Some(window) => template.write_in_window(out, records, window),
@@ -333,7 +332,7 @@ impl Batch {
     }
 
     /// Appends the Lambda event as JSON.
-    pub fn write_json(&self, out: &mut Vec<u8>) {
+    pub fn write_json(&self, out: &mut impl Sink) {
         self.records
             .write_event(&self.info.template, self.window.as_ref(), out);
     }
@@ -341,7 +340,7 @@ impl Batch {
     /// The Lambda event as JSON.
     #[must_use]
     pub fn json(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(self.json_bytes());
         self.write_json(&mut out);
         out
     }

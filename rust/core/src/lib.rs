@@ -190,7 +190,7 @@ pub use discard::{Condition, Confirmation, Discard, DiscardId};
 pub use distribution::{BUCKETS, Distribution, Extremes};
 pub use engine::{BUDGET_BYTES, Engine, Taken};
 pub use error::{PageError, PositionError, UsageError};
-pub use event::{ENVELOPE_BYTES, EventIdentity, EventTemplate};
+pub use event::{ENVELOPE_BYTES, EventIdentity, EventTemplate, Sink};
 pub use filter::{FilterCriteria, FilterError, PATTERN_CHARACTERS_MAX, Sieve, Sifted};
 pub use lanes::{
     KeyAttribute, KeyError, KeyType, LANE_FUNCTION_VERSION, dynamodb_key_bytes, key_hash, lane,
