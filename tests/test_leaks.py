@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engines import NOW, mapping, one_shard, page, take
-from streamcore import Batch, Checkpoint, Discard, Engine, Outcome, Page, StreamcoreError
+from streamcore import Batch, Checkpoint, Columns, Discard, Engine, Outcome, Page, StreamcoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SUCCESS, FAILURE = Outcome.success(), Outcome.failure()
+COLUMNS = [name for name in dir(Columns) if not name.startswith("_")]
 
 
 def blocks_kept(work: Callable[[], object], times: int) -> int:
@@ -47,7 +48,11 @@ def test_a_whole_round_of_work_keeps_nothing() -> None:
         while isinstance(batch := engine.take(NOW), Batch):
             batch.event()["Records"].append(batch)
             batch.json()
-            batch.columns()
+            columns = batch.columns()
+            for name in COLUMNS:
+                getattr(columns, name)
+            batch.__arrow_c_array__()
+            batch.__arrow_c_stream__()
             for discard in engine.finish(batch.ticket, FAILURE if number % 2 else SUCCESS, NOW).discards:
                 discard.invocation_record()
                 discard.json()

@@ -3,15 +3,15 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use numpy::{IntoPyArray, PyArray1};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
+use pyo3::types::{PyBytes, PyCapsule, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
 use streamcore::{Format, MappingIdentity, Record, Response, ReturnedState};
 
 use crate::arguments;
-use crate::errors::{page, usage};
+use crate::columns::{self, Columns};
+use crate::errors::usage;
 use crate::json;
 
 /// Events of at least so many bytes are written with the interpreter released.
@@ -290,34 +290,33 @@ impl Batch {
         event_bytes(py, self.batch.json_bytes(), || self.batch.json())
     }
 
-    fn columns(&self, py: Python<'_>) -> PyResult<Columns> {
-        let records = self.batch.len();
-        let constant = self.batch.template().record_bytes();
-        let mut gathered = Gathered::default();
-        gathered.reserve(records);
-        let gather = || -> Result<Gathered, (usize, streamcore::PageError)> {
-            for (index, (ordinal, key_hash, record)) in self.batch.numbered().enumerate() {
-                gathered.ordinal.push(ordinal);
-                gathered.arrival_time_ms.push(record.arrival_ms());
-                gathered.size.push(constant + record.event_bytes());
-                gathered.key_hash.push(key_hash);
-                let decoded = record.payload_into(&mut gathered.payload);
-                decoded.map_err(|error| (index, error))?;
-                gathered.payload_offsets.push(gathered.payload.len() as u64);
-            }
-            Ok(gathered)
-        };
-        let gathered = py
-            .detach(gather)
-            .map_err(|(index, error)| page(format!("record {index}: {error}"), index))?;
-        Ok(Columns {
-            ordinal: gathered.ordinal.into_pyarray(py).unbind(),
-            arrival_time_ms: gathered.arrival_time_ms.into_pyarray(py).unbind(),
-            size: gathered.size.into_pyarray(py).unbind(),
-            key_hash: gathered.key_hash.into_pyarray(py).unbind(),
-            payload_offsets: gathered.payload_offsets.into_pyarray(py).unbind(),
-            payload: gathered.payload.into_pyarray(py).unbind(),
-        })
+    fn columns(slf: Py<Self>) -> Columns {
+        Columns::new(slf)
+    }
+
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        columns::arrow_schema(py, &self.batch)
+    }
+
+    // A batch has one schema: whoever wants another one casts.
+    #[pyo3(signature = (requested_schema = None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let _ = requested_schema;
+        columns::arrow_array(py, &self.batch)
+    }
+
+    #[pyo3(signature = (requested_schema = None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let _ = requested_schema;
+        columns::arrow_stream(py, &self.batch)
     }
 }
 
@@ -346,38 +345,6 @@ fn event_bytes(
         py.detach(write)
     };
     PyBytes::new(py, &event)
-}
-
-#[derive(Default)]
-struct Gathered {
-    ordinal: Vec<u64>,
-    arrival_time_ms: Vec<i64>,
-    size: Vec<u32>,
-    key_hash: Vec<u64>,
-    payload_offsets: Vec<u64>,
-    payload: Vec<u8>,
-}
-
-impl Gathered {
-    fn reserve(&mut self, records: usize) {
-        self.ordinal.reserve_exact(records);
-        self.arrival_time_ms.reserve_exact(records);
-        self.size.reserve_exact(records);
-        self.key_hash.reserve_exact(records);
-        self.payload_offsets.reserve_exact(records + 1);
-        self.payload_offsets.push(0);
-    }
-}
-
-#[pyclass(frozen, get_all, module = "streamcore._streamcore")]
-#[derive(Debug)]
-pub(crate) struct Columns {
-    ordinal: Py<PyArray1<u64>>,
-    arrival_time_ms: Py<PyArray1<i64>>,
-    size: Py<PyArray1<u32>>,
-    key_hash: Py<PyArray1<u64>>,
-    payload_offsets: Py<PyArray1<u64>>,
-    payload: Py<PyArray1<u8>>,
 }
 
 #[pyclass(frozen, eq, hash, module = "streamcore._streamcore")]

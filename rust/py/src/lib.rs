@@ -4,8 +4,10 @@
 #![deny(unsafe_code)]
 
 mod arguments;
+mod arrow;
 mod batch;
 mod checkpoint;
+mod columns;
 mod engine;
 mod errors;
 mod exchange;
@@ -21,9 +23,11 @@ mod _streamcore {
     use pyo3::types::PyDict;
 
     #[pymodule_export]
-    use crate::batch::{Batch, Columns, Discard, Finished, Outcome, Window};
+    use crate::batch::{Batch, Discard, Finished, Outcome, Window};
     #[pymodule_export]
     use crate::checkpoint::Checkpoint;
+    #[pymodule_export]
+    use crate::columns::Columns;
     #[pymodule_export]
     use crate::engine::{Engine, Offered, Wait, Want};
     #[pymodule_export]
