@@ -1,6 +1,5 @@
 //! Batches, their events, and what comes back of them.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use pyo3::intern;
@@ -16,6 +15,38 @@ use crate::json;
 
 /// Events of at least so many bytes are written with the interpreter released.
 const DETACH_BYTES: usize = 64 << 10;
+
+/// Events of at least so many records are built with the garbage collector paused: the two dicts of each record would call it, at its
+/// default of 700 new objects, again and again, only to find that all that is there is in use.
+const COLLECTED_RECORDS: usize = 256;
+
+/// The garbage collector is off until this is dropped, if it was on. The interpreter is held all the while and runs no code but ours, so
+/// that nobody else can turn it on or off meanwhile.
+struct CollectorPause<'py>(Option<Bound<'py, PyModule>>);
+
+impl<'py> CollectorPause<'py> {
+    fn begin(py: Python<'py>) -> PyResult<Self> {
+        let gc = py.import(intern!(py, "gc"))?;
+        let is_on = gc.call_method0(intern!(py, "isenabled"))?.is_truthy()?;
+        if is_on {
+            gc.call_method0(intern!(py, "disable"))?;
+        }
+        Ok(Self(is_on.then_some(gc)))
+    }
+}
+
+impl Drop for CollectorPause<'_> {
+    fn drop(&mut self) {
+        if let Some(gc) = &self.0
+            && let Err(error) = gc.call_method0(intern!(gc.py(), "enable"))
+        {
+            error.write_unraisable(gc.py(), Some(gc));
+        }
+    }
+}
+
+/// Room for a sequence number of AWS; one that is longer takes more.
+const SEQUENCE_BYTES: usize = 64;
 
 /// A record of the event as it is for every record of a shard, to be copied and filled in.
 ///
@@ -73,8 +104,10 @@ impl EventShape {
         batch: &streamcore::Batch,
     ) -> PyResult<Bound<'py, PyDict>> {
         let (record_shape, kinesis_shape) = self.dicts(py)?;
-        let mut event_id = format!("{}:", self.shard_id);
-        let prefix = event_id.len();
+        let prefix = self.shard_id.len() + 1;
+        let mut event_id = String::with_capacity(prefix + SEQUENCE_BYTES);
+        event_id.push_str(&self.shard_id);
+        event_id.push(':');
         let records = PyList::empty(py);
         for record in batch.records() {
             let kinesis = kinesis_shape.copy()?;
@@ -88,7 +121,7 @@ impl EventShape {
             let whole = record_shape.copy()?;
             whole.set_item(intern!(py, "kinesis"), kinesis)?;
             event_id.truncate(prefix);
-            let _ = write!(event_id, "{}", record.sequence());
+            event_id.push_str(record.sequence());
             whole.set_item(intern!(py, "eventID"), PyString::new(py, &event_id))?;
             records.append(whole)?;
         }
@@ -276,6 +309,9 @@ impl Batch {
     }
 
     fn event<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let _pause = (self.batch.len() >= COLLECTED_RECORDS)
+            .then(|| CollectorPause::begin(py))
+            .transpose()?;
         match self.batch.config().format {
             Format::Kinesis => self.shape.event(py, &self.batch),
             Format::DynamoDb => {
