@@ -10,6 +10,7 @@ mod checkpoint;
 mod columns;
 mod engine;
 mod errors;
+mod event;
 mod exchange;
 mod filter;
 mod json;
