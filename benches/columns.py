@@ -11,29 +11,27 @@ import importlib.util
 import statistics
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from streamcore import Batch, Engine, EventSourceMapping, LocalFunction, Outcome, Page, Wait
 from streamcore.protocols import Start
 from streamcore.sources.file import _FileReader, parse_file_source
-
-if TYPE_CHECKING:
-    from types import ModuleType
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SUCCESS = Outcome.success()
 ROUNDS = 7
 
 
-def example(name: str) -> ModuleType:
+def example(name: str) -> Any:
     """Load an example, without what it prints at the end."""
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.atexit.unregister(module.report)
-    return module
+    loaded: Any = module
+    loaded.atexit.unregister(loaded.report)
+    return loaded
 
 
 def complete_flights() -> list[tuple[str, bytes, int, str | None]]:

@@ -197,8 +197,9 @@ class LocalFunction:
         started = time.monotonic()
         request_id = batch.request_id
         try:
-            food = batch if self.takes_batch else batch.event()
-            value = self._handler(food, self._context(request_id, started + self._timeout))
+            # First the context: an object that is made beside a large event makes the garbage collector look at all of it.
+            context = self._context(request_id, started + self._timeout)
+            value = self._handler(batch if self.takes_batch else batch.event(), context)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its answer
