@@ -24,7 +24,7 @@ VENV_USABLE := $(shell [ "$$(cat $(VENV)/.made 2>/dev/null)" = "$(CURDIR)" ] && 
 PEERS := .peers
 FERROKINESIS := 0.7.0
 
-.PHONY: FORCE help demo test test-rust sanitize test-py test-peers lint fmt type bench sim docs-check lock wheel clean
+.PHONY: FORCE help demo test test-rust sanitize test-py test-peers lint fmt type bench budgets sim docs-check lock wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -80,6 +80,9 @@ type: $(VENV)/.wheel $(VENV)/.dev ## Check types: mypy strict, and the stub agai
 bench: $(VENV)/.wheel $(VENV)/.dev ## Run the benchmarks; benches/README.md says what they measure
 	cargo bench --workspace --locked
 	$(PYTEST) benches --benchmark-only
+
+budgets: $(VENV)/.wheel $(VENV)/.dev ## Compare the instructions of the hot paths with benches/budgets.json
+	$(PY) -P benches/budgets.py
 
 sim: $(VENV)/.build ## Run the simulation alone: make sim SEEDS=100000, or SEED=17 for one seed
 	$(if $(SEED),STREAMCORE_SEED=$(SEED)) $(if $(SEEDS),STREAMCORE_SEEDS=$(SEEDS)) \

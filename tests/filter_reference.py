@@ -45,8 +45,8 @@ def matches(pattern: str, event: str, *, as_event_ruler: bool = False) -> bool:
     Args:
         pattern: the pattern.
         event: the event.
-        as_event_ruler: follow Event Ruler in the one rule of the operators in which the engine differs: bare numbers are compared by
-            their values.
+        as_event_ruler: follow Event Ruler in the two rules of the operators in which the engine differs: bare numbers are compared by
+            their values, and a suffix is looked for in the text with its quotes, so that one of a quote finds that before an empty text.
     """
     fields: list[Field] = []
     _flatten(load(event), (), {}, fields, [0])
@@ -60,6 +60,8 @@ def _is_as_event_ruler(wanted: object, value: object) -> bool:
     if isinstance(wanted, dict) and isinstance(value, Number) and "anything-but" in wanted:
         others = wanted["anything-but"] if type(wanted["anything-but"]) is list else [wanted["anything-but"]]
         return not any(isinstance(other, Number) and other.value == value.value for other in others)
+    if isinstance(wanted, dict) and isinstance(value, str) and "suffix" in wanted:
+        return f'"{value}"'.endswith(f'{wanted["suffix"]}"')
     return _is(wanted, value)
 
 

@@ -179,7 +179,7 @@ def test_what_is_wrong_with_the_function_is_said_at_the_start(server: LambdaServ
     assert main([*command, f"lambda:{NAME}", "--function-endpoint-url", gone]) == 1
     assert f"function:{NAME} cannot be reached (lambda:GetFunctionConfiguration)" in capfd.readouterr().err
     assert main([*command, "handlers.py:handle"]) == 2
-    assert "--endpoint-url is for streams, functions and destinations of AWS" in capfd.readouterr().err
+    assert "--endpoint-url is for streams, functions, destinations and metrics of AWS" in capfd.readouterr().err
     assert server.invocations == []
 
 

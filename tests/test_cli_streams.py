@@ -124,7 +124,7 @@ def test_without_the_extra_the_message_says_what_to_install(tmp_path: Path) -> N
 @pytest.mark.parametrize("option", [["--region", "eu-west-1"], ["--endpoint-url", "http://127.0.0.1:1"], ["--profile", "p"]])
 def test_a_file_has_no_region_endpoint_or_profile(capsys: pytest.CaptureFixture[str], option: list[str]) -> None:
     assert main(["run", "--source", "file:rows.csv?key=k", "--function", "h:handle", *option]) == 2
-    assert f"{option[0]} is for streams, functions and destinations of AWS; --source is a file" in capsys.readouterr().err
+    assert f"{option[0]} is for streams, functions, destinations and metrics of AWS; --source is a file" in capsys.readouterr().err
 
 
 def policy(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[tuple[list[str], str]]:

@@ -6,7 +6,7 @@ import heapq
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from streamcore._job import backoff_ms
 from streamcore._log import Rarely, is_told, of_discard, of_error
@@ -14,7 +14,7 @@ from streamcore._log import Rarely, is_told, of_discard, of_error
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from streamcore._job import Job
+    from streamcore._job import Reading
     from streamcore._streamcore import Discard, Engine
     from streamcore.protocols import Clock
 
@@ -28,13 +28,13 @@ _GLANCE_S = 0.05  # how often to look whether stopping is to be cut short
 class _Parcel:
     """A discard on its way, to be there by `deadline`."""
 
-    __slots__ = ("deadline", "discard", "job", "tries")
+    __slots__ = ("deadline", "discard", "reading", "tries")
 
-    def __init__(self, discard: Discard, job: Job, now: int) -> None:
+    def __init__(self, discard: Discard, reading: Reading, now: int) -> None:
         self.discard = discard
-        self.job = job
+        self.reading = reading
         self.tries = 0
-        self.deadline = now + job.discard_budget_ms
+        self.deadline = now + reading.job.discard_budget_ms
 
 
 class _Line:
@@ -75,48 +75,45 @@ class Delivery:
         self,
         engine: Engine,
         clock: Clock,
-        job_of: Callable[[int], Job],
+        reading_of: Callable[[int], Reading],
         *,
         on_confirmed: Callable[[], None],
         on_failed: Callable[[BaseException], None],
     ) -> None:
         self._engine = engine
         self._clock = clock
-        self._job_of = job_of
+        self._reading_of = reading_of
         self._on_confirmed = on_confirmed
         self._on_failed = on_failed
         self._lock = threading.Lock()
         self._lines: dict[int, _Line] = {}  # by the identity of the destination, which several mappings may share
         self._threaded = False
         self._stopping = False
-        self._discards = 0
-        self._discarded_records = 0
-        self._by_condition: dict[str, int] = {}
-        self._delivered = 0
-        self._undelivered = 0
-        self._dropped = 0
-        self._failed_deliveries = 0
+        self._waiting = 0
         self._rarely = Rarely()
 
     def add(self, discard: Discard) -> None:
         """Send the discard as soon as possible. May be called by any thread."""
-        job = self._job_of(discard.shard)
+        reading = self._reading_of(discard.shard)
+        job = reading.job
+        with job.counting:
+            tally, condition = reading.tally, discard.condition
+            tally.discards += 1
+            tally.discarded_by_condition[condition] = tally.discarded_by_condition.get(condition, 0) + discard.record_count
         with self._lock:
-            self._discards += 1
-            self._discarded_records += discard.record_count
-            self._by_condition[discard.condition] = self._by_condition.get(discard.condition, 0) + discard.record_count
+            self._waiting += 1
             if job.destination is not None:
                 line = self._lines.get(id(job.destination))
                 if line is None:
                     line = self._lines[id(job.destination)] = _Line(self._lock)
                 now = self._clock.now_ms()
-                line.push(now, _Parcel(discard, job, now))
+                line.push(now, _Parcel(discard, reading, now))
                 self._staff(line)
                 return
         # Nothing else tells of them, so each is told.
         text = "%s; the mapping has no destination, the records are dropped"
         _log.warning(text, _described(discard), extra=of_discard(discard))
-        self._confirm(discard, "dropped")
+        self._confirm(discard, reading, "dropped")
 
     def step(self, now: int) -> bool:
         """Send the discard that is due, if there is one. Returns whether there was."""
@@ -136,26 +133,12 @@ class Delivery:
     def __len__(self) -> int:
         """How many discards are neither delivered nor given up nor dropped."""
         with self._lock:
-            return self._discards - self._delivered - self._undelivered - self._dropped
-
-    def counts(self) -> dict[str, Any]:
-        """Return the fields of `Totals` that are about discards."""
-        with self._lock:
-            return {
-                "discards": self._discards,
-                "discarded_records": self._discarded_records,
-                "discarded_by_condition": dict(self._by_condition),
-                "delivered": self._delivered,
-                "undelivered": self._undelivered,
-                "dropped": self._dropped,
-                "unconfirmed": self._discards - self._delivered - self._undelivered - self._dropped,
-                "failed_deliveries": self._failed_deliveries,
-            }
+            return self._waiting
 
     # One parcel.
 
     def _send(self, line: _Line, parcel: _Parcel) -> None:
-        destination = parcel.job.destination
+        destination = parcel.reading.job.destination
         assert destination is not None  # noqa: S101 - `add` puts no other in a line
         try:
             destination.send(parcel.discard)
@@ -165,15 +148,15 @@ class Delivery:
         if _log.isEnabledFor(logging.INFO):
             where = _name_of(parcel)
             _log.info("%s; sent to %s", _described(parcel.discard), where, extra=of_discard(parcel.discard, destination=where))
-        self._confirm(parcel.discard, "delivered")
+        self._confirm(parcel.discard, parcel.reading, "delivered")
 
     def _failed(self, line: _Line, parcel: _Parcel, error: Exception) -> None:
-        discard, job = parcel.discard, parcel.job
+        discard, job = parcel.discard, parcel.reading.job
         now = self._clock.now_ms()
         left = parcel.deadline - now
         parcel.tries += 1
-        with self._lock:
-            self._failed_deliveries += 1
+        with job.counting:
+            parcel.reading.tally.failed_deliveries += 1
         fields = of_discard(discard, destination=_name_of(parcel), failures=parcel.tries)
         count = self._rarely.count((id(job.destination), type(error)), now)
         if not isinstance(error, OSError) and is_told(count):
@@ -183,7 +166,7 @@ class Delivery:
             pause = backoff_ms(parcel.tries, 60_000)
         elif parcel.tries >= job.discard_tries or left <= 0:
             _log.error("%s; given up after %d tries to deliver it: %s", _described(discard), parcel.tries, error, extra=fields)
-            self._confirm(discard, "undelivered")
+            self._confirm(discard, parcel.reading, "undelivered")
             return
         else:
             # The pauses double and add up to the budget: with 5 tries in 30 s they are 2, 4, 8 and 16 s. What the tries take comes off.
@@ -196,16 +179,20 @@ class Delivery:
             line.push(now + pause, parcel)
             self._staff(line)
 
-    def _confirm(self, discard: Discard, how: Literal["delivered", "undelivered", "dropped"]) -> None:
+    def _confirm(self, discard: Discard, reading: Reading, how: Literal["delivered", "undelivered", "dropped"]) -> None:
         # Confirmed before it is counted: what counts as done may be saved.
         self._engine.confirm(discard.id, "delivered" if how == "delivered" else "given_up")
-        with self._lock:
+        with reading.job.counting:
+            tally = reading.tally
             if how == "delivered":
-                self._delivered += 1
-            elif how == "undelivered":
-                self._undelivered += 1
+                tally.delivered += 1
+                tally.delivered_records += discard.record_count
             else:
-                self._dropped += 1
+                tally.undelivered += how == "undelivered"
+                tally.dropped += how == "dropped"
+                tally.dropped_records += discard.record_count
+        with self._lock:
+            self._waiting -= 1
         self._on_confirmed()
 
     # Threads.
@@ -274,7 +261,7 @@ class Delivery:
 
 
 def _name_of(parcel: _Parcel) -> str:
-    job = parcel.job
+    job = parcel.reading.job
     return job.mapping.on_failure_destination or type(job.destination).__name__
 
 

@@ -30,15 +30,12 @@ _LOOKS = 20  # so many pauses without a batch taken mean that every thread is in
 
 
 class _Tally:
-    """What one thread has seen; each thread writes to its own."""
+    """How many batches one thread has taken; each thread writes to its own."""
 
-    __slots__ = ("age_ms", "newest_ms", "seen_at", "taken")
+    __slots__ = ("taken",)
 
     def __init__(self) -> None:
-        self.taken = 0  # batches
-        self.age_ms = 0
-        self.newest_ms = 0
-        self.seen_at = 0
+        self.taken = 0
 
 
 class Invoker:
@@ -71,8 +68,6 @@ class Invoker:
         self._on_hold = on_hold
         self._functions: dict[int, Callable[[Batch], Answer | Awaitable[Answer]]] = {}
         self._tallies: list[_Tally] = []
-        self._mine = _Tally()
-        self._tallies.append(self._mine)
         self._idle = 0
         self._idle_lock = threading.Lock()
         self._asked = False
@@ -84,10 +79,11 @@ class Invoker:
         self._loop_thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         # Batches whose run may go on though no answer will come, by the instant at which it can no longer.
-        self._held: list[tuple[int, int, Batch, Answer, _Tally]] = []
+        self._held: list[tuple[int, int, Batch, Answer]] = []
         self._held_lock = threading.Lock()
         self._problems: dict[int, tuple[str, str]] = {}  # by shard: the mapping, and what went wrong with its last batch
         self._failures = FailureLog()
+        self.versions: dict[str, str] = {}  # of functions, where one other than $LATEST answered last; by mapping
 
     def add(self, handle: int, invoke: Callable[[Batch], Answer | Awaitable[Answer]]) -> None:
         """Invoke this for the batches of the shard."""
@@ -100,7 +96,7 @@ class Invoker:
         held_until = self.release(now)
         work = self._engine.take(now)
         if isinstance(work, Batch):
-            self._invoke(work, self._mine)
+            self._invoke(work)
             return 0
         if isinstance(work, Discard):
             self._on_discard(work)
@@ -109,12 +105,12 @@ class Invoker:
         due = [max(instant, now + 1) for instant in (work.at, held_until) if instant is not None]
         return min(due, default=None)
 
-    def _invoke(self, batch: Batch, tally: _Tally) -> None:
+    def _invoke(self, batch: Batch) -> None:
         try:
             answer = self._functions[batch.shard](batch)
             if not isinstance(answer, Answer):
                 # What is no awaitable fails there, as every other mistake of a function does.
-                self._await(batch, answer, tally)
+                self._await(batch, answer)
                 return
             outcome = interpret(batch, answer)
         except KeyboardInterrupt:
@@ -122,20 +118,22 @@ class Invoker:
             return
         except BaseException as error:  # noqa: BLE001 - a lane must never hang
             answer, outcome = None, self._broken(batch, error)
-        self._answered(batch, answer, outcome, tally)
+        self._answered(batch, answer, outcome)
 
-    def _answered(self, batch: Batch, answer: Answer | None, outcome: Outcome, tally: _Tally) -> None:
+    def _answered(self, batch: Batch, answer: Answer | None, outcome: Outcome) -> None:
         """Finish a batch, or hold it in flight for as long as its function may run on."""
+        if answer is not None and answer.executed_version not in ("$LATEST", None):
+            self.versions[batch.mapping_uuid] = answer.executed_version
         if answer is not None and outcome.kind != "success":
             self._failures.say(batch, answer, outcome, self._clock.now_ms())
         if answer is None or answer.kind != "success" or self._problems:
             self._note(batch, answer)
             if answer is not None and answer.alive_until_ms is not None and answer.alive_until_ms > self._clock.now_ms():
                 with self._held_lock:
-                    heapq.heappush(self._held, (answer.alive_until_ms, batch.ticket, batch, answer, tally))
+                    heapq.heappush(self._held, (answer.alive_until_ms, batch.ticket, batch, answer))
                 self._on_hold()
                 return
-        self._finish(batch, outcome, tally)
+        self._finish(batch, outcome)
 
     def _note(self, batch: Batch, answer: Answer | None) -> None:
         problem = answer.problem if answer is not None else None
@@ -152,7 +150,7 @@ class Invoker:
         """Return what is wrong, for each mapping of which a call was lost or the last batch went wrong."""
         found = dict(list(self._problems.values()))
         with self._held_lock:
-            found.update({batch.mapping_uuid: answer.problem for _, _, batch, answer, _ in self._held if answer.problem})
+            found.update({batch.mapping_uuid: answer.problem for _, _, batch, answer in self._held if answer.problem})
         return {uuid: f"PROBLEM: {problem}" for uuid, problem in found.items()}
 
     def leave(self, handle: int) -> None:
@@ -165,8 +163,8 @@ class Invoker:
             with self._held_lock:
                 if not self._held or self._held[0][0] > now:
                     break
-                _, _, batch, answer, tally = heapq.heappop(self._held)
-            self._finish(batch, interpret(batch, answer), tally)
+                _, _, batch, answer = heapq.heappop(self._held)
+            self._finish(batch, interpret(batch, answer))
         with self._held_lock:
             return self._held[0][0] if self._held else None
 
@@ -175,7 +173,7 @@ class Invoker:
         """Batches held in flight because their runs may go on."""
         return len(self._held)
 
-    def _finish(self, batch: Batch, outcome: Outcome, tally: _Tally) -> None:
+    def _finish(self, batch: Batch, outcome: Outcome) -> None:
         now = self._clock.now_ms()
         try:
             finished = self._engine.finish(batch.ticket, outcome, now)
@@ -184,11 +182,6 @@ class Invoker:
             return
         if outcome.ends_window:
             self._failures.say_ended_early(batch, outcome, now)
-        arrival = batch.last_arrival_ms
-        if arrival is not None:
-            tally.age_ms = now - arrival
-            tally.newest_ms = arrival
-            tally.seen_at = now
         for discard in finished.discards:
             self._on_discard(discard)
         if self._on_finish is not None:
@@ -207,21 +200,21 @@ class Invoker:
 
     # Asynchronous functions.
 
-    def _await(self, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
+    def _await(self, batch: Batch, awaitable: Awaitable[Answer]) -> None:
         if not self._threads_max:
             with asyncio.Runner() as runner:
-                runner.run(self._complete(batch, awaitable, tally))
+                runner.run(self._complete(batch, awaitable))
             return
         loop = self._loop or self._start_loop()
-        loop.call_soon_threadsafe(self._spawn, loop, batch, awaitable, tally)
+        loop.call_soon_threadsafe(self._spawn, loop, batch, awaitable)
 
-    def _spawn(self, loop: asyncio.AbstractEventLoop, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
-        task = loop.create_task(self._complete(batch, awaitable, tally))
+    def _spawn(self, loop: asyncio.AbstractEventLoop, batch: Batch, awaitable: Awaitable[Answer]) -> None:
+        task = loop.create_task(self._complete(batch, awaitable))
         # The loop keeps weak references only.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _complete(self, batch: Batch, awaitable: Awaitable[Answer], tally: _Tally) -> None:
+    async def _complete(self, batch: Batch, awaitable: Awaitable[Answer]) -> None:
         try:
             answer: Answer | None = await awaitable
             outcome = interpret(batch, cast("Answer", answer))
@@ -234,7 +227,7 @@ class Invoker:
             answer, outcome = None, self._broken(batch, error)
         except BaseException as error:  # noqa: BLE001 - a lane must never hang
             answer, outcome = None, self._broken(batch, error)
-        self._answered(batch, answer, outcome, tally)
+        self._answered(batch, answer, outcome)
 
     def _start_loop(self) -> asyncio.AbstractEventLoop:
         with self._loop_lock:
@@ -307,7 +300,7 @@ class Invoker:
                     if not self._idle and not self._asked and len(self._threads) < self._threads_max:
                         self._asked = True
                         self._on_busy()
-                    invoke(work, tally)
+                    invoke(work)
                 elif isinstance(work, Wait):
                     with self._idle_lock:
                         self._idle += 1
@@ -349,14 +342,3 @@ class Invoker:
 
         loop.call_soon_threadsafe(cancel)
         thread.join(5)
-
-    def age_ms(self, *, replay: bool) -> int | None:
-        """Return the age of the last record of the batch that finished last.
-
-        Recorded data is as old as it is behind the newest record handled.
-        """
-        seen = [tally for tally in self._tallies if tally.seen_at]
-        if not seen:
-            return None
-        last = max(seen, key=lambda tally: tally.seen_at)
-        return max(tally.newest_ms for tally in seen) - last.newest_ms if replay else last.age_ms

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
+from streamcore._tally import Tally
 from streamcore.protocols import StreamDescription
 from streamcore.sources.lineage import Lineage
 
@@ -35,7 +37,7 @@ class Job(Task):
     """One mapping with its source, function and destination. As a task: the listing of its shards.
 
     `lineage`, `claims` and `pinned` are touched by the listing alone, which one thread at a time runs; other threads leave what they
-    learned in `ends` and `children`.
+    learned in `ends` and `children`. Whoever counts holds `counting`; `tally` is for listings and for shards that are gone.
     """
 
     __slots__ = (
@@ -45,6 +47,7 @@ class Job(Task):
         "claims",
         "clock",
         "contacted",
+        "counting",
         "description",
         "destination",
         "discard_budget_ms",
@@ -60,6 +63,7 @@ class Job(Task):
         "recorded",
         "running_max",
         "source",
+        "tally",
         "wakeups",
         "window_grace_ms",
     )
@@ -102,6 +106,8 @@ class Job(Task):
         self.children: deque[tuple[str, tuple[str, ...]]] = deque()
         self.parked: dict[str, Reading] = {}  # by shard id: what waits for the source to wake it
         self.wakeups = 0
+        self.counting = threading.Lock()
+        self.tally = Tally()
 
 
 class Reading(Task):
@@ -111,7 +117,7 @@ class Reading(Task):
     "gone" (out of the engine: its end is saved, or its claim is lost).
     """
 
-    __slots__ = ("at_tip", "grant", "handle", "job", "pending", "problem", "reader", "shard_id", "start", "state", "told")
+    __slots__ = ("at_tip", "grant", "handle", "job", "pending", "problem", "reader", "shard_id", "start", "state", "tally", "told")
 
     def __init__(self, job: Job, shard_id: str, handle: int, start: Start) -> None:
         super().__init__()
@@ -126,6 +132,14 @@ class Reading(Task):
         self.problem: str | None = None  # why it cannot be read now
         self.state = "polling"
         self.told = False  # whether the log says that it cannot be read
+        self.tally = Tally()
+
+    def leave(self) -> None:
+        """Be out of the engine. What is still counted of the shard, such as a delivery under way, counts for the mapping."""
+        with self.job.counting:
+            self.state = "gone"
+            self.job.tally.add(self.tally)
+            self.tally = self.job.tally
 
     def fields(self, **more: object) -> dict[str, object]:
         """Return what a line of the log tells of the shard."""

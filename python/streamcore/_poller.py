@@ -85,8 +85,6 @@ class Poller:
         self._quota_lock = threading.Lock()
         self.jobs: list[Job] = []
         self._rarely = Rarely()
-        self.source_errors = 0
-        self.trimmed = 0
 
     def open(self, jobs: list[Job], now: int, max_records: int | None) -> None:
         """Make first contact with every source and read the shards that may be read.
@@ -231,7 +229,8 @@ class Poller:
 
     def _list_later(self, job: Job, error: BaseException) -> None:
         job.failures += 1
-        self.source_errors += 1
+        with job.counting:
+            job.tally.source_errors += 1
         pause = backoff_ms(job.failures)
         level = logging.WARNING if is_told(job.failures) else logging.DEBUG
         problem = "PROBLEM: " if job.problem else ""
@@ -243,7 +242,6 @@ class Poller:
     def end_saved(self, handle: int) -> None:
         """Say that the end of a shard is saved: its children may start."""
         reading = self._shards.readings[handle]
-        reading.state = "gone"
         job = reading.job
         job.checked = False
         job.ends.append(reading.shard_id)
@@ -292,7 +290,9 @@ class Poller:
                 reader = reading.reader
                 if reader is None:
                     reader = reading.reader = self._open_reader(reading, want.after)
+                began = self._clock.now_ms()
                 fetched = reader.fetch(limit)
+                ended = self._clock.now_ms()
             except (SourceError, PageError) as error:
                 engine.fetch_failed(handle)
                 self._settle(reading, 0)
@@ -305,6 +305,8 @@ class Poller:
                 engine.fetch_failed(handle)
                 self._settle(reading, 0)
                 return self._fetch_later(reading, error)
+            with job.counting:
+                reading.tally.poll_ms.count(ended - began, ended)
             self._readable(reading, fetched)
             reading.pending = fetched
         page = fetched.page if fetched.page is not None else _NO_RECORDS
@@ -363,7 +365,8 @@ class Poller:
         """Take note of a read that succeeded."""
         failures, reading.failures = reading.failures, 0
         if fetched.trimmed:
-            self.trimmed += 1
+            with reading.job.counting:
+                reading.tally.trimmed += 1
             _log.warning(
                 "mapping %s, shard %s: records were trimmed before they were read; reading goes on with the oldest that is left",
                 reading.job.mapping.uuid,
@@ -382,7 +385,8 @@ class Poller:
         """Read again after a pause, with a new reader behind the last record that was taken in."""
         self._close(reading)
         reading.failures += 1
-        self.source_errors += 1
+        with reading.job.counting:
+            reading.tally.source_errors += 1
         reading.at_tip = False
         if isinstance(error, SourceUnavailableError) or reading.failures >= _PROBLEM_FAILURES:
             reading.problem = str(error)
@@ -407,7 +411,8 @@ class Poller:
     def _fail_reading(self, reading: Reading, error: BaseException) -> None:
         reading.state = "failed"
         self._close(reading)
-        self.source_errors += 1
+        with reading.job.counting:
+            reading.tally.source_errors += 1
         self._fail(reading.job, error)
 
     def _fail(self, job: Job, error: BaseException) -> None:

@@ -57,6 +57,7 @@ class Saver:
         self.ending: set[int] = set()
         self.checkpoints = 0
         self.commits = 0
+        self.saved_at = 0  # when all that was done was last known to be saved
         self.lost = 0
         self.failed_saves = 0
 
@@ -74,6 +75,7 @@ class Saver:
         tokens = self._tokens
         snapshots = [snapshot for snapshot in self._engine.checkpoints() if snapshot.shard in tokens]
         if not snapshots:
+            self.saved_at = now
             return True
         try:
             saved = self._store.save([(tokens[snapshot.shard], snapshot.blob) for snapshot in snapshots])
@@ -103,6 +105,7 @@ class Saver:
         self._failures = 0
         self.error = None
         self.commits += 1
+        self.saved_at = now
         for snapshot, kept in zip(snapshots, saved, strict=True):
             handle = snapshot.shard
             try:

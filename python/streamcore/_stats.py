@@ -119,8 +119,8 @@ class WorkerStats(Totals):
         in_flight: batches that functions work on.
         held_records: records taken in and not done.
         held_bytes: memory that they hold.
-        iterator_age_ms: age of the last record of the batch that finished last; None before the first. The age of recorded data is
-            its distance from the newest record handled.
+        iterator_age_ms: age of the last record of the batch that finished last; None before the first. Recorded data is as old as it is
+            behind the newest record of its shard handed out.
         shards: shards being read.
         stuck: batches that wait for another try.
         threads: invocation threads made so far.

@@ -535,6 +535,33 @@ class ShardStats:
     def failed_invocations(self) -> int:
         """Invocations that failed in part or as a whole."""
     @property
+    def failed_records(self) -> int:
+        """Records of every call that was no full success: it failed in part or as a whole, or did not run. Each call counts them again."""
+    @property
+    def unsaved(self) -> bool:
+        """Whether something is done that no saved checkpoint has."""
+    @property
+    def sent(self) -> tuple[int, int] | None:
+        """Age of the last record of the batch that was handed out last, by the clock of the stream, and when that was; milliseconds."""
+    @property
+    def finished(self) -> tuple[int, int] | None:
+        """The same of the batch whose outcome came last."""
+    @property
+    def batch_records(self) -> tuple[list[int], int, list[tuple[int, int, int]]]:
+        """Records of each batch handed out: counts by size as in `streamcore.metrics.Distribution`, their sum, extremes by minute."""
+    @property
+    def event_bytes(self) -> tuple[list[int], int, list[tuple[int, int, int]]]:
+        """Bytes of each batch's event as JSON."""
+    @property
+    def handler_ms(self) -> tuple[list[int], int, list[tuple[int, int, int]]]:
+        """Time from handing a batch out to its outcome."""
+    @property
+    def iterator_ages_sent_ms(self) -> tuple[list[int], int, list[tuple[int, int, int]]]:
+        """Age of each batch's last record when the batch was handed out."""
+    @property
+    def iterator_ages_ms(self) -> tuple[list[int], int, list[tuple[int, int, int]]]:
+        """Age of each batch's last record when its outcome came."""
+    @property
     def retries(self) -> int:
         """Invocations that were the second or a later attempt of their batch."""
     @property

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from streamcore import _redrive_command
 from streamcore._console import Console, log_format, speaker, standard_output
 from streamcore._distribution import DISTRIBUTION, version
+from streamcore._metrics_options import add_cloudwatch, add_metrics, exporting, parse_metrics_config
 from streamcore._options import add_aws, add_calling, add_failing, add_output, seconds
 from streamcore.errors import ConfigError, SourceError, StreamcoreError
 
@@ -192,6 +193,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     lambda_.add_argument(
         "--filter-criteria", metavar="CRITERIA", help="""which records are processed: '{"Filters": [{"Pattern": "{...}"}]}'"""
     )
+    lambda_.add_argument("--metrics-config", metavar="CONFIG", help="Metrics=EventCount: the EventCount metrics go to CloudWatch too")
 
     running = run.add_argument_group("running")
     running.add_argument(
@@ -232,6 +234,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     running.add_argument("--fail-on-discard", action="store_true", help="exit with 1 if records were discarded")
     add_output(running)
+    add_metrics(run)
 
 
 def _add_state(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -280,6 +283,7 @@ def _add_policy(commands: argparse._SubParsersAction[_Parser]) -> None:
     policy.add_argument("--kms-key-arn", metavar="ARN", help="the customer managed key that the stream is encrypted with")
     policy.add_argument("--destination-config", metavar="CONFIG", help="where discards are reported, as `streamcore run` takes it")
     policy.add_argument("--destination-kms-key-arn", metavar="ARN", help="the customer managed key that the destination is encrypted with")
+    add_cloudwatch(policy, "metrics are published under this name")
     policy.set_defaults(command=_policy)
 
 
@@ -333,7 +337,8 @@ def _run(arguments: argparse.Namespace) -> int:
                     window_grace_s=arguments.window_grace,
                 )
                 error: BaseException | None = None
-                with _termination(worker), console.progress(worker.stats):
+                exports = exporting(arguments, mapping, worker.metrics)
+                with exports, _termination(worker), console.progress(worker.stats):
                     try:
                         worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
                     except ConfigError:
@@ -438,7 +443,8 @@ def _source(arguments: argparse.Namespace) -> Source:
     if recorded(text) and not _calls_aws(arguments):
         for name in ("endpoint_url", "region", "profile"):
             if getattr(arguments, name) is not None:
-                raise _UsageError(f"--{name.replace('_', '-')} is for streams, functions and destinations of AWS; --source is a file")
+                option = f"--{name.replace('_', '-')}"
+                raise _UsageError(f"{option} is for streams, functions, destinations and metrics of AWS; --source is a file")
     try:
         source = open_source(text, region=arguments.region, endpoint_url=arguments.endpoint_url, profile=arguments.profile)
         if (stream := StreamOption.parse(text)) is not None:
@@ -453,10 +459,11 @@ def _source(arguments: argparse.Namespace) -> Source:
 
 
 def _calls_aws(arguments: argparse.Namespace) -> bool:
-    """Whether a run over recorded data has a function or a destination of AWS."""
+    """Whether a run over recorded data has a function, a destination or metrics of AWS."""
     from streamcore.functions._names import FunctionName  # noqa: PLC0415
 
-    return FunctionName.parse(arguments.function) is not None or ":aws" in (arguments.destination_config or "")
+    others = ":aws" in (arguments.destination_config or "") or arguments.cloudwatch_metrics is not None
+    return others or FunctionName.parse(arguments.function) is not None
 
 
 def _mapping(arguments: argparse.Namespace, source: Source, function: Function) -> EventSourceMapping:
@@ -477,6 +484,8 @@ def _mapping(arguments: argparse.Namespace, source: Source, function: Function) 
         values["destination_config"] = parse_destination_config(arguments.destination_config)
     if arguments.filter_criteria is not None:
         values["filter_criteria"] = _json_option("--filter-criteria", arguments.filter_criteria)
+    if arguments.metrics_config is not None:
+        values["metrics_config"] = parse_metrics_config(arguments.metrics_config)
     if arguments.filters_max is not None:
         values["filters_max"] = arguments.filters_max
     if arguments.starting_position_timestamp is not None:

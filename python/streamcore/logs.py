@@ -9,6 +9,7 @@ Loggers, all below `streamcore`:
     streamcore.function      failed invocations with their cause, functions that take too long, what processes write, START, END, REPORT
     streamcore.sources       calls of a stream that failed, throttles, subscriptions
     streamcore.destinations  destinations that could not be looked at
+    streamcore.metrics       metrics that could not be published
     streamcore.redrive       messages that are redriven
     streamcore.recording     recordings: torn lines, lines that could not be written
     streamcore.progress      how a run stands, every ten seconds (with `--log-format json`)

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from streamcore.mapping import EventSourceMapping
+    from streamcore.metrics import WorkerMetrics
     from streamcore.protocols import CheckpointStore, Clock, Destination, Function, Source
 
 __all__ = ["StopReason", "StuckBatch", "Summary", "SystemClock", "Totals", "Worker", "WorkerStats"]
@@ -140,7 +141,7 @@ class Worker:
         )
         self._save_at_once = self._save_now if sync else None
         self._delivery = Delivery(
-            self._engine, self._clock, self._job_of, on_confirmed=self._save_at_once or _nothing, on_failed=self._crashed
+            self._engine, self._clock, self._reading_of, on_confirmed=self._save_at_once or _nothing, on_failed=self._crashed
         )
         self._invoker = Invoker(
             self._engine,
@@ -154,7 +155,15 @@ class Worker:
         )
         self._shards = Shards(self._engine, checkpoints, self._saver, owner=self.owner, sync_checkpoints=sync, on_add=self._shard_added)
         self._poller = Poller(self._engine, self._clock, self._saver, self._shards, on_failed=self._source_failed)
-        self._ledger = Ledger(self._engine, self._shards, self._poller, self._delivery, self._saver)
+        self._ledger = Ledger(
+            self._engine,
+            self._jobs,
+            shards=self._shards,
+            invoker=self._invoker,
+            delivery=self._delivery,
+            saver=self._saver,
+            clock=self._clock,
+        )
 
     def add(
         self,
@@ -322,12 +331,35 @@ class Worker:
             in_flight=sum(shard.in_flight for shard in live),
             held_records=sum(shard.held_records for shard in live),
             held_bytes=self._engine.held_bytes,
-            iterator_age_ms=self._invoker.age_ms(replay=any(job.description.clock == "replay" for job in self._jobs)),
+            iterator_age_ms=self._ledger.iterator_age_ms(live),
             shards=len(live),
             stuck=tuple(batch for shard in live for batch in stuck_batches(shard)),
             threads=self._invoker.threads,
             problems={**self._invoker.problems(), **self._poller.problems()},
         )
+
+    def metrics(self) -> WorkerMetrics:
+        """Return what is measured of each mapping and shard. May be called from any thread, before, while and after the worker runs.
+
+        It reads counts that are kept anyway, one for each batch, page or discard, and resets nothing, so any number of readers may ask.
+        A call takes about 50 us of CPU for each shard being read. Counts of shards that are gone stay with their mapping.
+
+        Example:
+            >>> from streamcore import EventSourceMapping, LocalFunction, MemoryCheckpointStore, MemoryStream, Worker
+            >>> stream = MemoryStream("orders")
+            >>> for number in range(250):
+            ...     _ = stream.put("customer", b"{}")
+            >>> worker = Worker(checkpoints=MemoryCheckpointStore())
+            >>> worker.add(EventSourceMapping(starting_position="TRIM_HORIZON"), stream, LocalFunction(lambda event, context: None))
+            >>> _ = worker.run(until_idle=True)
+            >>> metrics = worker.metrics()
+            >>> metrics.polled_event_count, metrics.invoked_event_count, metrics.dropped_event_count
+            (250, 250, 0)
+            >>> metrics.batch_records.count, metrics.batch_records.sum, len(metrics.mappings)
+            (3, 250, 1)
+        """
+        self._check_process()
+        return self._ledger.metrics()
 
     def summary(self) -> Summary:
         """Return what the run did. While it runs, `reason` is "stopped"."""
@@ -391,7 +423,7 @@ class Worker:
         if not self._jobs:
             raise UsageError("the worker has no mapping; add one before the start")
         self._state = "open"
-        self._ledger.start()
+        self._ledger.start(self._clock.now_ms())
         jobs = [job for job in self._jobs if job.mapping.enabled]
         if len(jobs) > 1:
             spare = (self._invocation_threads or _THREADS_MAX) - (len(jobs) - 1)
@@ -430,7 +462,6 @@ class Worker:
 
     def _shard_lost(self, handle: int) -> None:
         reading = self._shards.readings[handle]
-        reading.state = "gone"
         uuid = reading.job.mapping.uuid
         text = "mapping %s: another worker has taken over shard %s; it is processed here no more"
         _log.error(text, uuid, reading.shard_id, extra=reading.fields())
@@ -441,8 +472,8 @@ class Worker:
         self._invoker.leave(handle)
         self._lanes -= self._shards.readings[handle].job.mapping.parallelization_factor
 
-    def _job_of(self, handle: int) -> Job:
-        return self._shards.readings[handle].job
+    def _reading_of(self, handle: int) -> Reading:
+        return self._shards.readings[handle]
 
     def _save_now(self) -> None:
         self._saver.save(self._clock.now_ms())

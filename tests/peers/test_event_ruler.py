@@ -15,6 +15,8 @@ from streamcore import ConfigError, FilterCriteria
 pytestmark = pytest.mark.skipif(not INSTALLED, reason="Event Ruler is installed by `make test-peers`")
 
 SEEDS, PAIRS = 120, 100
+# Event Ruler is asked so often where its answer is a matter of chance. It is one in two, so that all are equal once in 2 ** 63 runs.
+TRIES = 64
 
 
 def event_ruler(pairs: list[tuple[str, str]]) -> list[str]:
@@ -28,10 +30,11 @@ def event_ruler(pairs: list[tuple[str, str]]) -> list[str]:
     return answers
 
 
-def test_the_match_is_that_of_event_ruler_but_for_bare_numbers() -> None:
+def test_the_match_is_that_of_event_ruler_but_for_bare_numbers_and_quotes() -> None:
     """12,000 pairs of the operators that Lambda has.
 
-    The slow match, told to compare bare numbers as Event Ruler does, gives its every answer.
+    The slow match, told to compare bare numbers and suffixes as Event Ruler does, gives its every answer. Where Event Ruler is asked again
+    and gives both answers, it has none: see the test after this one.
     """
     pairs = []
     for seed in range(SEEDS):
@@ -39,20 +42,36 @@ def test_the_match_is_that_of_event_ruler_but_for_bare_numbers() -> None:
         for _ in range(PAIRS):
             pattern = generator.pattern()
             pairs.append((pattern, generator.event() if seed % 4 == 0 else generator.event_for(pattern)))
-    differences = matched = faults = 0
+    differences = matched = 0
+    others = []
     for number, ((pattern, event), answer) in enumerate(zip(pairs, event_ruler(pairs), strict=True)):
         ours = FilterCriteria([pattern]).matches(event)
         shown = (f"seed {number // PAIRS}", pattern, event)
         assert ours == matches(pattern, event), shown
         if answer != str(matches(pattern, event, as_event_ruler=True)).lower():
-            # Faults of Event Ruler: a suffix of a quote takes the quote around an empty text, and several texts without case in one list.
-            assert '"suffix": "\\""' in pattern or pattern.count("equals-ignore-case") > 1, shown
-            faults += 1
+            others.append(shown)
         matched += ours
         differences += answer != str(ours).lower()
+    again = event_ruler([(pattern, event) for _, pattern, event in others for _ in range(TRIES)])
+    for index, shown in enumerate(others):
+        assert set(again[index * TRIES : (index + 1) * TRIES]) == {"true", "false"}, shown
     assert matched > 1000
-    assert faults <= 2
     assert 0 < differences < len(pairs) / 50
+
+
+def test_event_ruler_may_lose_a_text_that_stands_with_a_range_in_two_alternatives() -> None:
+    """Of its machines for the same pattern some find the event and some do not; each gives the same answer for ever.
+
+    It compiles the alternatives into one machine, one after the other. The second has the same list, a text and a range of numbers, and
+    takes the way behind the text away from the first or does not. That goes by the order of a set whose hashes are the identities of
+    objects: with `-XX:hashCode=2`, which makes them all equal, Java finds the event each time.
+    """
+    pattern = '{"a": ["x", {"numeric": ["<=", 5]}], "$or": [{"c": ["a"]}, {"d": ["b"]}]}'
+    by_text, by_number = '{"a": "x", "c": "a"}', '{"a": 1, "c": "a"}'
+    assert FilterCriteria([pattern]).matches(by_text)
+    assert FilterCriteria([pattern]).matches(by_number)
+    assert set(event_ruler([(pattern, by_text)] * TRIES)) == {"true", "false"}
+    assert set(event_ruler([(pattern, by_number)] * TRIES)) == {"true"}
 
 
 @pytest.mark.parametrize(

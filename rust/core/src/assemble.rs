@@ -26,6 +26,8 @@ pub(crate) struct Cut {
     pub(crate) runs: Vec<Run>,
     /// One record that alone is larger than the payload limit.
     pub(crate) oversized: bool,
+    /// What its records and the commas between them add to the event.
+    pub(crate) bytes: u32,
     /// The tumbling window that its records are in.
     pub(crate) window: Option<Bounds>,
 }
@@ -47,6 +49,8 @@ struct Open {
     part: u32,
     records: u32,
     bytes: u32,
+    /// Of them those of the event without records.
+    envelope: u32,
     full: bool,
     oversized: bool,
     window: Option<Bounds>,
@@ -57,7 +61,7 @@ impl Open {
     fn begin(&mut self, boundary: Boundary, arrival_ms: i64) {
         let (window, is_current) = boundary.window_of(arrival_ms);
         self.window = Some(window);
-        self.bytes = ENVELOPE_BYTES
+        self.envelope = ENVELOPE_BYTES
             + if is_current {
                 boundary.current_bytes
             } else {
@@ -65,6 +69,7 @@ impl Open {
                 let state = u32::try_from(EMPTY_STATE.len()).unwrap_or_default();
                 boundary.constant_bytes + bounds_bytes(window) + state
             };
+        self.bytes = self.envelope;
     }
 }
 
@@ -105,6 +110,7 @@ impl LaneQueue {
                         break;
                     }
                 } else if open.records == 0 {
+                    open.envelope = ENVELOPE_BYTES;
                     open.bytes = ENVELOPE_BYTES;
                 }
                 let bytes = limits.record_bytes + leaf.page.event_bytes(to_usize(*index));
@@ -151,6 +157,7 @@ impl LaneQueue {
         Cut {
             runs,
             oversized: open.oversized,
+            bytes: open.bytes - open.envelope,
             window: open.window,
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::buffer::{Leaf, to_usize};
 use crate::config::ShardConfig;
-use crate::event::{ENVELOPE_BYTES, EventTemplate};
+use crate::event::{ENVELOPE_BYTES, EventTemplate, Sink};
 use crate::page::Record;
 use crate::window::{Bounds, Window};
 
@@ -116,6 +116,18 @@ pub(crate) fn state_bytes_max(info: &ShardInfo, start_ms: i64, end_ms: i64) -> u
     to_usize(info.config.mapping.payload_bytes_max).saturating_sub(around)
 }
 
+/// The size of an event without records; with a window it may be a few bytes more than is written.
+pub(crate) fn around_bytes(template: &EventTemplate, window: Option<&Window>) -> usize {
+    let window = window.map_or(0, |window| {
+        let bounds = Bounds {
+            start_ms: window.start_ms(),
+            end_ms: window.end_ms(),
+        };
+        template.window_bytes(bounds, window.state())
+    });
+    to_usize(ENVELOPE_BYTES) + window
+}
+
 /// Records of one lane in order, shared with the shard's buffer.
 #[derive(Debug, Clone)]
 pub(crate) struct Records {
@@ -159,19 +171,17 @@ impl Records {
 
     /// The size of the event; with a window it may be a few bytes more than is written.
     pub(crate) fn event_bytes(&self, template: &EventTemplate, window: Option<&Window>) -> usize {
+        around_bytes(template, window) + self.bytes(template)
+    }
+
+    /// What the records and the commas between them add to an event.
+    pub(crate) fn bytes(&self, template: &EventTemplate) -> usize {
         let constant = to_usize(template.record_bytes());
         let records: usize = self
             .indices()
             .map(|(leaf, index)| constant + to_usize(leaf.page.event_bytes(to_usize(index))))
             .sum();
-        let window = window.map_or(0, |window| {
-            let bounds = Bounds {
-                start_ms: window.start_ms(),
-                end_ms: window.end_ms(),
-            };
-            template.window_bytes(bounds, window.state())
-        });
-        to_usize(ENVELOPE_BYTES) + window + records + to_usize(self.len).saturating_sub(1)
+        records + to_usize(self.len).saturating_sub(1)
     }
 
     /// Where to cut so that the larger of the two events is smallest: how many records go into the first. There must be two at least.
@@ -196,9 +206,8 @@ impl Records {
         &self,
         template: &EventTemplate,
         window: Option<&Window>,
-        out: &mut Vec<u8>,
+        out: &mut impl Sink,
     ) {
-        out.reserve(self.event_bytes(template, window));
         let records = self.indices().map(|(leaf, index)| (&*leaf.page, index));
         match window {
             Some(window) => template.write_in_window(out, records, window),
@@ -323,7 +332,7 @@ impl Batch {
     }
 
     /// Appends the Lambda event as JSON.
-    pub fn write_json(&self, out: &mut Vec<u8>) {
+    pub fn write_json(&self, out: &mut impl Sink) {
         self.records
             .write_event(&self.info.template, self.window.as_ref(), out);
     }
@@ -331,7 +340,7 @@ impl Batch {
     /// The Lambda event as JSON.
     #[must_use]
     pub fn json(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(self.json_bytes());
         self.write_json(&mut out);
         out
     }

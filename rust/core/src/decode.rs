@@ -31,6 +31,17 @@ pub(crate) fn string(scanner: &mut Scanner<'_>, field: &'static str) -> Result<S
     Ok(scanner.value(literal)?.into_owned())
 }
 
+/// What `read` reads, or None where `null` stands.
+pub(crate) fn nullable<'a, T>(
+    scanner: &mut Scanner<'a>,
+    read: impl FnOnce(&mut Scanner<'a>) -> Result<T>,
+) -> Result<Option<T>> {
+    if scanner.null()? {
+        return Ok(None);
+    }
+    read(scanner).map(Some)
+}
+
 /// A number times ten to the power of `scale`.
 pub(crate) fn integer(scanner: &mut Scanner<'_>, field: &'static str, scale: i64) -> Result<i64> {
     let (byte, offset) = scanner.peek("a number")?;

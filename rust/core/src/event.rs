@@ -13,8 +13,7 @@ use crate::window::{Bounds, Window};
 pub const ENVELOPE_BYTES: u32 = 14;
 
 const HEAD: &str = r#"{"Records":["#;
-const TAIL: &str = "]}";
-const _: () = assert!(HEAD.len() + TAIL.len() == ENVELOPE_BYTES as usize);
+const _: () = assert!(HEAD.len() + "]}".len() == ENVELOPE_BYTES as usize);
 
 const KEY: &str = r#"{"kinesis":{"kinesisSchemaVersion":"1.0","partitionKey":""#;
 const SEQUENCE: &str = r#"","sequenceNumber":""#;
@@ -30,6 +29,33 @@ const EARLY: &str = r#","isWindowTerminatedEarly":"#;
 pub(crate) fn bounds_bytes(bounds: Bounds) -> u32 {
     let bytes = iso_seconds(bounds.start_ms).len() + iso_seconds(bounds.end_ms).len();
     u32::try_from(bytes).expect("an instant is a short text")
+}
+
+/// What an event is written to: a vector that grows, or memory of the event's size.
+pub trait Sink {
+    /// Append some bytes.
+    fn put(&mut self, bytes: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// What is left of the memory.
+///
+/// # Panics
+///
+/// If an event is longer than the memory.
+impl Sink for &mut [u8] {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let (now, rest) = std::mem::take(self).split_at_mut(bytes.len());
+        now.copy_from_slice(bytes);
+        *self = rest;
+    }
 }
 
 /// What an event says of the mapping and the shard, which no record knows.
@@ -170,12 +196,11 @@ impl EventTemplate {
     /// Append the event of some records of a tumbling window.
     pub(crate) fn write_in_window<'a>(
         &self,
-        out: &mut Vec<u8>,
+        out: &mut impl Sink,
         records: impl IntoIterator<Item = (&'a Page, u32)>,
         window: &Window,
     ) {
-        self.write(out, records);
-        out.truncate(out.len() - 1);
+        self.write_records(out, records);
         let flag = |value| if value { "true" } else { "false" };
         for part in [
             &*self.window,
@@ -184,9 +209,9 @@ impl EventTemplate {
             &iso_seconds(window.end_ms()),
             STATE,
         ] {
-            out.extend_from_slice(part.as_bytes());
+            out.put(part.as_bytes());
         }
-        out.extend_from_slice(window.state());
+        out.put(window.state());
         for part in [
             FINAL,
             flag(window.is_final()),
@@ -194,7 +219,7 @@ impl EventTemplate {
             flag(window.is_terminated_early()),
             "}",
         ] {
-            out.extend_from_slice(part.as_bytes());
+            out.put(part.as_bytes());
         }
     }
 
@@ -203,11 +228,24 @@ impl EventTemplate {
     /// # Panics
     ///
     /// If a page has no record at an index.
-    pub fn write<'a>(&self, out: &mut Vec<u8>, records: impl IntoIterator<Item = (&'a Page, u32)>) {
-        out.extend_from_slice(HEAD.as_bytes());
+    pub fn write<'a>(
+        &self,
+        out: &mut impl Sink,
+        records: impl IntoIterator<Item = (&'a Page, u32)>,
+    ) {
+        self.write_records(out, records);
+        out.put(b"}");
+    }
+
+    fn write_records<'a>(
+        &self,
+        out: &mut impl Sink,
+        records: impl IntoIterator<Item = (&'a Page, u32)>,
+    ) {
+        out.put(HEAD.as_bytes());
         for (nth, (page, index)) in records.into_iter().enumerate() {
             if nth > 0 {
-                out.push(b',');
+                out.put(b",");
             }
             debug_assert_eq!(page.format(), self.format);
             match self.format {
@@ -215,47 +253,47 @@ impl EventTemplate {
                 Format::DynamoDb => self.write_dynamodb(out, page, index as usize),
             }
         }
-        out.extend_from_slice(TAIL.as_bytes());
+        out.put(b"]");
     }
 
     #[inline]
-    fn write_kinesis(&self, out: &mut Vec<u8>, page: &Page, index: usize) {
+    fn write_kinesis(&self, out: &mut impl Sink, page: &Page, index: usize) {
         let record = page.record(index);
         let sequence = record.sequence().as_bytes();
-        out.extend_from_slice(KEY.as_bytes());
-        out.extend_from_slice(record.key_json().as_bytes());
-        out.extend_from_slice(SEQUENCE.as_bytes());
-        out.extend_from_slice(sequence);
-        out.extend_from_slice(DATA.as_bytes());
-        out.extend_from_slice(record.data_base64().as_bytes());
-        out.extend_from_slice(ARRIVAL.as_bytes());
+        out.put(KEY.as_bytes());
+        out.put(record.key_json().as_bytes());
+        out.put(SEQUENCE.as_bytes());
+        out.put(sequence);
+        out.put(DATA.as_bytes());
+        out.put(record.data_base64().as_bytes());
+        out.put(ARRIVAL.as_bytes());
         write_seconds(record.arrival_ms(), out);
-        out.extend_from_slice(self.middle.as_bytes());
-        out.extend_from_slice(sequence);
-        out.extend_from_slice(self.end.as_bytes());
+        out.put(self.middle.as_bytes());
+        out.put(sequence);
+        out.put(self.end.as_bytes());
     }
 
     #[inline]
-    fn write_dynamodb(&self, out: &mut Vec<u8>, page: &Page, index: usize) {
+    fn write_dynamodb(&self, out: &mut impl Sink, page: &Page, index: usize) {
         let record = page.record(index);
-        out.extend_from_slice(record.dynamodb_head().as_bytes());
-        out.extend_from_slice(self.region.as_bytes());
-        out.extend_from_slice(record.dynamodb_data().as_bytes());
-        out.extend_from_slice(self.dynamodb_end.as_bytes());
+        out.put(record.dynamodb_head().as_bytes());
+        out.put(self.region.as_bytes());
+        out.put(record.dynamodb_data().as_bytes());
+        out.put(self.dynamodb_end.as_bytes());
     }
 }
 
 /// Append milliseconds as seconds, without trailing zeros: 1500 is `1.5`, -2000 is `-2`.
-pub(crate) fn write_seconds(ms: i64, out: &mut Vec<u8>) {
+pub(crate) fn write_seconds(ms: i64, out: &mut impl Sink) {
     if ms < 0 {
-        out.push(b'-');
+        out.put(b"-");
     }
     let (seconds, ms) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
-    out.extend_from_slice(itoa::Buffer::new().format(seconds).as_bytes());
+    out.put(itoa::Buffer::new().format(seconds).as_bytes());
     if ms > 0 {
         let digit = |value: u64| b'0' + u8::try_from(value % 10).unwrap_or_default();
         let fraction = [b'.', digit(ms / 100), digit(ms / 10), digit(ms)];
-        out.extend_from_slice(&fraction[..=fraction_digits(ms)]);
+        out.put(&fraction[..=fraction_digits(ms)]);
     }
 }
 

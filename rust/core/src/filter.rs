@@ -195,7 +195,9 @@ impl Sieve {
                     && base64_simd::STANDARD
                         .decode_append(record.data_base64(), &mut bytes)
                         .is_ok();
-                let data = str::from_utf8(&bytes).ok().filter(|_| is_decoded);
+                let data = simdutf8::basic::from_utf8(&bytes)
+                    .ok()
+                    .filter(|_| is_decoded);
                 machines.iter().any(|machine| {
                     Run::new(machine, &mut outcomes)
                         .event(|run, name, node| self.kinesis(run, name, node, record, data))

@@ -159,6 +159,7 @@ mod checkpoint;
 mod config;
 mod decode;
 mod discard;
+mod distribution;
 mod engine;
 mod error;
 mod event;
@@ -186,9 +187,10 @@ pub use config::{
     WINDOW_GRACE_MS,
 };
 pub use discard::{Condition, Confirmation, Discard, DiscardId};
+pub use distribution::{BUCKETS, Distribution, Extremes};
 pub use engine::{BUDGET_BYTES, Engine, Taken};
 pub use error::{PageError, PositionError, UsageError};
-pub use event::{ENVELOPE_BYTES, EventIdentity, EventTemplate};
+pub use event::{ENVELOPE_BYTES, EventIdentity, EventTemplate, Sink};
 pub use filter::{FilterCriteria, FilterError, PATTERN_CHARACTERS_MAX, Sieve, Sifted};
 pub use lanes::{
     KeyAttribute, KeyError, KeyType, LANE_FUNCTION_VERSION, dynamodb_key_bytes, key_hash, lane,
@@ -199,6 +201,8 @@ pub use page::{
 };
 pub use position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber};
 pub use shard::{Finished, Offered, Shard, Snapshot, Task, Want};
-pub use stats::{Counters, LaneState, LaneStats, ShardState, ShardStats, WindowStats};
+pub use stats::{
+    Age, Counters, Distributions, LaneState, LaneStats, ShardState, ShardStats, WindowStats,
+};
 pub use trace::Event;
 pub use window::{ReturnedState, Window, WindowPhase, WindowState};

@@ -12,6 +12,7 @@
 
 mod aggregates;
 mod builder;
+mod text;
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use std::fmt;
 use base64::DecodeError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 
 use crate::decode;
 use crate::error::{PageError, PositionError};
@@ -31,6 +33,7 @@ use crate::position::{
 
 pub use aggregates::Deaggregated;
 pub use builder::PageBuilder;
+use text::Text;
 
 /// The most bytes of text that a page holds: 4 GiB less 1 MiB, so that sums of a record's sizes fit in 32 bits.
 pub const PAGE_BYTES_MAX: usize = (u32::MAX - (1 << 20)) as usize;
@@ -214,14 +217,14 @@ pub(crate) fn check_arrival(
 /// ```
 #[derive(Debug, Clone)]
 pub struct Page {
-    body: String,
+    body: Text,
     entries: Vec<Entry>,
     trailer: Trailer,
     format: Format,
 }
 
 impl Page {
-    /// Read the body of an answer as it came from the wire.
+    /// Read the body of an answer as it came from the wire. The page keeps it and copies nothing, unless a string of it has a backslash.
     ///
     /// Unknown fields are skipped. The last one of fields of the same name counts, but each must have the right type. `Records` must
     /// be there, and in each record the partition key, sequence number, data and arrival time; everything else may be missing or
@@ -235,21 +238,19 @@ impl Page {
     /// # Errors
     ///
     /// [`PageError`] says what is wrong with the body and where.
-    pub fn parse(body: Vec<u8>, format: Format) -> Result<Self, PageError> {
+    pub fn parse(body: impl Into<Bytes>, format: Format) -> Result<Self, PageError> {
+        let body = body.into();
         check_size(0, body.len())?;
-        let mut body = String::from_utf8(body).map_err(|error| PageError::NotUtf8 {
-            offset: error.utf8_error().valid_up_to(),
-        })?;
+        let mut body = Text::shared(body).map_err(|offset| PageError::NotUtf8 { offset })?;
         let mut decoded = match format {
             Format::Kinesis => decode::kinesis::decode(&body)?,
             Format::DynamoDb => decode::dynamodb::decode(&body)?,
         };
         if format == Format::DynamoDb {
-            body = decoded.canonical;
-            body.shrink_to_fit();
+            decoded.canonical.shrink_to_fit();
+            body = decoded.canonical.into();
         } else if !decoded.canonical.is_empty() {
-            body.reserve_exact(decoded.canonical.len());
-            body.push_str(&decoded.canonical);
+            body = [&*body, &*decoded.canonical].concat().into();
         }
         decoded.entries.shrink_to_fit();
         Ok(Self {
@@ -299,7 +300,7 @@ impl Page {
                 + parents
         });
         size_of::<Self>()
-            + self.body.capacity()
+            + self.body.held_bytes()
             + self.entries.capacity() * size_of::<Entry>()
             + self
                 .trailer
@@ -439,7 +440,7 @@ impl Page {
                     entry.set_sequence(Span::new(0, 0));
                 }
             }
-            self.body.truncate(body_bytes);
+            self.body.to_mut().truncate(body_bytes);
         }
         result
     }
@@ -468,7 +469,7 @@ impl Page {
                 });
             }
             let start = self.body.len();
-            self.body.push_str(&next);
+            self.body.to_mut().push_str(&next);
             entry.set_sequence(Span::new(start, self.body.len()));
             std::mem::swap(&mut previous, &mut next);
         }
@@ -605,7 +606,7 @@ impl Page {
         }
         body.shrink_to_fit();
         Self {
-            body,
+            body: body.into(),
             entries,
             trailer: Trailer::default(),
             format: moved

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use crate::assemble::Cut;
 use crate::batch::Response;
 use crate::buffer::{Buffer, Run, SlotId, to_usize};
 use crate::window::Bounds;
@@ -40,6 +41,8 @@ pub(crate) struct Frame {
     pub(crate) serial: u64,
     /// What the last attempt gave.
     pub(crate) response: Option<Response>,
+    /// What its records and the commas between them add to the event, once that is known.
+    pub(crate) bytes: Option<u32>,
 }
 
 impl Frame {
@@ -53,6 +56,7 @@ impl Frame {
             throttles: 0,
             serial,
             response: None,
+            bytes: None,
         }
     }
 
@@ -75,17 +79,23 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(crate) fn new(runs: Vec<Run>, serial: u64, fate: Fate, window: Option<Bounds>) -> Self {
-        let records = runs.iter().map(|run| run.len()).sum();
+    pub(crate) fn new(cut: Cut, serial: u64) -> Self {
+        let records = cut.runs.iter().map(|run| run.len()).sum();
+        let fate = if cut.oversized {
+            Fate::Oversized
+        } else {
+            Fate::Invoke
+        };
         let frame = Frame {
             fate,
+            bytes: Some(cut.bytes),
             ..Frame::new(0, records, serial)
         };
         Self {
-            runs: runs.into(),
+            runs: cut.runs.into(),
             base: 0,
             frames: vec![frame],
-            window,
+            window: cut.window,
         }
     }
 

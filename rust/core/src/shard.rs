@@ -4,11 +4,12 @@
 //! ([`assemble`](crate::assemble)) and a batch in work ([`retry`](crate::retry)), and [`marks`](crate::marks) says how far it is.
 //! Everything that is not determined by its input is an argument: the time, pages, outcomes, the seed.
 //!
-//! The calls of intake, checkpoint and life cycle stand here; `dispatch` hands out and finishes, `windows` opens and closes tumbling
-//! windows, `invariants` counts anew.
+//! The calls of intake, checkpoint and life cycle stand here; `dispatch` hands out and finishes, `counting` counts that, `windows` opens and
+//! closes tumbling windows, `invariants` counts anew.
 //!
 //! Owns invariants I1 (every record ends as succeeded, discarded or expired), I3 and I4 (order and one batch a lane).
 
+mod counting;
 mod dispatch;
 mod invariants;
 mod windows;
@@ -16,6 +17,7 @@ mod windows;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use self::counting::Sent;
 use crate::assemble::{LaneQueue, Limits};
 use crate::batch::{Batch, ShardInfo};
 use crate::buffer::{Buffer, Run, to_usize};
@@ -31,7 +33,7 @@ use crate::marks::{FormerLanes, LaneMarks};
 use crate::page::Page;
 use crate::position::{Position, SequenceNumber, compare_sequences};
 use crate::retry::Work;
-use crate::stats::{Counters, LaneState, LaneStats, ShardState, ShardStats};
+use crate::stats::{Age, Counters, Distributions, LaneState, LaneStats, ShardState, ShardStats};
 use crate::trace::Event;
 use crate::window::WindowState;
 
@@ -101,6 +103,8 @@ struct Lane {
     work: Option<Work>,
     /// When its last batch ended; the batching window does not start before.
     last_completion: i64,
+    /// What is to be known of its batch in flight when it comes to an end.
+    sent: Sent,
     marks: LaneMarks,
 }
 
@@ -111,6 +115,7 @@ impl Lane {
             queue: LaneQueue::default(),
             work: None,
             last_completion: i64::MIN,
+            sent: Sent::default(),
             marks: LaneMarks::default(),
         }
     }
@@ -172,6 +177,10 @@ pub struct Shard {
     changed: u64,
     saved: u64,
     counters: Counters,
+    distributions: Distributions,
+    /// The age of the last record of the batch handed out last, and of the one that came to an end last.
+    sent: Option<Age>,
+    finished: Option<Age>,
     trace: Option<Vec<Event>>,
     /// The lane of each record of the page that is taken in; kept for its memory.
     scratch: Vec<Option<u8>>,
@@ -234,6 +243,9 @@ impl Shard {
             changed: u64::from(fresh),
             saved: 0,
             counters: Counters::default(),
+            distributions: Distributions::default(),
+            sent: None,
+            finished: None,
             trace: None,
             scratch: Vec::new(),
         })
@@ -686,7 +698,11 @@ impl Shard {
             last_taken_in: self.last_taken_in.clone(),
             millis_behind: self.millis_behind,
             window: self.window_stats(),
+            unsaved: self.changed != self.saved,
+            sent: self.sent,
+            finished: self.finished,
             counters: self.counters,
+            distributions: self.distributions.clone(),
             lanes: lanes.collect(),
         }
     }

@@ -1,5 +1,6 @@
 //! What a shard tells of itself.
 
+use crate::distribution::Distribution;
 use crate::position::Position;
 use crate::window::WindowPhase;
 
@@ -56,6 +57,8 @@ pub struct Counters {
     pub invocations: u64,
     /// Invocations that failed in part or as a whole.
     pub failed_invocations: u64,
+    /// Records of every call that was no full success: it failed in part or as a whole, or did not run. Each call counts them again.
+    pub failed_records: u64,
     /// Invocations that were the second or a later attempt of their batch.
     pub retries: u64,
     /// Invocations that did not run: throttles, errors of the service, events refused as too large.
@@ -64,6 +67,30 @@ pub struct Counters {
     pub windows_closed: u64,
     /// Times that a tumbling window was ended early because of its state.
     pub windows_ended_early: u64,
+}
+
+/// What was counted once for each batch since the shard was added. Time is counted in milliseconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Distributions {
+    /// Records of each batch handed out; their sum is the records that were sent, each time anew.
+    pub batch_records: Distribution,
+    /// Bytes of the event of each batch handed out, as JSON.
+    pub event_bytes: Distribution,
+    /// Time from handing a batch out to its outcome.
+    pub handler_ms: Distribution,
+    /// Age of a batch's last record when the batch was handed out, by the clock of the stream.
+    pub iterator_ages_sent_ms: Distribution,
+    /// The same when its outcome came.
+    pub iterator_ages_ms: Distribution,
+}
+
+/// An age, and when it was that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Age {
+    /// The age in milliseconds, by the clock of the stream.
+    pub ms: i64,
+    /// When, in milliseconds since the epoch, as the caller told the time.
+    pub at_ms: i64,
 }
 
 /// The tumbling window of a shard, at one moment.
@@ -117,8 +144,16 @@ pub struct ShardStats {
     pub millis_behind: Option<i64>,
     /// The last tumbling window, closed ones included.
     pub window: Option<WindowStats>,
+    /// Something is done that no saved checkpoint has.
+    pub unsaved: bool,
+    /// Age of the last record of the batch that was handed out last.
+    pub sent: Option<Age>,
+    /// Age of the last record of the batch whose outcome came last.
+    pub finished: Option<Age>,
     /// What was counted.
     pub counters: Counters,
+    /// What was counted by size.
+    pub distributions: Distributions,
     /// The lanes.
     pub lanes: Vec<LaneStats>,
 }

@@ -378,6 +378,110 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Texts that are JSON, and others that nearly are.
+fn nearly_json() -> impl Strategy<Value = String> {
+    let tokens = prop::sample::select(vec![
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        " ",
+        "\n",
+        "\"a\"",
+        "\"a\":",
+        "\"\\u00e9\\n\"",
+        "\"\\x\"",
+        "\"",
+        "0",
+        "-0",
+        "01",
+        "-",
+        "1.",
+        "1.5e3",
+        "1e",
+        "12.5",
+        "12345678901234567.25",
+        "true",
+        "false",
+        "null",
+        "nul",
+        "\"a text of more than sixteen bytes, é\"",
+        "\t",
+        "\u{b}",
+    ]);
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        Just("false".to_owned()),
+        any::<i64>().prop_map(|number| number.to_string()),
+        (-1e6..1e6).prop_map(|number: f64| number.to_string()),
+        any::<f64>()
+            .prop_filter("finite", |number| number.is_finite())
+            .prop_map(|number| format!("{number:e}")),
+        "[a-z é]{0,80}".prop_map(|text| format!("\"{text}\"")),
+        Just(r#""\"\\\u0041\/""#.to_owned()),
+    ];
+    let blank = || prop::sample::select(vec!["", "", "", " ", "\n  "]);
+    let json = leaf.prop_recursive(4, 40, 5, move |inner| {
+        let array = (vec((blank(), inner.clone(), blank()), 0..5), blank()).prop_map(
+            |(elements, blank)| {
+                let elements: Vec<String> = elements
+                    .iter()
+                    .map(|(a, element, b)| format!("{a}{element}{b}"))
+                    .collect();
+                format!("[{blank}{}]", elements.join(","))
+            },
+        );
+        let object = (vec(("[a-z]{0,20}", blank(), inner, blank()), 0..5), blank()).prop_map(
+            |(members, blank)| {
+                let members: Vec<String> = members
+                    .iter()
+                    .map(|(name, a, value, b)| format!("{a}\"{name}\"{b}:{a}{value}{b}"))
+                    .collect();
+                format!("{{{blank}{}}}", members.join(","))
+            },
+        );
+        prop_oneof![array, object]
+    });
+    let damaged = (
+        json.clone(),
+        any::<prop::sample::Index>(),
+        0_usize..3,
+        tokens.clone(),
+    )
+        .prop_map(|(text, index, removed, token)| {
+            let characters: Vec<char> = text.chars().collect();
+            let at = index.index(characters.len());
+            let rest = &characters[(at + removed).min(characters.len())..];
+            characters[..at]
+                .iter()
+                .copied()
+                .chain(token.chars())
+                .chain(rest.iter().copied())
+                .collect()
+        });
+    prop_oneof![
+        2 => json,
+        3 => damaged,
+        1 => vec(tokens, 0..12).prop_map(|tokens| tokens.concat()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_no_pattern_asks_for_is_json_all_the_same(text in nearly_json()) {
+        let filter = FilterCriteria::new(&[r#"{"other": [{"exists": false}]}"#]).unwrap();
+        for event in [format!(r#"{{"it":{text}}}"#), format!(r#"{{"it":[{text},{text}],"and":{text}}}"#), format!(r#"{{"it":{{"a":{text}, "b" : {text} }} }}"#)] {
+            let model = serde_json::from_str::<serde_json::Value>(&event);
+            prop_assert_eq!(filter.matches(&event).is_ok(), model.is_ok(), "{}", event);
+        }
+    }
+}
+
 proptest! {
     /// Through restarts under other filters and factors: nothing that passes is lost, the first successes of a key are in order, and the
     /// watermark waits for nothing that is filtered out.

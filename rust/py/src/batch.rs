@@ -159,8 +159,22 @@ impl Batch {
         self.shape.event(py, &self.batch)
     }
 
-    fn json<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        event_bytes(py, self.batch.json_bytes(), || self.batch.json())
+    fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        if self.batch.window().is_some() {
+            // Its size is known only to within two bytes.
+            return Ok(PyBytes::new(py, &py.detach(|| self.batch.json())));
+        }
+        // Written where it stays: a large event is memory that the system has to find, and it would have to find it twice.
+        let bytes = self.batch.json_bytes();
+        PyBytes::new_with(py, bytes, |mut event| {
+            if bytes < DETACH_BYTES {
+                self.batch.write_json(&mut event);
+            } else {
+                py.detach(|| self.batch.write_json(&mut event));
+            }
+            debug_assert!(event.is_empty());
+            Ok(())
+        })
     }
 
     fn columns(slf: Py<Self>) -> Columns {
@@ -205,19 +219,6 @@ fn range(records: usize, first: Option<Record<'_>>, last: Option<Record<'_>>) ->
         }
         _ => "closing call".to_owned(),
     }
-}
-
-fn event_bytes(
-    py: Python<'_>,
-    bytes: usize,
-    write: impl FnOnce() -> Vec<u8> + Send,
-) -> Bound<'_, PyBytes> {
-    let event = if bytes < DETACH_BYTES {
-        write()
-    } else {
-        py.detach(write)
-    };
-    PyBytes::new(py, &event)
 }
 
 #[pyclass(frozen, eq, hash, module = "streamcore._streamcore")]
@@ -429,7 +430,7 @@ impl Discard {
     }
 
     fn json<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        event_bytes(py, 0, || self.discard.json())
+        PyBytes::new(py, &self.discard.json())
     }
 
     fn __repr__(&self) -> String {

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyUnicodeError};
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 use streamcore::{Format, PageBuilder, SequenceNumber};
 
@@ -122,11 +124,12 @@ impl Page {
     #[pyo3(signature = (body, format = "kinesis"))]
     fn parse(py: Python<'_>, body: &Bound<'_, PyBytes>, format: &str) -> PyResult<Self> {
         let format = format_named(format)?;
-        let bytes = body.as_bytes().to_vec();
-        let page = if bytes.len() < DETACH_BYTES {
-            streamcore::Page::parse(bytes, format)
+        // The page keeps Python's bytes, which never change.
+        let body = Bytes::from_owner(PyBackedBytes::from(body.clone()));
+        let page = if body.len() < DETACH_BYTES {
+            streamcore::Page::parse(body, format)
         } else {
-            py.detach(|| streamcore::Page::parse(bytes, format))
+            py.detach(|| streamcore::Page::parse(body, format))
         };
         Ok(Self {
             page: Arc::new(page.map_err(|error| page_error(&error))?),

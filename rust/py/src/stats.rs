@@ -3,9 +3,29 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
-use streamcore::{CheckpointKey, LaneState, ShardState};
+use streamcore::{Age, CheckpointKey, Distribution, LaneState, ShardState};
 
 use crate::checkpoint::phase_name;
+
+/// Counts by bucket, their sum, and the extremes of the last minutes: minute, least, greatest.
+type Distributed = (Vec<u64>, u64, Vec<(i64, u64, u64)>);
+
+/// The buckets behind the last one that has a value are left out.
+fn distributed(distribution: &Distribution) -> Distributed {
+    let counts = distribution.counts();
+    let used = counts
+        .iter()
+        .rposition(|count| *count > 0)
+        .map_or(0, |last| last + 1);
+    let extremes = distribution
+        .minutes()
+        .map(|minute| (minute.minute, minute.least, minute.greatest));
+    (
+        counts[..used].to_vec(),
+        distribution.sum(),
+        extremes.collect(),
+    )
+}
 
 #[pyclass(frozen, module = "streamcore._streamcore")]
 #[derive(Debug)]
@@ -131,6 +151,51 @@ impl ShardStats {
     #[getter]
     fn failed_invocations(&self) -> u64 {
         self.stats.counters.failed_invocations
+    }
+
+    #[getter]
+    fn failed_records(&self) -> u64 {
+        self.stats.counters.failed_records
+    }
+
+    #[getter]
+    fn unsaved(&self) -> bool {
+        self.stats.unsaved
+    }
+
+    #[getter]
+    fn sent(&self) -> Option<(i64, i64)> {
+        self.stats.sent.map(|Age { ms, at_ms }| (ms, at_ms))
+    }
+
+    #[getter]
+    fn finished(&self) -> Option<(i64, i64)> {
+        self.stats.finished.map(|Age { ms, at_ms }| (ms, at_ms))
+    }
+
+    #[getter]
+    fn batch_records(&self) -> Distributed {
+        distributed(&self.stats.distributions.batch_records)
+    }
+
+    #[getter]
+    fn event_bytes(&self) -> Distributed {
+        distributed(&self.stats.distributions.event_bytes)
+    }
+
+    #[getter]
+    fn handler_ms(&self) -> Distributed {
+        distributed(&self.stats.distributions.handler_ms)
+    }
+
+    #[getter]
+    fn iterator_ages_sent_ms(&self) -> Distributed {
+        distributed(&self.stats.distributions.iterator_ages_sent_ms)
+    }
+
+    #[getter]
+    fn iterator_ages_ms(&self) -> Distributed {
+        distributed(&self.stats.distributions.iterator_ages_ms)
     }
 
     #[getter]

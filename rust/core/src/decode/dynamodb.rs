@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::decode::{Decoded, integer, literal, missing, string, typed};
+use crate::decode::{Decoded, integer, literal, missing, nullable, string, typed};
 use crate::error::PageError;
 use crate::json::{Scanner, Text, unescape_canonical};
 use crate::lanes::{KeyAttribute, KeyType, key_hash, write_key_bytes};
@@ -47,11 +47,8 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
             })
         }
         "NextShardIterator" => {
-            decoded.trailer.next_iterator = if scanner.null()? {
-                None
-            } else {
-                Some(string(scanner, "NextShardIterator")?)
-            };
+            decoded.trailer.next_iterator =
+                nullable(scanner, |scanner| string(scanner, "NextShardIterator"))?;
             Ok(())
         }
         _ => scanner.skip(),
@@ -106,16 +103,10 @@ impl<'a> Records<'a> {
         typed(scanner, b'{', "a record", "an object")?;
         let start = scanner.object(|scanner, name| {
             match &*scanner.value(name)? {
-                "eventID" => id = text_or_null(scanner, "eventID")?,
+                "eventID" => id = nullable(scanner, |scanner| literal(scanner, "eventID"))?,
                 "eventName" => event_name = Some(literal(scanner, "eventName")?),
                 "dynamodb" => change = Some(self.change(scanner)?),
-                "userIdentity" => {
-                    identity = if scanner.null()? {
-                        None
-                    } else {
-                        Some(user_identity(scanner)?)
-                    };
-                }
+                "userIdentity" => identity = nullable(scanner, user_identity)?,
                 _ => scanner.skip()?,
             }
             Ok(())
@@ -286,13 +277,6 @@ fn bad_key(offset: usize) -> PageError {
         offset,
         reason: None,
     }
-}
-
-fn text_or_null(scanner: &mut Scanner<'_>, field: &'static str) -> Result<Option<Text>> {
-    if scanner.null()? {
-        return Ok(None);
-    }
-    literal(scanner, field).map(Some)
 }
 
 /// `{"PrincipalId":"dynamodb.amazonaws.com","Type":"Service"}`: who deleted the item, when it was not a caller.

@@ -1,7 +1,7 @@
 //! The body of a `GetRecords` answer of Kinesis Data Streams, and of an event of `SubscribeToShard`, which has the same form (Kinesis
 //! API reference, `GetRecords` and `SubscribeToShardEvent`).
 
-use crate::decode::{Decoded, integer, literal, missing, string, typed};
+use crate::decode::{Decoded, integer, literal, missing, nullable, string, typed};
 use crate::error::PageError;
 use crate::json::{Scanner, Text};
 use crate::lanes::key_hash;
@@ -28,39 +28,33 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
             })
         }
         "NextShardIterator" => {
-            decoded.trailer.next_iterator = if scanner.null()? {
-                None
-            } else {
-                Some(string(scanner, "NextShardIterator")?)
-            };
+            decoded.trailer.next_iterator =
+                nullable(scanner, |scanner| string(scanner, "NextShardIterator"))?;
             Ok(())
         }
         "MillisBehindLatest" => {
-            decoded.trailer.millis_behind = if scanner.null()? {
-                None
-            } else {
-                Some(integer(scanner, "MillisBehindLatest", 0)?)
-            };
+            decoded.trailer.millis_behind =
+                nullable(scanner, |scanner| integer(scanner, "MillisBehindLatest", 0))?;
             Ok(())
         }
         "ContinuationSequenceNumber" => {
-            decoded.trailer.continuation = if scanner.null()? {
-                None
-            } else {
-                Some(string(scanner, "ContinuationSequenceNumber")?)
-            };
+            decoded.trailer.continuation = nullable(scanner, |scanner| {
+                string(scanner, "ContinuationSequenceNumber")
+            })?;
             Ok(())
         }
         "ChildShards" => {
-            decoded.trailer.child_shards.clear();
-            if scanner.null()? {
-                return Ok(());
-            }
-            typed(scanner, b'[', "ChildShards", "an array")?;
-            scanner.array(|scanner| {
-                decoded.trailer.child_shards.push(child_shard(scanner)?);
-                Ok(())
-            })
+            let children = nullable(scanner, |scanner| {
+                let mut children = Vec::new();
+                typed(scanner, b'[', "ChildShards", "an array")?;
+                scanner.array(|scanner| {
+                    children.push(child_shard(scanner)?);
+                    Ok(())
+                })?;
+                Ok(children)
+            })?;
+            decoded.trailer.child_shards = children.unwrap_or_default();
+            Ok(())
         }
         _ => scanner.skip(),
     })?;

@@ -3,7 +3,7 @@
 //! `$or` and a field that may be absent or have a value are resolved here, so that what runs for each record has no choice left in it.
 
 use crate::error::PageError;
-use crate::filter::value::{Bound, Test, compare_numbers};
+use crate::filter::value::{Bound, Decimal, Test};
 use crate::json::{DEPTH_MAX, Scanner};
 
 /// A pattern with more alternatives than this is refused.
@@ -325,7 +325,7 @@ impl Parser<'_> {
                 return self.fault(FORM);
             }
             let bound = Bound {
-                number: self.number()?,
+                number: Decimal::of(&self.number()?).kept(),
                 inclusive: comparison.ends_with('='),
             };
             let is_last = !self.scanner.goes_on(b']', ", or ]")?;
@@ -345,7 +345,7 @@ impl Parser<'_> {
             }
         }
         if let (Some(low), Some(high)) = (&low, &high)
-            && compare_numbers(&low.number, &high.number).is_ge()
+            && low.number.compare(&high.number).is_ge()
         {
             return self.fault("the lower number of numeric must be less than the upper one");
         }

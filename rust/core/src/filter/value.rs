@@ -40,7 +40,7 @@ pub(crate) enum Test {
 /// One end of a range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Bound {
-    pub(crate) number: Box<str>,
+    pub(crate) number: Decimal<Box<str>>,
     /// Whether the number itself is inside.
     pub(crate) inclusive: bool,
 }
@@ -60,9 +60,10 @@ impl Test {
         match (self, value) {
             (Self::Number(wanted), Scalar::Number(text)) => **wanted == **text,
             (Self::Numeric { low, high }, Scalar::Number(text)) => {
+                let number = Decimal::of(text);
                 let keeps = |bound: &Option<Bound>, outside: Ordering| {
                     bound.as_ref().is_none_or(|bound| {
-                        let order = compare_numbers(text, &bound.number);
+                        let order = number.compare(&bound.number);
                         order != outside && (bound.inclusive || order != Ordering::Equal)
                     })
                 };
@@ -95,16 +96,17 @@ impl Test {
 }
 
 /// A decimal number: 0.d1d2d3... times ten to the power of `point`.
-struct Decimal<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Decimal<T> {
     negative: bool,
     /// From the first digit that is not 0 to the last one, perhaps with the point between them; empty for zero.
-    digits: &'a str,
+    digits: T,
     point: i64,
 }
 
-impl<'a> Decimal<'a> {
+impl<'a> Decimal<&'a str> {
     /// Of a number as JSON writes it.
-    fn new(text: &'a str) -> Self {
+    pub(crate) fn of(text: &'a str) -> Self {
         let (negative, unsigned) = match text.strip_prefix('-') {
             Some(unsigned) => (true, unsigned),
             None => (false, text),
@@ -141,33 +143,43 @@ impl<'a> Decimal<'a> {
         }
     }
 
+    /// The same number, to be kept.
+    pub(crate) fn kept(self) -> Decimal<Box<str>> {
+        Decimal {
+            negative: self.negative,
+            digits: self.digits.into(),
+            point: self.point,
+        }
+    }
+}
+
+impl<T: AsRef<str>> Decimal<T> {
     fn sign(&self) -> i8 {
-        match (self.digits.is_empty(), self.negative) {
+        match (self.digits.as_ref().is_empty(), self.negative) {
             (true, _) => 0,
             (false, true) => -1,
             (false, false) => 1,
         }
     }
-}
 
-/// The order of two numbers as JSON writes them, exact for any number of digits.
-pub(crate) fn compare_numbers(left: &str, right: &str) -> Ordering {
-    let (left, right) = (Decimal::new(left), Decimal::new(right));
-    let sign = left.sign();
-    let order = sign.cmp(&right.sign());
-    if order.is_ne() || sign == 0 {
-        return order;
-    }
-    let is_digit = |byte: &u8| *byte != b'.';
-    let magnitude = left.point.cmp(&right.point).then_with(|| {
-        // Neither ends in zeros, so a longer one with the same beginning is larger.
-        let digits = left.digits.bytes().filter(is_digit);
-        digits.cmp(right.digits.bytes().filter(is_digit))
-    });
-    if sign < 0 {
-        magnitude.reverse()
-    } else {
-        magnitude
+    /// The order of two numbers, exact for any number of digits.
+    pub(crate) fn compare<U: AsRef<str>>(&self, other: &Decimal<U>) -> Ordering {
+        let sign = self.sign();
+        let order = sign.cmp(&other.sign());
+        if order.is_ne() || sign == 0 {
+            return order;
+        }
+        let is_digit = |byte: &u8| *byte != b'.';
+        let magnitude = self.point.cmp(&other.point).then_with(|| {
+            // Neither ends in zeros, so a longer one with the same beginning is larger.
+            let digits = self.digits.as_ref().bytes().filter(is_digit);
+            digits.cmp(other.digits.as_ref().bytes().filter(is_digit))
+        });
+        if sign < 0 {
+            magnitude.reverse()
+        } else {
+            magnitude
+        }
     }
 }
 
@@ -200,7 +212,7 @@ mod tests {
         for (left, text) in ascending.iter().enumerate() {
             for (right, other) in ascending.iter().enumerate() {
                 assert_eq!(
-                    compare_numbers(text, other),
+                    Decimal::of(text).compare(&Decimal::of(other).kept()),
                     left.cmp(&right),
                     "{text} and {other}"
                 );
@@ -218,7 +230,7 @@ mod tests {
             ["0", "0e-99999999999999999999"],
         ] {
             assert_eq!(
-                compare_numbers(same[0], same[1]),
+                Decimal::of(same[0]).compare(&Decimal::of(same[1])),
                 Ordering::Equal,
                 "{same:?}"
             );

@@ -88,7 +88,7 @@ impl Page {
         entries.shrink_to_fit();
         Some(Deaggregated {
             page: Self {
-                body,
+                body: body.into(),
                 entries,
                 trailer: self.trailer.clone(),
                 format: self.format,

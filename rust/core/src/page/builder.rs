@@ -99,7 +99,7 @@ impl PageBuilder {
         body.shrink_to_fit();
         entries.shrink_to_fit();
         Page {
-            body,
+            body: body.into(),
             entries,
             trailer: Trailer::default(),
             format: Format::Kinesis,

@@ -100,7 +100,7 @@ impl Shard {
                 && self.lanes[lane].state == LaneState::Ready
                 && self.lanes[lane].work.is_some()
             {
-                let batch = self.hand_out(lane);
+                let batch = self.hand_out(lane, now);
                 self.after_step();
                 return Some(Task::Run(batch));
             }
@@ -140,12 +140,7 @@ impl Shard {
         let lane = &mut self.lanes[index];
         lane.queue.fill(&self.buffer, limits);
         let cut = lane.queue.cut();
-        let fate = if cut.oversized {
-            Fate::Oversized
-        } else {
-            Fate::Invoke
-        };
-        lane.work = Some(Work::new(cut.runs, serial, fate, cut.window));
+        lane.work = Some(Work::new(cut, serial));
     }
 
     pub(super) fn serial(&mut self) -> u64 {
@@ -153,7 +148,7 @@ impl Shard {
         self.next_serial
     }
 
-    fn hand_out(&mut self, index: usize) -> Batch {
+    fn hand_out(&mut self, index: usize, now: i64) -> Batch {
         let number = lane_number(index);
         let ticket = Ticket::new(self.info.shard, number, self.serial());
         self.open_window(index);
@@ -163,13 +158,22 @@ impl Shard {
             .work
             .as_ref()
             .expect("a lane that hands out has a batch in work");
-        let top = work.top().expect("a batch in work has a frame");
+        let records = records(&self.buffer, &work.top_runs());
+        let top = lane
+            .work
+            .as_mut()
+            .and_then(Work::top_mut)
+            .expect("a batch in work has a frame");
+        // Known of a batch that was cut from the queue; of a part of one it is added up once.
+        let bytes = *top.bytes.get_or_insert_with(|| {
+            u32::try_from(records.bytes(&self.info.template)).unwrap_or(u32::MAX)
+        });
         let batch = Batch {
             ticket,
             request_id: self.chance.request_id(top.serial),
             attempt: top.attempts + 1,
             info: Arc::clone(&self.info),
-            records: records(&self.buffer, &work.top_runs()),
+            records,
             window,
         };
         lane.state = LaneState::InFlight(ticket.serial());
@@ -177,6 +181,7 @@ impl Shard {
             let latest = batch.records().map(|record| record.arrival_ms()).max();
             self.replay_now = self.replay_now.max(latest.unwrap_or(i64::MIN));
         }
+        self.count_sent(index, &batch, bytes, now);
         self.note(|| handed_out(number, &batch));
         batch
     }
@@ -210,14 +215,7 @@ impl Shard {
             self.check_returned(index, returned)?;
         }
         self.lanes[index].state = LaneState::Ready;
-        if matches!(outcome, Outcome::Throttled | Outcome::TooLarge { .. }) {
-            self.counters.throttles += 1;
-        } else {
-            self.counters.invocations += 1;
-            let attempts = self.top(index).attempts;
-            self.counters.retries += u64::from(attempts > 0);
-            self.counters.failed_invocations += u64::from(outcome != Outcome::Success);
-        }
+        self.count_finished(index, &outcome, records, now);
         match outcome {
             Outcome::Success => {
                 self.keep_state(index, returned);

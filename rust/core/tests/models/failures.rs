@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
-use streamcore::{Condition, Finished, MappingConfig, Outcome, Response, Taken, Task};
+use streamcore::{
+    Condition, Distribution, Finished, MappingConfig, Outcome, Response, ShardStats, Taken, Task,
+};
 
 use super::{batch_numbers, confirm_all, engine_with, numbers, page, written};
 
@@ -130,6 +132,43 @@ fn record_bytes(mapping: &MappingConfig) -> usize {
     batch.json_bytes() - r#"{"Records":[]}"#.len() - 2
 }
 
+/// What a shard counts of its batches, told from the outside. Records arrive at 0, so a time is the age of each.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counted {
+    batches: u64,
+    records: u64,
+    bytes: u64,
+    handler_ms: u64,
+    ages_sent_ms: u64,
+    ages_ms: u64,
+    failed_records: u64,
+}
+
+impl Counted {
+    fn by(stats: &ShardStats) -> Self {
+        let all = &stats.distributions;
+        let count = |one: &Distribution| one.counts().iter().sum();
+        let batches = count(&all.batch_records);
+        for one in [
+            &all.event_bytes,
+            &all.handler_ms,
+            &all.iterator_ages_sent_ms,
+            &all.iterator_ages_ms,
+        ] {
+            assert_eq!(count(one), batches, "each batch counts once everywhere");
+        }
+        Self {
+            batches,
+            records: all.batch_records.sum(),
+            bytes: all.event_bytes.sum(),
+            handler_ms: all.handler_ms.sum(),
+            ages_sent_ms: all.iterator_ages_sent_ms.sum(),
+            ages_ms: all.iterator_ages_ms.sum(),
+            failed_records: stats.counters.failed_records,
+        }
+    }
+}
+
 /// What the engine does, with request ids numbered in the order in which they came.
 fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
     let (mut engine, shard) = engine_with(mapping.clone());
@@ -137,6 +176,7 @@ fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
         .offer(shard, page(&written(&vec![0; records])), None, 0)
         .unwrap();
     let (mut now, mut steps, mut ids) = (0, Vec::new(), Vec::<String>::new());
+    let mut counted = Counted::default();
     loop {
         match engine.take(now) {
             Taken::Task(Task::Run(batch)) => {
@@ -146,6 +186,13 @@ fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
                 }
                 let identity = ids.iter().position(|id| id == batch.request_id()).unwrap();
                 steps.push(Step::Invoked(numbers_of.clone(), batch.attempt(), identity));
+                counted.batches += 1;
+                counted.records += batch.len() as u64;
+                counted.bytes += batch.json_bytes() as u64;
+                counted.handler_ms += 3;
+                counted.ages_sent_ms += now.unsigned_abs();
+                now += 3;
+                counted.ages_ms += now.unsigned_abs();
                 let response = Response::default();
                 let outcome = match answer(&mut bad, &numbers_of) {
                     None => Outcome::Success,
@@ -157,6 +204,9 @@ fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
                     Some((How::Throttle, _)) => Outcome::Throttled,
                     Some((How::TooLarge, _)) => Outcome::TooLarge { request_id: None },
                 };
+                if outcome != Outcome::Success {
+                    counted.failed_records += batch.len() as u64;
+                }
                 let finished = engine.finish(batch.ticket(), outcome, None, now).unwrap();
                 tell(&finished, &ids, &mut steps);
                 confirm_all(&mut engine, &finished);
@@ -177,6 +227,7 @@ fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
     }
     assert_eq!(engine.held_bytes(), 0);
     engine.check_invariants();
+    assert_eq!(Counted::by(&engine.stats(shard).unwrap()), counted);
     steps
 }
 

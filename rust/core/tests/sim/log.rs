@@ -1,5 +1,6 @@
 //! The stream: every record of a seed, known beforehand, and the pages that a source would answer with.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use md5::{Digest, Md5};
 use streamcore::{Page, PageBuilder};
 
@@ -22,20 +23,15 @@ pub(crate) struct Entry {
     /// Its part of the event, written by this test.
     pub(crate) json: String,
     pub(crate) poison: bool,
-    payload_bytes: usize,
+    /// What the payload says: `{"n":7}` and spaces. None where that does not fit, and the payload is no JSON.
+    pub(crate) n: Option<u32>,
+    payload: Vec<u8>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) entries: Vec<Entry>,
     numbers: Vec<(u128, u32)>,
-}
-
-/// Base64 of zero bytes.
-fn base64_of_zeros(bytes: usize) -> String {
-    let digits = (bytes * 4).div_ceil(3);
-    let padding = bytes.div_ceil(3) * 4 - digits;
-    "A".repeat(digits) + &"=".repeat(padding)
 }
 
 fn seconds(ms: i64) -> String {
@@ -51,6 +47,12 @@ impl Entry {
         payload_bytes: usize,
         poison: bool,
     ) -> Self {
+        let n = u32::try_from((number + u128::from(sub)) % 10).unwrap();
+        let n = (payload_bytes >= 7).then_some(n);
+        let payload = match n {
+            Some(n) => format!("{:<payload_bytes$}", format!(r#"{{"n":{n}}}"#)).into_bytes(),
+            None => vec![0; payload_bytes],
+        };
         let (sequence, key) = (number.to_string(), format!("key-{key}"));
         let json = format!(
             concat!(
@@ -61,7 +63,7 @@ impl Entry {
             ),
             key = key,
             sequence = sequence,
-            data = base64_of_zeros(payload_bytes),
+            data = STANDARD.encode(&payload),
             seconds = seconds(arrival_ms),
             shard = SHARD_ID,
             role = ROLE_ARN,
@@ -77,7 +79,8 @@ impl Entry {
             arrival_ms,
             json,
             poison,
-            payload_bytes,
+            n,
+            payload,
         }
     }
 }
@@ -160,7 +163,7 @@ impl Log {
             let (records, others) = rest.split_at(rest.iter().take_while(same).count());
             rest = others;
             let (key, payload) = match records {
-                [plain] => (plain.key.as_str(), vec![0; plain.payload_bytes]),
+                [plain] => (plain.key.as_str(), plain.payload.clone()),
                 parts => ("outer", aggregate(parts)),
             };
             builder
@@ -194,7 +197,7 @@ fn aggregate(records: &[Entry]) -> Vec<u8> {
         field(1, record.key.as_bytes(), &mut body);
         let mut message = vec![1 << 3];
         number(place, &mut message);
-        field(3, &vec![0; record.payload_bytes], &mut message);
+        field(3, &record.payload, &mut message);
         field(3, &message, &mut body);
     }
     let digest = Md5::digest(&body);

@@ -2,8 +2,11 @@
 //!
 //! Each fault is left out in a part of the seeds (swarm testing: Groce et al. 2012), so that no fault hides what another would show.
 
-use streamcore::{MappingConfig, StreamClock};
+use std::sync::Arc;
 
+use streamcore::{FilterCriteria, MappingConfig, StreamClock};
+
+use super::log::Entry;
 use super::rng::Rng;
 
 /// The first instant.
@@ -51,6 +54,8 @@ pub(crate) struct Options {
     pub(crate) give_up: u32,
     pub(crate) pause: u32,
     pub(crate) jump: u32,
+    /// Mappings that have a filter.
+    pub(crate) filters: u32,
     /// The weight of finishing a batch among the steps: low where functions are slow.
     pub(crate) finish_weight: u64,
 }
@@ -89,10 +94,45 @@ fn mapping(rng: &mut Rng) -> MappingConfig {
     }
 }
 
+/// A filter by the partition key or by the payload; none in some mappings.
+fn filter(rng: &mut Rng, keys: u64, filters: u32) -> Option<Arc<FilterCriteria>> {
+    if !rng.chance(filters) {
+        return None;
+    }
+    let pattern = if rng.chance(500) {
+        let passing = (0..keys).filter(|_| rng.chance(600)).chain([keys]);
+        let passing: Vec<String> = passing.map(|key| format!(r#""key-{key}""#)).collect();
+        format!(r#"{{"partitionKey": [{}]}}"#, passing.join(", "))
+    } else {
+        format!(
+            r#"{{"data": {{"n": [{{"numeric": ["<", {}]}}]}}}}"#,
+            rng.below(10)
+        )
+    };
+    Some(Arc::new(FilterCriteria::new(&[pattern]).unwrap()))
+}
+
+/// Whether the filter of a mapping lets a record pass, read from its pattern anew.
+pub(crate) fn passes(mapping: &MappingConfig, entry: &Entry) -> bool {
+    let Some(filter) = &mapping.filter else {
+        return true;
+    };
+    let pattern = &filter.patterns()[0];
+    match pattern.strip_prefix(r#"{"data": {"n": [{"numeric": ["<", "#) {
+        Some(limit) => entry
+            .n
+            .is_some_and(|n| limit.starts_with(|limit| u32::from(limit) > u32::from(b'0') + n)),
+        None => pattern.contains(&format!(r#""{}""#, entry.key)),
+    }
+}
+
 impl Options {
     /// Another mapping for the same stream.
     pub(crate) fn another_mapping(&self, rng: &mut Rng) -> MappingConfig {
         let mut mapping = mapping(rng);
+        if self.filters > 0 {
+            mapping.filter = filter(rng, self.keys, self.filters);
+        }
         mapping.payload_bytes_max = self.mapping.payload_bytes_max;
         self.let_end(&mut mapping);
         mapping
@@ -174,11 +214,19 @@ impl Options {
             give_up: rate(rng, 300),
             pause: rate(rng, 30),
             jump: rate(rng, 60),
+            filters: 0,
             finish_weight: u64::try_from(rng.range(4, 30)).unwrap(),
             mapping: mapping.clone(),
         };
         // Drawn last, so that all else of a seed is as it was before this fault was there.
         own.too_large = rate(rng, 150);
+        own.filters = if rng.chance(700) { 0 } else { 800 };
+        mapping.filter = filter(rng, own.keys, own.filters);
+        if own.filters > 0 && own.aggregated > 0 {
+            // Of an aggregate that the watermark has passed, the last ones may have been filtered out, and then be forgotten with their
+            // page. A source that gives it again has them judged anew, which does no harm and is not modelled.
+            own.reread = 0;
+        }
         own.let_end(&mut mapping);
         own.mapping = mapping;
         own

@@ -24,7 +24,7 @@ kinds! {
     RestartWithoutCheckpoint, DamagedCheckpointRefused, SaveFailed, SaveUnconfirmed, SaveLate, DiscardConfirmedLate,
     DiscardConfirmedOutOfOrder, DiscardGivenUp, ReRead, ShortRead, EmptyPage, FetchFailed, FetchLate, OfferedUnasked,
     OfferRefused, NoRoomToFetch, Paused, Drained, UpdatedLive, UpdatedFactor, TimeJump,
-    BatchFullByBytes, SyncHeldBack,
+    BatchFullByBytes, SyncHeldBack, FilteredOut, AllFilteredOut, FilteredWithAggregates, UpdatedFilter, RestartWithOtherFilter,
 }
 
 kinds! {

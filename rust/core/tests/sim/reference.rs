@@ -14,7 +14,7 @@ use streamcore::{
 };
 
 use super::log::Log;
-use super::options::Options;
+use super::options::{Options, passes};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -114,6 +114,10 @@ pub(crate) struct Reference {
     offered_at: Vec<i64>,
     /// Complete for order, in this run.
     done: Vec<bool>,
+    /// Filtered out when they were taken in, in this run.
+    filtered: Vec<bool>,
+    /// Records before this one may be in a page that was compacted, or made anew by an update.
+    compacted: usize,
     /// Complete for the checkpoint that the run began with, or before the last update.
     known: Vec<bool>,
     replay_now: i64,
@@ -158,6 +162,8 @@ impl Reference {
             began_at: 0,
             offered_at: vec![0; log.len()],
             done: Vec::new(),
+            filtered: Vec::new(),
+            compacted: 0,
             known: Vec::new(),
             replay_now: i64::MIN,
             unconfirmed: BTreeMap::new(),
@@ -192,6 +198,8 @@ impl Reference {
         );
         self.began_at = self.taken_in;
         self.done = vec![false; records];
+        self.filtered = vec![false; records];
+        self.compacted = 0;
         self.replay_now = i64::MIN;
         self.unconfirmed.clear();
         self.announced.clear();
@@ -239,6 +247,14 @@ impl Reference {
         self.lanes.iter().map(|lane| lane.pending.len()).sum()
     }
 
+    /// Records that this run has filtered out.
+    pub(crate) fn filtered_records(&self) -> u64 {
+        self.filtered
+            .iter()
+            .map(|filtered| u64::from(*filtered))
+            .sum()
+    }
+
     /// The sequence number of the last record taken in.
     pub(crate) fn last_taken_in(&self) -> Option<&str> {
         Some(&self.log.entries[self.taken_in.checked_sub(1)?].sequence)
@@ -248,7 +264,7 @@ impl Reference {
 
     pub(crate) fn offered(&mut self, records: std::ops::Range<usize>, got: Offered, now: i64) {
         assert!(got.accepted);
-        let (mut fresh, mut duplicates, mut complete) = (0, 0, 0);
+        let (mut fresh, mut duplicates, mut complete, mut filtered) = (0, 0, 0, 0);
         for record in records {
             if record < self.taken_in {
                 duplicates += 1;
@@ -260,18 +276,22 @@ impl Reference {
             self.offered_at[record] = now;
             if self.known[record] {
                 complete += 1;
+            } else if !passes(&self.mapping, &self.log.entries[record]) {
+                filtered += 1;
+                self.filtered[record] = true;
+                self.ended[record] = true;
             } else {
                 let lane = self.lane_of(record);
                 self.lanes[lane].pending.push_back(record);
             }
         }
-        self.changes += u64::from(complete > 0);
+        self.changes += u64::from(complete + filtered > 0);
         let expected = Offered {
             accepted: true,
             records: fresh,
             duplicates,
             complete,
-            filtered: 0,
+            filtered,
         };
         assert_eq!(
             got, expected,
@@ -293,13 +313,18 @@ impl Reference {
 
     /// Compares a snapshot record by record.
     pub(crate) fn snapshot(&self, checkpoint: &Checkpoint) -> Known {
-        let complete: Vec<bool> = (0..self.log.len())
-            .map(|record| self.is_known(record))
+        let mut complete: Vec<bool> = (0..self.log.len())
+            .map(|record| self.filtered[record] || self.is_known(record))
             .collect();
+        // The first record that holds the watermark back, or the aggregate that it is in.
+        let behind = complete.iter().position(|complete| !complete);
+        let behind = behind.map_or(self.log.len(), |record| self.log.begin_of(record));
         let number = |position: &streamcore::Position| {
             self.log.find(position.sequence.as_str(), position.sub)
         };
-        let watermark = checkpoint.watermark.as_ref().map(number);
+        // The source goes on after its sequence number, so it passes the whole of an aggregate.
+        let watermark = checkpoint.watermark.as_ref();
+        let watermark = watermark.map(|position| self.log.after(position.sequence.as_str()) - 1);
         let tags: Vec<(u8, Vec<Option<usize>>)> = checkpoint
             .lanes
             .iter()
@@ -313,7 +338,7 @@ impl Reference {
                 (u8::try_from(marks.len()).unwrap(), marks)
             })
             .collect();
-        for (record, own) in complete.iter().enumerate() {
+        for (record, own) in complete.iter_mut().enumerate() {
             let hash = self.log.entries[record].key_hash;
             let says = watermark.is_some_and(|watermark| record <= watermark)
                 || tags.iter().any(|(factor, marks)| {
@@ -325,10 +350,14 @@ impl Reference {
                 *own || !says,
                 "I2: the checkpoint passes record {record}, which is not complete"
             );
+            // Above the watermark a record that was filtered out may be judged anew. A compacted page knows it no more, so that there the
+            // watermark passes it together with the next record that ran.
+            let may_forget = self.filtered[record] && (record >= behind || behind < self.compacted);
             assert!(
-                !own || says,
+                !*own || says || may_forget,
                 "I12: the checkpoint forgets record {record}, which is complete"
             );
+            *own = says;
         }
         assert!(
             checkpoint.lanes.len() <= 10,
@@ -375,6 +404,7 @@ impl Reference {
                 ..Lane::default()
             })
             .collect();
+        self.compacted = self.taken_in;
         // What was refused is not remembered over an update.
         self.refused.clear();
         self.mapping = mapping;

@@ -315,6 +315,11 @@ impl World {
         let stats = self.engine.stats(self.shard).unwrap();
         assert_eq!(stats.state, ShardState::Ended);
         assert_eq!(
+            stats.counters.filtered,
+            self.reference.filtered_records(),
+            "what is filtered out is counted once"
+        );
+        assert_eq!(
             (stats.held_records, stats.held_bytes, stats.span),
             (0, 0, 0),
             "I10: nothing is held at the end"

@@ -2,6 +2,11 @@
 
 use std::fmt::Write as _;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
+use streamcore::{Format, Page, PageError};
+
 /// Spells JSON in as many ways as there are, driven by random bytes.
 pub(crate) struct Speller {
     pub(crate) choices: Vec<u8>,
@@ -114,5 +119,51 @@ impl Speller {
             write!(out, "{comma}{}{element}{}", self.space(), self.space()).unwrap();
         }
         out + "]"
+    }
+}
+
+/// Whatever a body is cut off after, that is what is wrong with it.
+pub(crate) fn assert_refused_where_cut_off(body: &str, format: Format) {
+    let text = body.trim_end().as_bytes();
+    for length in 0..text.len() {
+        let error = Page::parse(text[..length].to_vec(), format).unwrap_err();
+        let is_expected = match error {
+            PageError::Truncated { offset, .. } => offset == length,
+            // Cut in the middle of a character.
+            PageError::NotUtf8 { offset } => offset < length && length - offset < 4,
+            // Cut inside a number, before all of the exponent that makes it small.
+            PageError::OutOfRange { offset, .. } => text[offset..length]
+                .iter()
+                .all(|byte| b"-.0123456789eE".contains(byte)),
+            _ => false,
+        };
+        assert!(is_expected, "{error:?} at {length}");
+    }
+}
+
+/// Bytes that take the place of others.
+pub(crate) type Damage = Vec<(Index, u8)>;
+
+pub(crate) fn damage() -> impl Strategy<Value = Damage> {
+    vec((any::<Index>(), any::<u8>()), 1..4)
+}
+
+/// Parses a damaged body: a page only where it still is JSON, else an error that says where.
+pub(crate) fn parse_damaged(body: String, damage: Damage, format: Format) -> Option<Page> {
+    let mut bytes = body.into_bytes();
+    for (index, byte) in damage {
+        let at = index.index(bytes.len());
+        bytes[at] = byte;
+    }
+    let model = serde_json::from_slice::<serde_json::Value>(&bytes);
+    match Page::parse(bytes.clone(), format) {
+        Ok(page) => {
+            assert!(model.is_ok(), "serde_json: {}", model.unwrap_err());
+            Some(page)
+        }
+        Err(error) => {
+            assert!(error.offset() <= bytes.len() && !error.to_string().is_empty());
+            None
+        }
     }
 }

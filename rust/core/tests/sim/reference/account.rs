@@ -69,6 +69,7 @@ impl Reference {
                         .insert(self.next_number, (usize::from(*lane), own.records[0]));
                     self.announced.push_back((self.next_number, own));
                 }
+                Event::Compacted { .. } => self.compacted = self.taken_in,
                 _ => {}
             }
         }

@@ -252,16 +252,20 @@ impl Reference {
     /// A record has ended, in this run or in one whose results were never seen.
     pub(super) fn end(&mut self, record: usize) {
         self.ended[record] = true;
-        let (ended, _) = self
+        let (ended, records) = self
             .by_key
             .get_mut(&self.log.entries[record].key_hash)
             .unwrap();
-        let place = self.place[record];
+        while records
+            .get(*ended)
+            .is_some_and(|record| self.ended[*record])
+        {
+            *ended += 1;
+        }
         assert!(
-            place <= *ended,
+            self.place[record] < *ended,
             "I3: record {record} ended before an earlier one of its key"
         );
-        *ended = (*ended).max(place + 1);
     }
 
     /// The function succeeded with these, and nobody saw it.

@@ -1,8 +1,8 @@
 //! What stands around the engine: source, function, destination and store.
 
 use streamcore::{
-    Checkpoint, Confirmation, DiscardId, Outcome, Response, ReturnedState, Taken, Task, Ticket,
-    UsageError,
+    Checkpoint, Confirmation, DiscardId, Offered, Outcome, Response, ReturnedState, Taken, Task,
+    Ticket, UsageError,
 };
 
 use super::{Flight, Stored, World};
@@ -98,7 +98,10 @@ impl World {
             .max(page.held_bytes() + 8 * page.len() + 128);
         let empty = page.is_empty();
         match self.engine.offer(self.shard, page, Some(0), self.now) {
-            Ok(offered) => self.reference.offered(range, offered, self.now),
+            Ok(offered) => {
+                self.hit_filtered(&offered);
+                self.reference.offered(range, offered, self.now);
+            }
             Err(UsageError::Closed) => {
                 assert!(self.closed && !empty);
                 self.engine.fetch_failed(self.shard).unwrap();
@@ -106,6 +109,19 @@ impl World {
             Err(other) => panic!("{other}"),
         }
         self.observe(None);
+    }
+
+    fn hit_filtered(&mut self, offered: &Offered) {
+        if offered.filtered == 0 {
+            return;
+        }
+        self.hit(Fault::FilteredOut);
+        if offered.filtered == offered.records {
+            self.hit(Fault::AllFilteredOut);
+        }
+        if self.options.aggregated > 0 {
+            self.hit(Fault::FilteredWithAggregates);
+        }
     }
 
     /// A page comes though nobody asked: taken in as a whole if there is room.
@@ -127,6 +143,7 @@ impl World {
             .unwrap();
         if offered.accepted {
             self.page_bytes_max = self.page_bytes_max.max(bytes);
+            self.hit_filtered(&offered);
             self.reference.offered(range, offered, self.now);
         } else {
             self.hit(Fault::OfferRefused);

@@ -41,6 +41,9 @@ impl World {
                     if factor != self.reference.mapping().parallelization_factor {
                         self.hit(Fault::UpdatedFactor);
                     }
+                    if mapping.filter != self.reference.mapping().filter {
+                        self.hit(Fault::UpdatedFilter);
+                    }
                     self.reference.updated(mapping);
                 }
                 self.observe(None);
@@ -182,6 +185,9 @@ impl World {
         }
         if mapping.parallelization_factor != self.reference.mapping().parallelization_factor {
             self.hit(Fault::RestartWithOtherFactor);
+        }
+        if mapping.filter != self.reference.mapping().filter {
+            self.hit(Fault::RestartWithOtherFilter);
         }
         if self.stored.is_none() {
             self.hit(Fault::RestartWithoutCheckpoint);

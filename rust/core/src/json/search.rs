@@ -1,0 +1,181 @@
+//! Finds where strings, numbers and white space end, sixteen bytes at a time.
+
+use wide::u8x16;
+
+/// The first special byte from `start` on, that is a quote, a backslash or a control character; the length if there is none.
+///
+/// Most strings are short, so it begins with one word, which tells the place at once: how long a string is cannot be guessed, and a
+/// branch for each few bytes would be guessed wrong too often.
+#[inline]
+pub(super) fn special(bytes: &[u8], start: usize) -> usize {
+    if let Some(word) = bytes.get(start..).and_then(<[u8]>::first_chunk) {
+        let found = specials(word).to_bitmask();
+        if found != 0 {
+            return start + found.trailing_zeros() as usize;
+        }
+    }
+    special_far(bytes, start)
+}
+
+/// The same for longer strings: a few words, then blocks of four, of which is only asked whether they have one.
+#[inline(never)]
+fn special_far(bytes: &[u8], start: usize) -> usize {
+    let mut rest = &bytes[start..];
+    loop {
+        for _ in 0..4 {
+            let Some((word, after)) = rest.split_first_chunk() else {
+                let plain = rest.iter().take_while(|byte| !is_special(**byte));
+                return bytes.len() - rest.len() + plain.count();
+            };
+            let found = specials(word).to_bitmask();
+            if found != 0 {
+                return bytes.len() - rest.len() + found.trailing_zeros() as usize;
+            }
+            rest = after;
+        }
+        while let Some((block, after)) = rest.split_first_chunk::<64>() {
+            let (words, _) = block.as_chunks();
+            let [a, b, c, d] = [0, 1, 2, 3].map(|word| specials(&words[word]));
+            if (a | b | c | d).any() {
+                break;
+            }
+            rest = after;
+        }
+    }
+}
+
+/// Marks the special bytes of a word. Changing bit 1 puts the quote, 0x22, right after the control characters, so that one comparison
+/// finds them all.
+#[inline]
+fn specials(word: &[u8; 16]) -> u8x16 {
+    let bytes = u8x16::new(*word);
+    let quotes_and_controls = (bytes ^ u8x16::splat(2)).simd_le(u8x16::splat(0x20));
+    quotes_and_controls | bytes.simd_eq(u8x16::splat(b'\\'))
+}
+
+#[inline]
+fn is_special(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | 0..=0x1f)
+}
+
+/// Where the next byte stands that is no white space.
+#[inline(never)]
+pub(super) fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(b' ' | b'\n' | b'\r' | b'\t') = bytes.get(at) {
+        at += 1;
+    }
+    at
+}
+
+/// Where a number without an exponent ends; None for what is no such number, and for one that cannot be told so quickly.
+#[inline]
+pub(super) fn plain_number_end(bytes: &[u8], start: usize) -> Option<usize> {
+    let whole = start + usize::from(bytes.get(start) == Some(&b'-'));
+    let word = bytes.get(whole..)?.first_chunk()?;
+    let others = others_than_digits(*word);
+    let digits = others.trailing_zeros() as usize;
+    if digits == 0 || digits > 1 && word[0] == b'0' {
+        return None;
+    }
+    let mut end = whole + digits;
+    let mut next = *word.get(digits)?;
+    if next == b'.' {
+        let others = others & (others - 1);
+        if others == 0 {
+            end = skip_digits(bytes, whole + word.len());
+            (end > whole + digits + 1).then_some(())?;
+        } else {
+            let all = others.trailing_zeros() as usize;
+            (all > digits + 1).then_some(())?;
+            end = whole + all;
+        }
+        next = *bytes.get(end)?;
+    }
+    (next | 0x20 != b'e').then_some(end)
+}
+
+/// Where the next byte stands that is no digit.
+fn skip_digits(bytes: &[u8], mut at: usize) -> usize {
+    while bytes.get(at).is_some_and(u8::is_ascii_digit) {
+        at += 1;
+    }
+    at
+}
+
+#[inline]
+fn others_than_digits(word: [u8; 16]) -> u32 {
+    let digits = u8x16::new(word) - u8x16::splat(b'0');
+    digits.simd_ge(u8x16::splat(10)).to_bitmask()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_special_byte_is_found_wherever_it_stands() {
+        for length in 0..200 {
+            let plain = "é~ aZ/".repeat(40).into_bytes();
+            let mut text = plain[..length].to_vec();
+            for start in 0..=length {
+                assert_eq!(special(&text, start), length);
+            }
+            for at in 0..length {
+                for byte in [b'"', b'\\', b'\0', b'\n', 0x1f] {
+                    text[at] = byte;
+                    for start in [0, at / 2, at] {
+                        assert_eq!(special(&text, start), at, "{byte} at {at} of {length}");
+                    }
+                }
+                text[at] = plain[at];
+            }
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_plain_number_is_never_told_wrongly() {
+        for whole in [
+            "",
+            "0",
+            "7",
+            "00",
+            "01",
+            "10",
+            "123456789012345",
+            "1234567890123456",
+            "12345678901234567",
+        ] {
+            for fraction in [
+                "",
+                ".",
+                ".0",
+                ".5",
+                ".25",
+                ".0123456789012345",
+                ".1234567890123456789",
+            ] {
+                for exponent in ["", "e5", "E-2", "e", ","] {
+                    for sign in ["", "-"] {
+                        let number = format!("{sign}{whole}{fraction}");
+                        let is_number = !whole.is_empty()
+                            && (whole.len() == 1 || !whole.starts_with('0'))
+                            && fraction != "."
+                            && !exponent.to_ascii_lowercase().starts_with('e');
+                        for rest in ["", "}", ", 1234567890123456"] {
+                            let text = format!("{number}{exponent}{rest}");
+                            let end = plain_number_end(text.as_bytes(), 0);
+                            if is_number && whole.len() < 16 && text.len() > number.len() + 16 {
+                                assert_eq!(end, Some(number.len()), "{text}");
+                            } else {
+                                assert!(
+                                    end.is_none_or(|end| is_number && end == number.len()),
+                                    "{text}"
+                                );
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! What is counted of a batch, once when it is handed out and once when its outcome comes.
+
+use super::Shard;
+use crate::batch::{Batch, Outcome, around_bytes};
+use crate::distribution::Distribution;
+use crate::stats::Age;
+
+/// A batch in flight, as far as its end will count it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sent {
+    at_ms: i64,
+    /// None for a closing call, which has no records.
+    last_arrival_ms: Option<i64>,
+}
+
+impl Shard {
+    /// A batch is handed out; its records and the commas between them have so many bytes.
+    pub(super) fn count_sent(&mut self, index: usize, batch: &Batch, bytes: u32, now: i64) {
+        let sent = Sent {
+            at_ms: now,
+            last_arrival_ms: batch.last().map(|record| record.arrival_ms()),
+        };
+        self.lanes[index].sent = sent;
+        let around = around_bytes(&self.info.template, batch.window());
+        let bytes = i64::try_from(around).unwrap_or(i64::MAX) + i64::from(bytes);
+        let stream_now = self.stream_now(now);
+        let counted = &mut self.distributions;
+        counted
+            .batch_records
+            .count(i64::from(batch.records.len), now);
+        counted.event_bytes.count(bytes, now);
+        if let Some(arrival) = sent.last_arrival_ms {
+            let age = stream_now.saturating_sub(arrival);
+            self.sent = Some(count_age(&mut counted.iterator_ages_sent_ms, age, now));
+        }
+    }
+
+    /// The outcome of a batch with so many records has come.
+    pub(super) fn count_finished(
+        &mut self,
+        index: usize,
+        outcome: &Outcome,
+        records: u32,
+        now: i64,
+    ) {
+        let attempts = self.top(index).attempts;
+        let stream_now = self.stream_now(now);
+        let sent = self.lanes[index].sent;
+        let handler = now.saturating_sub(sent.at_ms);
+        self.distributions.handler_ms.count(handler, now);
+        if let Some(arrival) = sent.last_arrival_ms {
+            let age = stream_now.saturating_sub(arrival);
+            let ages = &mut self.distributions.iterator_ages_ms;
+            self.finished = Some(count_age(ages, age, now));
+        }
+        let failed = *outcome != Outcome::Success;
+        let counters = &mut self.counters;
+        if failed {
+            counters.failed_records += u64::from(records);
+        }
+        if matches!(outcome, Outcome::Throttled | Outcome::TooLarge { .. }) {
+            counters.throttles += 1;
+        } else {
+            counters.invocations += 1;
+            counters.retries += u64::from(attempts > 0);
+            counters.failed_invocations += u64::from(failed);
+        }
+    }
+}
+
+fn count_age(ages: &mut Distribution, age: i64, now: i64) -> Age {
+    ages.count(age, now);
+    Age {
+        ms: age.max(0),
+        at_ms: now,
+    }
+}
