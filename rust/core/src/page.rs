@@ -696,6 +696,29 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// The `eventID` and the `eventName` of a record of `DynamoDB` Streams; None for a record of Kinesis.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use streamcore::{Format, Page};
+    ///
+    /// let body = br#"{"Records": [{"eventID": "7de3041dd709b024af6f29e4fa13d34c", "eventName": "REMOVE", "dynamodb": {
+    ///     "ApproximateCreationDateTime": 1.479499740E9, "Keys": {"Id": {"N": "101"}},
+    ///     "SequenceNumber": "13021600000000001596893679", "SizeBytes": 26, "StreamViewType": "KEYS_ONLY"}}]}"#;
+    /// let page = Page::parse(body.to_vec(), Format::DynamoDb)?;
+    /// let (id, name) = page.record(0).dynamodb_event().expect("it is such a record");
+    /// assert_eq!((&*id, &*name), ("7de3041dd709b024af6f29e4fa13d34c", "REMOVE"));
+    /// # Ok::<(), streamcore::PageError>(())
+    /// ```
+    #[must_use]
+    pub fn dynamodb_event(&self) -> Option<(Cow<'a, str>, Cow<'a, str>)> {
+        match self.page.format {
+            Format::Kinesis => None,
+            Format::DynamoDb => Some(decode::dynamodb::id_and_name(self.dynamodb_head())),
+        }
+    }
+
     /// What stands before the region in the event of a record of `DynamoDB` Streams.
     pub(crate) fn dynamodb_head(&self) -> &'a str {
         self.entry.key().text(&self.page.body)
@@ -738,6 +761,14 @@ impl<'a> Record<'a> {
             return Ok(());
         }
         let length = out.len();
+        if base64_simd::STANDARD
+            .decode_append(self.data_base64(), out)
+            .is_ok()
+        {
+            return Ok(());
+        }
+        // The other decoder says where it is wrong.
+        out.truncate(length);
         STANDARD
             .decode_vec(self.data_base64(), out)
             .map_err(|error| {
