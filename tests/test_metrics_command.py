@@ -48,7 +48,7 @@ def command(*arguments: str, function: str = "handlers.py:handle") -> list[str]:
 
 def test_a_run_is_scraped_and_stops_serving_when_it_is_over(folder: Path) -> None:
     os.mkfifo(folder / "go")
-    started = command("--metrics-port", "0", "--batch-size", "10", "--opentelemetry", function="handlers.py:wait")
+    started = command("--metrics-port", "0", "--batch-size", "10", function="handlers.py:wait")
     with subprocess.Popen(started, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
@@ -85,6 +85,38 @@ def test_cloudwatch_has_the_whole_run_when_it_is_over(folder: Path, moto: Server
     assert {name for name, _ in published} == {"IteratorAge", "PolledEventCount", "InvokedEventCount"}
     assert {dimensions for name, dimensions in published if name == "PolledEventCount"} == {("EventSourceMappingUUID",)}
     assert {dimensions for name, dimensions in published if name == "IteratorAge"} == {(), ("FunctionName",)}
+
+
+OPENTELEMETRY = """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+
+out = open("exported", "w")
+reader = PeriodicExportingMetricReader(ConsoleMetricExporter(out=out), export_interval_millis=3_600_000)
+metrics.set_meter_provider(MeterProvider([reader]))
+
+def handle(event, context):
+    pass
+"""
+
+
+def test_opentelemetry_has_the_whole_run_when_it_is_over(folder: Path) -> None:
+    (folder / "measured.py").write_text(OPENTELEMETRY)
+    done = subprocess.run(
+        command("--opentelemetry", function="measured.py:handle"), cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    exported, _ = json.JSONDecoder().raw_decode((folder / "exported").read_text())
+    (scope,) = exported["resource_metrics"][0]["scope_metrics"]
+    values = {metric["name"]: [point["value"] for point in metric["data"]["data_points"]] for metric in scope["metrics"]}
+    assert values["streamcore.succeeded_events"] == [100]
+
+
+def test_opentelemetry_that_nothing_has_set_up_is_told(folder: Path) -> None:
+    done = subprocess.run(command("--opentelemetry"), cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.startswith("streamcore: note: nothing has set OpenTelemetry up, so metrics go nowhere")
 
 
 def published_to(moto: Server, namespace: str) -> list[tuple[str, tuple[str, ...]]]:
