@@ -16,7 +16,7 @@ from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamcore import ConfigError, EventSourceMapping, LocalFunction, MemoryCheckpointStore, MemoryStream, Worker
+from streamcore import ConfigError, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
 from streamcore.exporters.opentelemetry import OpenTelemetryExporter
 from streamcore.exporters.prometheus import PrometheusServer
 from streamcore.testing import ManualClock, ScriptedFunction, run_until_idle
@@ -178,7 +178,7 @@ def test_differences_add_up_while_shards_end() -> None:
     for number in range(10):
         stream.put(f"key-{number}", b"{}")
     worker = Worker(checkpoints=MemoryCheckpointStore(), clock=ManualClock(1_000), seed=1)
-    worker.add(EventSourceMapping(starting_position="TRIM_HORIZON"), stream, LocalFunction(lambda event, context: None))
+    worker.add(EventSourceMapping(starting_position="TRIM_HORIZON"), stream, ScriptedFunction())
     reader = InMemoryMetricReader(preferred_temporality={ObservableCounter: AggregationTemporality.DELTA})
     added_up: Counter[str] = Counter()
 
@@ -199,7 +199,7 @@ def test_differences_add_up_while_shards_end() -> None:
 
 
 class Broken(InMemoryMetricReader):
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002
         raise OSError("no collector")
 
 

@@ -91,10 +91,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Run the command and return its exit status. Without arguments it is what this process is for, and has those of the process."""
     wanted = log_format(sys.argv[1:] if arguments is None else arguments)
     say = speaker(wanted)
-    parsed = argparse.Namespace(say=say)
+    parsed = argparse.Namespace(say=say, own_process=arguments is None)
     try:
         _parser().parse_args(arguments, parsed)
         status: int = parsed.command(parsed)

@@ -24,8 +24,8 @@ _BY_SHARD = [*_BY_MAPPING, "shard"]
 class PrometheusCollector:
     """A collector for a registry of `prometheus_client`, for who serves one already.
 
-    Names are those of Prometheus: `streamcore_polled_events_total`, seconds and bytes. Counters and histograms have the label `mapping` (its
-    UUID), so that they go on when a shard ends; gauges have `shard` too.
+    Names are those of Prometheus: `streamcore_polled_events_total`, seconds and bytes. Counters and histograms have the label `mapping`,
+    its UUID, so that they go on when a shard ends; gauges have `shard` too.
 
     Args:
         metrics: `Worker.metrics`; asked once for each scrape.
