@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -133,6 +135,24 @@ def test_a_cloudwatch_that_does_not_answer_fails_no_run(folder: Path) -> None:
     assert done.returncode == 0
     assert "metrics could not be published to CloudWatch" in done.stderr
     assert "could not be published to CloudWatch and are lost" in done.stderr
+
+
+def test_who_waits_no_longer_for_the_last_metrics_gets_the_summary(folder: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        env = {**os.environ, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_CONFIG_FILE": os.devnull}
+        started = command("--cloudwatch-metrics", "--endpoint-url", endpoint, "--json")
+        with subprocess.Popen(started, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(1), "the run is over, and CloudWatch does not answer"
+                process.send_signal(signal.SIGINT)
+                output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    summary = json.loads(output)
+    assert (summary["records"], summary["reason"]) == (100, "ended")
 
 
 @pytest.mark.parametrize(

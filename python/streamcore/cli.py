@@ -337,14 +337,21 @@ def _run(arguments: argparse.Namespace) -> int:
                     window_grace_s=arguments.window_grace,
                 )
                 error: BaseException | None = None
+                over = False
                 exports = exporting(arguments, mapping, worker.metrics)
-                with exports, _termination(worker), console.progress(worker.stats):
-                    try:
-                        worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
-                    except ConfigError:
+                try:
+                    with exports, _termination(worker), console.progress(worker.stats):
+                        try:
+                            worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
+                        except ConfigError:
+                            raise
+                        except (StreamcoreError, OSError) as raised:
+                            error = raised
+                        over = True
+                except KeyboardInterrupt:
+                    if not over:
                         raise
-                    except (StreamcoreError, OSError) as raised:
-                        error = raised
+                    # All is done and saved; only the last metrics are not waited for any more.
                 summary = worker.summary()
         return _report(arguments, summary, error, write)
 
