@@ -270,3 +270,13 @@ def test_a_redrive_writes_lines_too(run: Callable[..., Any], tmp_path: Path) -> 
     shown = run(*arguments, "--print", command="redrive")
     assert len(json.loads(shown.stdout)["Records"]) == 30
     assert any(text.startswith("messages ") for text in of(lines(shown.stderr), "streamcore.output"))
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.usefixtures("run")
+def test_without_standard_error_a_run_is_a_run(tmp_path: Path, log_format: str) -> None:
+    line = [sys.executable, "-m", "streamcore", "run", "--source", "file:rows.csv?key=key", "--function", "handlers.py:talk"]
+    line += ["--state", ":memory:", "--log-format", log_format, "--json"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *line], cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["succeeded"] == 30

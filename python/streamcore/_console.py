@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
-__all__ = ["Console", "Say", "log_format", "speaker", "standard_output"]
+__all__ = ["Console", "Say", "log_format", "open_closed_streams", "speaker", "standard_output"]
 
 LogFormat = Literal["text", "json"]
 
@@ -49,6 +49,17 @@ def log_format(arguments: Sequence[str]) -> LogFormat:
     asked = [value for name, value in itertools.pairwise(arguments) if name == _OPTION]
     asked += [text.removeprefix(f"{_OPTION}=") for text in arguments if text.startswith(f"{_OPTION}=")]
     return "json" if "json" in asked else "text"
+
+
+def open_closed_streams() -> None:
+    """Lead the standard streams that this process was started without nowhere; the next files opened would take their places."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 class Say(Protocol):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamcore import _redrive_command
-from streamcore._console import Console, log_format, speaker, standard_output
+from streamcore._console import Console, log_format, open_closed_streams, speaker, standard_output
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore._metrics_options import add_cloudwatch, add_metrics, exporting, parse_metrics_config
 from streamcore._options import add_aws, add_calling, add_failing, add_output, seconds
@@ -92,6 +92,8 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Without arguments it is what this process is for, and has those of the process."""
+    if arguments is None:
+        open_closed_streams()
     wanted = log_format(sys.argv[1:] if arguments is None else arguments)
     say = speaker(wanted)
     parsed = argparse.Namespace(say=say, own_process=arguments is None)
