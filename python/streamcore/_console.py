@@ -45,10 +45,16 @@ def log_format(arguments: Sequence[str]) -> LogFormat:
     Example:
         >>> log_format(["run", "--log-format", "json", "--batchsize", "1"]), log_format(["run"])
         ('json', 'text')
+        >>> log_format(["run", "--log-format=json", "--log-format", "text"])
+        'text'
     """
-    asked = [value for name, value in itertools.pairwise(arguments) if name == _OPTION]
-    asked += [text.removeprefix(f"{_OPTION}=") for text in arguments if text.startswith(f"{_OPTION}=")]
-    return "json" if "json" in asked else "text"
+    wanted = ""
+    for before, text in itertools.pairwise(["", *arguments]):
+        if before == _OPTION:
+            wanted = text
+        elif text.startswith(f"{_OPTION}="):
+            wanted = text.removeprefix(f"{_OPTION}=")
+    return "json" if wanted == "json" else "text"
 
 
 def open_closed_streams() -> None:
