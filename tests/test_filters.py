@@ -197,6 +197,9 @@ def test_the_command_filters(tmp_path: Path) -> None:
     done = run("--filter-criteria", '{"Filters": [{"Pattern": "{"}]}')
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("streamcore: --filter-criteria: Invalid filter pattern definition.; filter 1 cannot be used: ")
+    done = run("--filter-criteria", '{"Filters": [{"Pattern": "{\\"data\\": {\\"city\\": [\\"\\ud800\\"]}}"}]}')
+    assert done.returncode == 2
+    assert done.stderr.endswith("filter 1 cannot be used: it holds half of a surrogate pair, which no JSON has, at byte 0\n")
     done = run("--filter-criteria", "data")
     assert done.returncode == 2
     assert done.stderr.startswith("streamcore: --filter-criteria is not JSON: ")

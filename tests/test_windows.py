@@ -7,6 +7,7 @@ import json
 import math
 import random
 import subprocess
+import sys
 from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
@@ -251,6 +252,19 @@ def test_a_closing_call_that_keeps_failing_goes_to_the_destination_and_the_next_
     assert (discard.record_count, discard.first_sequence_number, discard.last_sequence_number) == (0, None, None)
     stats = bench.worker.stats()
     assert (stats.records, stats.discards, stats.discarded_records, stats.windows_closed) == (2, 1, 0, 1)
+
+
+def test_a_closing_call_without_a_destination_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "one.ndjson").write_text('{"key": "a"}\n')
+    (tmp_path / "handlers.py").write_text("def handle(event, context):\n    return {'state': {}} if event['Records'] else None\n")
+    command = [sys.executable, "-m", "streamcore", "run", "--source", "file:one.ndjson?key=key", "--function", "handlers.py:handle"]
+    options = ["--tumbling-window-in-seconds", "10", "--maximum-retry-attempts", "0", "--state", ":memory:", "--until-idle"]
+    done = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "(RetryAttemptsExhausted, 1 invocations); the mapping has no destination, it is dropped" in done.stderr
+    # It has no records, so that no condition of records is told.
+    assert "  discarded   0\n" in done.stdout
+    assert "discards      1\n" in done.stdout
 
 
 def test_a_discarded_batch_of_a_window_tells_of_it() -> None:

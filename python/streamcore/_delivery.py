@@ -111,8 +111,9 @@ class Delivery:
                 self._staff(line)
                 return
         # Nothing else tells of them, so each is told.
-        text = "%s; the mapping has no destination, the records are dropped"
-        _log.warning(text, _described(discard), extra=of_discard(discard))
+        what = "the records are" if discard.record_count else "it is"
+        text = "%s; the mapping has no destination, %s dropped"
+        _log.warning(text, _described(discard), what, extra=of_discard(discard))
         self._confirm(discard, reading, "dropped")
 
     def step(self, now: int) -> bool:

@@ -125,7 +125,7 @@ class Page:
 
 @final
 class FilterCriteria:
-    """The filters of a mapping, compiled: an event passes if one of the patterns matches it.
+    """The filters of a mapping, compiled: an event passes if one of the patterns matches it, or if there are no patterns.
 
     Patterns are those of the Lambda developer guide, "Control which events Lambda sends to your function". Lambda shows a pattern the
     record with its data parsed: of Kinesis `{"data": ...}` beside `partitionKey` and the like, of DynamoDB Streams the record as in the
@@ -150,12 +150,12 @@ class FilterCriteria:
     @property
     def patterns(self) -> list[str]: ...
     def matches(self, event: str | bytes | Mapping[str, Any]) -> bool:
-        """Return whether one of the patterns matches an event, given as JSON or as what `json.dumps` takes.
+        """Return whether one of the patterns matches an event, or there are none. It is given as JSON or as what `json.dumps` takes.
 
         As JSON nothing is lost: a number is compared with a pattern's number by its text, so 300, 300.0 and 3.0e2 differ.
 
         Raises:
-            PageError: the event is not a JSON object.
+            PageError: the event is not a JSON object in UTF-8.
         """
     def wants_value_of(self, name: str) -> bool:
         """Return whether a pattern has a list of values, not an object, for `name` at its top."""

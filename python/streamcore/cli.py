@@ -399,7 +399,7 @@ def _rate(summary: Summary) -> float:
 
 
 def _summary_text(summary: Summary) -> str:
-    conditions = ", ".join(f"{condition} {count:,}" for condition, count in sorted(summary.discarded_by_condition.items()))
+    conditions = ", ".join(f"{condition} {count:,}" for condition, count in sorted(summary.discarded_by_condition.items()) if count)
     lines = [
         ("records", f"{summary.records:,}"),
         ("  succeeded", f"{summary.succeeded:,}"),

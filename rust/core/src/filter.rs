@@ -17,6 +17,7 @@ use crate::batch::ShardInfo;
 use crate::error::PageError;
 use crate::event::write_seconds;
 use crate::filter::machine::{Machine, NodeId, Outcome, Run};
+use crate::filter::pattern::Alternative;
 use crate::filter::value::Scalar;
 use crate::json::Scanner;
 use crate::page::{Format, Page, Record};
@@ -36,7 +37,7 @@ pub struct FilterError {
     pub what: String,
 }
 
-/// The filters of a mapping, compiled. A record passes if one of them matches.
+/// The filters of a mapping, compiled. A record passes if one of them matches, or if there are none.
 ///
 /// # Examples
 ///
@@ -82,6 +83,10 @@ impl FilterCriteria {
             alternatives.extend(parsed);
         }
         let mut machines = Vec::new();
+        if patterns.is_empty() {
+            // An empty list of filters is none to Lambda: one alternative that asks for nothing.
+            alternatives.push(Alternative::default());
+        }
         while !alternatives.is_empty() {
             machines.push(Machine::new(&mut alternatives));
         }
@@ -108,7 +113,7 @@ impl FilterCriteria {
             .any(|machine| machine.wants_value_of(name))
     }
 
-    /// Whether one of the patterns matches an event. The event is a JSON object as patterns see it.
+    /// Whether one of the patterns matches an event, or there is none. The event is a JSON object as patterns see it.
     ///
     /// # Errors
     ///

@@ -380,8 +380,15 @@ impl<'a> Scanner<'a> {
     ///
     /// This is where most of the time of reading goes. So what it keeps is in variables, not in `self`, and what is rare is done by the
     /// functions that read values.
+    #[inline]
     pub(crate) fn skip(&mut self) -> Result<()> {
+        self.skip_inside(0)
+    }
+
+    /// The same for a value inside of `above` arrays and objects, which count for how deep it may be.
+    pub(crate) fn skip_inside(&mut self, above: usize) -> Result<()> {
         let bytes = self.bytes;
+        let deepest = DEPTH_MAX - above;
         // Of the levels around: bit i tells whether level i is an object. The loop replaces recursion.
         let mut objects = 0_u128;
         let mut is_object = false;
@@ -397,7 +404,7 @@ impl<'a> Scanner<'a> {
                     }
                 }
                 Some(&byte @ (b'{' | b'[')) => {
-                    if depth == DEPTH_MAX {
+                    if depth == deepest {
                         return Err(PageError::TooDeep {
                             offset: at,
                             max: DEPTH_MAX,

@@ -265,6 +265,12 @@ fn data_that_is_not_json_matches_no_pattern_on_data() {
         passes(Some(Arc::new(key)), payloads(&texts)).len(),
         texts.len()
     );
+    let none = FilterCriteria::new(&[] as &[&str]).unwrap();
+    assert_eq!(
+        passes(Some(Arc::new(none)), payloads(&texts)).len(),
+        texts.len(),
+        "an empty list of filters is none"
+    );
     // What speaks of data does not match; the other alternative does.
     let either = r#"{"$or": [{"data": {"a": [1]}}, {"sequenceNumber": ["2"]}]}"#;
     let either = FilterCriteria::new(&[either]).unwrap();
@@ -285,19 +291,19 @@ fn data_nested_too_deeply_is_no_json() {
         ]
         .concat()
     };
-    let (in_bounds, too_deep) = (deep(128), deep(129));
-    assert_eq!(
-        passes(data(r#"{"a": [1]}"#), payloads(&[&in_bounds, &too_deep])),
-        ["1"]
-    );
+    // The object is one level, and how deep it may be is the same where a pattern looks and where it does not.
     let (in_bounds, too_deep) = (deep(127), deep(128));
-    assert_eq!(
-        passes(
-            data(r#"{"a": [1], "b": [{"exists": false}]}"#),
-            payloads(&[&in_bounds, &too_deep])
-        ),
-        ["1"]
-    );
+    for pattern in [
+        r#"{"a": [1]}"#,
+        r#"{"a": [1], "b": [{"exists": false}]}"#,
+        r#"{"a": [1], "b": {"c": [{"exists": false}]}}"#,
+    ] {
+        assert_eq!(
+            passes(data(pattern), payloads(&[&in_bounds, &too_deep])),
+            ["1"],
+            "{pattern}"
+        );
+    }
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use pyo3::exceptions::{PyTypeError, PyUnicodeDecodeError};
+use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyString};
 
-use crate::errors::{filter_error, page_error};
+use streamcore::{FilterError, PageError};
+
+use crate::errors::{filter_error, page, page_error};
 
 #[pyclass(frozen, eq, module = "streamcore._streamcore")]
 #[derive(Debug, PartialEq, Eq)]
@@ -22,7 +24,21 @@ impl FilterCriteria {
         clippy::needless_pass_by_value,
         reason = "made of the argument for this call"
     )]
-    fn new(patterns: Vec<String>) -> PyResult<Self> {
+    fn new(patterns: Vec<Bound<'_, PyString>>) -> PyResult<Self> {
+        let text = |(filter, pattern): (usize, &Bound<'_, PyString>)| {
+            let text = pattern.to_str().map_err(|_| {
+                filter_error(&FilterError {
+                    filter,
+                    offset: 0,
+                    what: "it holds half of a surrogate pair, which no JSON has".into(),
+                })
+            })?;
+            Ok(text.to_owned())
+        };
+        let patterns = (1..)
+            .zip(&patterns)
+            .map(text)
+            .collect::<PyResult<Vec<_>>>()?;
         let filter =
             streamcore::FilterCriteria::new(&patterns).map_err(|error| filter_error(&error))?;
         Ok(Self {
@@ -40,17 +56,19 @@ impl FilterCriteria {
     }
 
     fn matches(&self, event: &Bound<'_, PyAny>) -> PyResult<bool> {
-        let py = event.py();
         let dumped;
         let text = if let Ok(text) = event.cast::<PyString>() {
-            text.to_str()?
+            text.to_str().map_err(|_| {
+                page(
+                    "the event holds half of a surrogate pair, which no JSON has".into(),
+                    0,
+                )
+            })?
         } else if let Ok(bytes) = event.cast::<PyBytes>() {
-            let bytes = bytes.as_bytes();
-            str::from_utf8(bytes).map_err(|error| {
-                match PyUnicodeDecodeError::new_utf8(py, bytes, error) {
-                    Ok(error) => PyErr::from_value(error.into_any()),
-                    Err(error) => error,
-                }
+            str::from_utf8(bytes.as_bytes()).map_err(|error| {
+                page_error(&PageError::NotUtf8 {
+                    offset: error.valid_up_to(),
+                })
             })?
         } else {
             dumped = dumps(event)?;

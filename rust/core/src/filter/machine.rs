@@ -267,6 +267,14 @@ impl<'a> Run<'a> {
 
     /// Runs an event that is one JSON text, an object, and says whether it is accepted.
     pub(crate) fn text(mut self, scanner: &mut Scanner<'_>) -> Result<bool> {
+        let (found, offset) = scanner.peek("an object")?;
+        if found != b'{' {
+            return Err(PageError::Unexpected {
+                offset,
+                found,
+                expected: "an object",
+            });
+        }
         self.open(0);
         self.members(scanner, 0, 0)?;
         Ok(self.close(0, 0).matched != 0)
@@ -308,7 +316,9 @@ impl<'a> Run<'a> {
         let here = &self.machine.nodes[node];
         let (byte, offset) = scanner.peek("a value")?;
         match byte {
-            b'{' if here.children.is_empty() => scanner.skip().map(|()| Outcome::default()),
+            b'{' if here.children.is_empty() => {
+                scanner.skip_inside(self.depth).map(|()| Outcome::default())
+            }
             b'{' | b'[' => {
                 self.depth += 1;
                 if self.depth > DEPTH_MAX {
@@ -366,7 +376,7 @@ impl<'a> Run<'a> {
                 Some(place) => {
                     self.outcomes[base + place] = self.value(scanner, here.children[place].node)?;
                 }
-                None => scanner.skip()?,
+                None => scanner.skip_inside(self.depth)?,
             }
             more = scanner.goes_on(b'}', ", or }")?;
         }
