@@ -24,7 +24,7 @@ VENV_USABLE := $(shell [ "$$(cat $(VENV)/.made 2>/dev/null)" = "$(CURDIR)" ] && 
 PEERS := .peers
 FERROKINESIS := 0.7.0
 
-.PHONY: FORCE help demo test test-rust test-py test-peers lint fmt type bench budgets sim docs-check lock wheel clean
+.PHONY: FORCE help demo test test-rust sanitize test-py test-peers lint fmt type bench budgets sim docs-check lock wheel clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,12 @@ test: test-rust test-py ## Run every test; the Python tests run against the buil
 
 test-rust: $(VENV)/.build ## Run the Rust tests, documentation tests and the simulation included
 	cargo test --workspace --locked
+
+# The standard library alone is needed, so rustc does it, whose stable releases bring the sanitizer along and ask for this variable.
+sanitize: ## Run the tests of the unsafe code under AddressSanitizer
+	@mkdir -p target
+	RUSTC_BOOTSTRAP=1 rustc --edition 2024 --test -O -g -Zsanitizer=address rust/py/tests/arrow.rs -o target/arrow-sanitized
+	ASAN_OPTIONS=detect_leaks=1 target/arrow-sanitized
 
 test-py: $(VENV)/.wheel $(VENV)/.dev ## Run the Python tests and the examples in docstrings
 	$(PYTEST) tests

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from servers import REGION, unique
 from streamcore import ConfigError, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
@@ -28,8 +29,9 @@ BEGIN = 1_700_000_040_000
 class Recorder:
     """Stands in for a client where a test is about what is sent when, not about CloudWatch. Fails as often as it is told."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, failures: int = 0, error: Exception | None = None) -> None:
         self.failures = failures
+        self.error = error or ConnectionError("nobody listens")
         self.calls: list[dict[str, Any]] = []
 
     class meta:  # noqa: N801 - as boto3 names it
@@ -38,7 +40,7 @@ class Recorder:
     def put_metric_data(self, **call: Any) -> None:
         if self.failures:
             self.failures -= 1
-            raise ConnectionError("nobody listens")
+            raise self.error
         self.calls.append(call)
 
     def data(self) -> dict[tuple[str, str], Any]:
@@ -196,6 +198,23 @@ def test_what_cannot_be_published_is_kept_for_the_next_minute(caplog: pytest.Log
         "metrics could not be published to CloudWatch",
         "metrics are published to CloudWatch again after 3 failures",
     ]
+
+
+@pytest.mark.parametrize("code", ["InvalidParameterValue", "InvalidParameterValueException"])
+def test_what_cloudwatch_refuses_does_not_stand_in_the_way_of_the_rest(caplog: pytest.LogCaptureFixture, code: str) -> None:
+    said = {"Error": {"Code": code, "Message": "The parameter MetricData.member.1.Timestamp must not be more than two hours in the future"}}
+    world = World()
+    client = Recorder(failures=1, error=ClientError(said, "PutMetricData"))
+    exporter = world.exporter(client)
+    world.put(b"1")
+    world.over(exporter)
+    assert client.calls == []
+    (record,) = [record for record in caplog.records if record.name == "streamcore.metrics"]
+    assert "CloudWatch refused" in record.getMessage()
+    assert "two hours in the future" in record.getMessage()
+    world.put(b"2", b"3")
+    world.over(exporter)
+    assert client.data()["PolledEventCount", f"EventSourceMappingUUID={UUID}"] == 2, "what was refused is not sent again"
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

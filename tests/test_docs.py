@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import doctest
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
+
+import streamcore._streamcore
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "benches").glob("*.md"), *(ROOT / "examples").glob("*.md")])
@@ -43,3 +47,17 @@ def test_every_make_target_that_is_named_exists(document: Path) -> None:
 def test_the_design_lists_the_invariants_from_1_to_13() -> None:
     numbers = [int(number) for number in re.findall(r"^- \*\*I(\d+)\*\*", (ROOT / "DESIGN.md").read_text(), re.MULTILINE)]
     assert numbers == list(range(1, 14))
+
+
+def documented() -> list[tuple[str, str]]:
+    """The docstrings with examples of the compiled module, which stand in its stub."""
+    tree = ast.parse((ROOT / "python" / "streamcore" / "_streamcore.pyi").read_text())
+    named = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    return [(node.name, text) for node in named if ">>>" in (text := ast.get_docstring(node) or "")]
+
+
+@pytest.mark.parametrize(("name", "text"), documented(), ids=[name for name, _ in documented()])
+def test_the_examples_of_the_compiled_module_are_true(name: str, text: str) -> None:
+    example = doctest.DocTestParser().get_doctest(text, vars(streamcore._streamcore).copy(), name, None, None)
+    said: list[str] = []
+    assert doctest.DocTestRunner().run(example, out=said.append).failed == 0, "".join(said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 from base64 import b64decode, b64encode
@@ -140,6 +141,30 @@ def test_every_event_is_a_fresh_one_to_its_deepest_dict() -> None:
     assert batch.event() == expected
 
 
+@pytest.mark.parametrize("records", [3, 5000])
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_is_as_it_was_after_a_large_event_and_has_not_gone_over_it(records: int, *, on: bool) -> None:
+    batch = batch_of([("key", b"data", NOW, str(number)) for number in range(1, records + 1)])
+    collections: list[str] = []
+
+    def note(phase: str, _info: dict[str, int]) -> None:
+        collections.append(phase)
+
+    was_on = gc.isenabled()
+    (gc.enable if on else gc.disable)()
+    gc.collect()
+    gc.callbacks.append(note)
+    try:
+        event = batch.event()
+        found = list(collections)
+        assert gc.isenabled() is on
+    finally:
+        gc.callbacks.remove(note)
+        (gc.enable if was_on else gc.disable)()
+    assert len(event["Records"]) == records
+    assert len(found) <= 2, "it may begin and end once, when the event is there"
+
+
 def test_columns_are_arrays_of_ones_own() -> None:
     batch = batch_of([("a", b"data", NOW, "1")])
     columns = batch.columns()
@@ -170,7 +195,7 @@ def test_data_that_is_not_base64_reaches_the_event_and_not_the_columns() -> None
     batch = take(engine)
     assert batch.event()["Records"][1]["kinesis"]["data"] == "YQ=?"
     with pytest.raises(PageError, match=r"record 1: at byte \d of the data: not base64 in the standard alphabet with padding") as caught:
-        batch.columns()
+        _ = batch.columns().payload
     assert caught.value.offset == 1
 
 

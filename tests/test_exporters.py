@@ -8,11 +8,12 @@ import importlib
 import socket
 import sys
 import threading
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.metrics import MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader
 from prometheus_client.parser import text_string_to_metric_families
 
 from streamcore import ConfigError, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
@@ -68,17 +69,15 @@ def scraped(server: PrometheusServer) -> tuple[int, str, dict[tuple[str, tuple[s
     return answer.status, answer.headers["Content-Type"], found
 
 
-def test_prometheus_gets_the_counts_of_each_shard_and_of_those_that_are_gone(worker: Worker) -> None:
+def test_prometheus_gets_the_counts_of_a_mapping_and_how_each_shard_stands(worker: Worker) -> None:
     shard = worker.metrics().mappings[0].shards[0].shard_id
     with PrometheusServer(worker.metrics, port=0) as server:
         status, kind, found = scraped(server)
     assert (status, kind.split(";")[0]) == (200, "text/plain")
-    assert found["streamcore_polled_events_total", (UUID, "gone")] == 3
-    assert found["streamcore_polled_events_total", (UUID, shard)] == 1
+    assert found["streamcore_polled_events_total", (UUID,)] == 4
     # Three fail, the first succeeds, the other two fail, the bad one fails and is dropped, the last one succeeds.
-    assert found["streamcore_invoked_events_total", (UUID, "gone")] == 3 + 1 + 2 + 1 + 1
-    assert found["streamcore_dropped_events_total", (UUID, "gone")] == 1
-    assert found["streamcore_dropped_events_total", (UUID, shard)] == 0
+    assert found["streamcore_invoked_events_total", (UUID,)] == 3 + 1 + 2 + 1 + 1 + 1
+    assert found["streamcore_dropped_events_total", (UUID,)] == 1
     assert found["streamcore_held_bytes", (UUID, shard)] == 0
     assert found["streamcore_last_iterator_age_seconds", (UUID, shard)] == 1.5
     assert found["streamcore_lanes", (UUID, shard, "empty")] == 1
@@ -159,19 +158,58 @@ def test_opentelemetry_gets_the_same_counts(worker: Worker) -> None:
     with OpenTelemetryExporter(metrics, meter_provider=provider):
         found = collected(reader)
         assert len(asked) == 1
-        assert found["streamcore.polled_events", (UUID, "gone")] == 3
-        assert found["streamcore.polled_events", (UUID, shard)] == 1
+        assert found["streamcore.polled_events", (UUID,)] == 4
         assert found["streamcore.last_iterator_age", (UUID, shard)] == 1.5
-        assert ("streamcore.last_iterator_age", (UUID, "gone")) not in found
-        assert found["streamcore.batch.count", (UUID, "gone")] == 5
-        assert found["streamcore.iterator_age.sum", (UUID, shard)] == 1.5
+        assert found["streamcore.batch.count", (UUID,)] == 6
+        assert found["streamcore.iterator_age.sum", (UUID,)] == 1.5
         assert found["streamcore.held.bytes", (UUID, shard)] == 0
         assert found["streamcore.checkpoints", ()] == worker.stats().checkpoints
         assert collected(reader) == found
         assert len(asked) == 2
+    assert len(asked) == 3, "what was counted since the last collection is exported"
     collected(reader)
-    assert len(asked) == 2
+    assert len(asked) == 3
     provider.shutdown()
+
+
+def test_differences_add_up_while_shards_end() -> None:
+    """Whoever adds up the differences of each series, as `rate` of Prometheus does and exporters of differences do, gets the counts."""
+    stream = MemoryStream("orders")
+    for number in range(10):
+        stream.put(f"key-{number}", b"{}")
+    worker = Worker(checkpoints=MemoryCheckpointStore(), clock=ManualClock(1_000), seed=1)
+    worker.add(EventSourceMapping(starting_position="TRIM_HORIZON"), stream, ScriptedFunction())
+    reader = InMemoryMetricReader(preferred_temporality={ObservableCounter: AggregationTemporality.DELTA})
+    added_up: Counter[str] = Counter()
+
+    def look() -> None:
+        for (name, _), value in collected(reader).items():
+            added_up[name] += int(value)
+
+    with OpenTelemetryExporter(worker.metrics, meter_provider=MeterProvider([reader], shutdown_on_exit=False)):
+        worker.step(1_000)
+        look()
+        stream.split(stream.list_shards()[0].shard_id)
+        for now in (5_000, 10_000):
+            worker.step(now)
+            look()
+    metrics = worker.metrics()
+    assert metrics.mappings[0].gone.polled_event_count == 10, "the shard has ended"
+    assert (added_up["streamcore.polled_events"], added_up["streamcore.batch.count"]) == (10, metrics.batch_records.count)
+
+
+class Broken(InMemoryMetricReader):
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:  # noqa: ARG002
+        raise OSError("no collector")
+
+
+def test_a_reader_that_fails_at_the_end_is_told_and_stops_nothing(worker: Worker, caplog: pytest.LogCaptureFixture) -> None:
+    exporter = OpenTelemetryExporter(worker.metrics, meter_provider=MeterProvider([Broken()], shutdown_on_exit=False))
+    exporter.close()
+    exporter.close()
+    (record,) = [record for record in caplog.records if record.name == "streamcore.metrics"]
+    assert "the last metrics could not be handed to OpenTelemetry" in record.getMessage()
+    assert "no collector" in record.getMessage()
 
 
 # What is not installed.

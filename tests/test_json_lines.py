@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,7 @@ from streamcore import WorkerStats, _progress
 from streamcore.cli import main
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 HANDLERS = r"""
@@ -54,10 +55,12 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     (tmp_path / "handlers.py").write_text(HANDLERS)
     (tmp_path / "rows.csv").write_text("key,value\n" + "".join(f"{number % 3},{number}\n" for number in range(30)))
 
-    def started(*arguments: str, function: str = "handlers.py:talk", command: str = "run") -> subprocess.CompletedProcess[str]:
+    def started(
+        *arguments: str, function: str = "handlers.py:talk", command: str = "run", environment: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.CompletedProcess[str]:
         given = ["--source", "file:rows.csv?key=key", "--function", function, "--state", ":memory:"] if command == "run" else []
         line = [sys.executable, "-m", "streamcore", command, *given, "--log-format", "json", *arguments]
-        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return subprocess.run(line, cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
     return started
 
@@ -96,6 +99,34 @@ def test_whatever_a_handler_writes_is_a_line(run: Callable[..., Any], options: l
     assert "not shown" not in done.stderr
     if options:
         assert json.loads(done.stdout)["succeeded"] == 30
+
+
+ENDING = """
+import atexit, logging, os, sys
+
+def handle(event, context):
+    if not (child := os.fork()):
+        atexit._run_exitfuncs()  # as a child does that ends in order
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.write(2, b"still heard\\n")
+
+atexit.register(lambda: logging.getLogger("library").error("no collector"))
+atexit.register(lambda: sys.stderr.write("bye\\n"))
+"""
+
+
+def test_what_is_written_as_the_process_ends_is_lines_too(run: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "ending.py").write_text(ENDING)
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, logging\natexit.register(lambda: logging.getLogger('earlier').error('not flushed'))\n"
+    )
+    done = run(function="ending.py:handle", environment={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 0
+    found = lines(done.stderr)
+    assert of(found, "streamcore.output") == ["bye", "still heard", "bye"], "the child ends, and the parent does"
+    assert of(found, "library") == ["no collector"] * 2
+    assert of(found, "earlier") == ["not flushed"] * 2
 
 
 def test_a_failed_invocation_says_where_and_why(run: Callable[..., Any]) -> None:
@@ -239,3 +270,13 @@ def test_a_redrive_writes_lines_too(run: Callable[..., Any], tmp_path: Path) -> 
     shown = run(*arguments, "--print", command="redrive")
     assert len(json.loads(shown.stdout)["Records"]) == 30
     assert any(text.startswith("messages ") for text in of(lines(shown.stderr), "streamcore.output"))
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+@pytest.mark.usefixtures("run")
+def test_without_standard_error_a_run_is_a_run(tmp_path: Path, log_format: str) -> None:
+    line = [sys.executable, "-m", "streamcore", "run", "--source", "file:rows.csv?key=key", "--function", "handlers.py:talk"]
+    line += ["--state", ":memory:", "--log-format", log_format, "--json"]
+    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *line], cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["succeeded"] == 30

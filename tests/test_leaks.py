@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from engines import NOW, mapping, one_shard, page, take
-from streamcore import Batch, Checkpoint, Discard, Engine, Outcome, Page, StreamcoreError
+from streamcore import Batch, Checkpoint, Columns, Discard, Engine, Outcome, Page, StreamcoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 SUCCESS, FAILURE = Outcome.success(), Outcome.failure()
+COLUMNS = [name for name in dir(Columns) if not name.startswith("_")]
 
 
 def blocks_kept(work: Callable[[], object], times: int) -> int:
@@ -47,7 +48,11 @@ def test_a_whole_round_of_work_keeps_nothing() -> None:
         while isinstance(batch := engine.take(NOW), Batch):
             batch.event()["Records"].append(batch)
             batch.json()
-            batch.columns()
+            columns = batch.columns()
+            for name in COLUMNS:
+                getattr(columns, name)
+            batch.__arrow_c_array__()
+            batch.__arrow_c_stream__()
             for discard in engine.finish(batch.ticket, FAILURE if number % 2 else SUCCESS, NOW).discards:
                 discard.invocation_record()
                 discard.json()
@@ -184,13 +189,13 @@ def test_a_callback_is_freed_when_another_one_comes() -> None:
 
 # Run in a process of its own: PyO3 prints what it cannot return.
 _OUT_OF_MEMORY = """
-import sys
+import gc, sys
 from _testcapi import remove_mem_hooks, set_nomemory
 from streamcore import Engine, EventSourceMapping, Outcome, Page
 
 engine = Engine()
-shard = engine.add_shard(EventSourceMapping(starting_position="TRIM_HORIZON"), "shard", now=0)
-engine.offer(shard, Page.from_records([("key", b"data", index, str(index)) for index in range(1, 6)]), 0)
+shard = engine.add_shard(EventSourceMapping(starting_position="TRIM_HORIZON", batch_size=1000), "shard", now=0)
+engine.offer(shard, Page.from_records([("key", b"data", index, str(index)) for index in range(1, int(sys.argv[2]) + 1)]), 0)
 batch = engine.take(0)
 call = getattr(batch, sys.argv[1])
 expected = call()
@@ -210,13 +215,16 @@ for start in range(150):
 assert call() == expected
 assert engine.finish(batch.ticket, Outcome.success(), 0).stale is False
 engine.check_invariants()
+assert gc.isenabled()
 print("failures", failures > 0)
 """
 
 
 # Not `columns`: the crate that makes the arrays (numpy 0.30.0, PyArray::new_with_data) does not look whether numpy gave it one.
-@pytest.mark.parametrize("what", ["event", "json"])
-def test_memory_that_runs_out_is_an_error_and_no_harm(what: str) -> None:
+@pytest.mark.parametrize(("what", "records"), [("event", 5), ("event", 500), ("json", 5)])
+def test_memory_that_runs_out_is_an_error_and_no_harm(what: str, records: int) -> None:
     pytest.importorskip("_testcapi", reason="this Python has no _testcapi, which makes allocations fail")
-    done = subprocess.run([sys.executable, "-P", "-c", _OUT_OF_MEMORY, what], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", _OUT_OF_MEMORY, what, str(records)], capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "failures True\n"), done.stderr

@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import decimal
 import functools
+import gc
 import logging
 import math
 import re
@@ -28,7 +29,7 @@ ARN = "arn:aws:lambda:eu-west-1:123456789012:function:billing"
 
 def batch_of(records: int = 2) -> Batch:
     engine = Engine(seed=1)
-    shard = engine.add_shard(EventSourceMapping(starting_position="TRIM_HORIZON"), "shardId-000000000000", now=NOW)
+    shard = engine.add_shard(EventSourceMapping(starting_position="TRIM_HORIZON", batch_size=1000), "shardId-000000000000", now=NOW)
     engine.offer(shard, Page.from_records([("key", b"data", NOW, str(number + 1)) for number in range(records)]), NOW)
     batch = engine.take(NOW)
     assert isinstance(batch, Batch)
@@ -161,6 +162,29 @@ def test_options_that_are_refused(options: dict[str, Any]) -> None:
 def test_what_cannot_be_called_is_refused() -> None:
     with pytest.raises(ConfigError, match="function must be callable or text that names one, not 3"):
         LocalFunction(3)  # type: ignore[arg-type] # that is what is tested
+
+
+def test_the_garbage_collector_does_not_go_over_an_event_before_the_handler_has_it() -> None:
+    collections: list[str] = []
+    seen: list[int] = []
+
+    def note(phase: str, _info: dict[str, int]) -> None:
+        collections.append(phase)
+
+    def handler(event: Any, context: Any) -> None:
+        seen.append(len(collections) if len(event["Records"]) == 1000 else -1)
+
+    function = LocalFunction(handler)
+    batch = batch_of(1000)
+    gc.callbacks.append(note)
+    gc.collect()
+    collections.clear()
+    try:
+        function.invoke(batch)
+    finally:
+        gc.callbacks.remove(note)
+    # From 3.12 on it waits for Python code to run, which the handler is.
+    assert seen in ([0], [2] if sys.version_info >= (3, 12) else [0])
 
 
 # Errors

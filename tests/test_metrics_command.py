@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -48,7 +50,7 @@ def command(*arguments: str, function: str = "handlers.py:handle") -> list[str]:
 
 def test_a_run_is_scraped_and_stops_serving_when_it_is_over(folder: Path) -> None:
     os.mkfifo(folder / "go")
-    started = command("--metrics-port", "0", "--batch-size", "10", "--opentelemetry", function="handlers.py:wait")
+    started = command("--metrics-port", "0", "--batch-size", "10", function="handlers.py:wait")
     with subprocess.Popen(started, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         said = process.stderr.readline()
@@ -87,6 +89,38 @@ def test_cloudwatch_has_the_whole_run_when_it_is_over(folder: Path, moto: Server
     assert {dimensions for name, dimensions in published if name == "IteratorAge"} == {(), ("FunctionName",)}
 
 
+OPENTELEMETRY = """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import ConsoleMetricExporter, PeriodicExportingMetricReader
+
+out = open("exported", "w")
+reader = PeriodicExportingMetricReader(ConsoleMetricExporter(out=out), export_interval_millis=3_600_000)
+metrics.set_meter_provider(MeterProvider([reader]))
+
+def handle(event, context):
+    pass
+"""
+
+
+def test_opentelemetry_has_the_whole_run_when_it_is_over(folder: Path) -> None:
+    (folder / "measured.py").write_text(OPENTELEMETRY)
+    done = subprocess.run(
+        command("--opentelemetry", function="measured.py:handle"), cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    exported, _ = json.JSONDecoder().raw_decode((folder / "exported").read_text())
+    (scope,) = exported["resource_metrics"][0]["scope_metrics"]
+    values = {metric["name"]: [point["value"] for point in metric["data"]["data_points"]] for metric in scope["metrics"]}
+    assert values["streamcore.succeeded_events"] == [100]
+
+
+def test_opentelemetry_that_nothing_has_set_up_is_told(folder: Path) -> None:
+    done = subprocess.run(command("--opentelemetry"), cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr.startswith("streamcore: note: nothing has set OpenTelemetry up, so metrics go nowhere")
+
+
 def published_to(moto: Server, namespace: str) -> list[tuple[str, tuple[str, ...]]]:
     metrics: list[dict[str, Any]] = moto.client("cloudwatch").list_metrics(Namespace=namespace)["Metrics"]
     return [(metric["MetricName"], tuple(one["Name"] for one in metric["Dimensions"])) for metric in metrics]
@@ -101,6 +135,24 @@ def test_a_cloudwatch_that_does_not_answer_fails_no_run(folder: Path) -> None:
     assert done.returncode == 0
     assert "metrics could not be published to CloudWatch" in done.stderr
     assert "could not be published to CloudWatch and are lost" in done.stderr
+
+
+def test_who_waits_no_longer_for_the_last_metrics_gets_the_summary(folder: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        env = {**os.environ, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_CONFIG_FILE": os.devnull}
+        started = command("--cloudwatch-metrics", "--endpoint-url", endpoint, "--json")
+        with subprocess.Popen(started, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            connection, _ = silent.accept()
+            with connection:
+                assert connection.recv(1), "the run is over, and CloudWatch does not answer"
+                process.send_signal(signal.SIGINT)
+                output, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    summary = json.loads(output)
+    assert (summary["records"], summary["reason"]) == (100, "ended")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ EXAMPLES = [(found["title"], found["code"], found["rest"]) for found in EXAMPLE.
 
 
 def test_every_python_block_is_an_example_that_is_run() -> None:
-    assert len(EXAMPLES) == README.read_text().count("```python\n") == 3
+    assert len(EXAMPLES) == README.read_text().count("```python\n") == 4
 
 
 @pytest.mark.parametrize(("title", "code", "rest"), EXAMPLES, ids=[title for title, _, _ in EXAMPLES])

@@ -261,7 +261,7 @@ def test_one_writes_or_several_read(tmp_path: Path) -> None:
             other()
     function.close()
     first, second = RecordingSource(path), RecordingSource(path)
-    with pytest.raises(ConfigError, match="another run writes it or reads from it"):
+    with pytest.raises(ConfigError, match="another run writes it, or it is read now"):
         RecordedFunction(ScriptedOnce(), path)
     first.close()
     second.close()

@@ -416,6 +416,26 @@ def test_a_batch_that_keeps_failing_is_named(caplog: pytest.LogCaptureFixture, m
     assert f"shard shardId-000000000000, lane 0, first sequence number {number}, tried 3 times, next in" in caplog.text
 
 
+def test_of_many_batches_that_keep_failing_ten_are_named(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamcore._watch._STUCK_FIRST_S", 0.01)
+    monkeypatch.setattr("streamcore._watch._STUCK_MAX_S", 0.01)
+    stream = MemoryStream("orders", shards=16)
+    for number in range(400):
+        stream.put(f"key-{number}", b"1")
+    every = "waiting for 6 more batches that keep failing"
+
+    def handler(event: Any, context: Any) -> None:
+        if every not in caplog.text:
+            raise ValueError("not yet")
+
+    worker = Worker(checkpoints=MemoryCheckpointStore())
+    worker.add(mapping(), stream, LocalFunction(handler))
+    assert worker.run(until_idle=True).succeeded == 400
+    said = [record.getMessage() for record in caplog.records if record.name == "streamcore.worker"]
+    named = [text.startswith("waiting for a batch that keeps failing") for text in said[: said.index(every)]]
+    assert named[-10:] == [True] * 10, "the first line of the ten, and no more between two looks"
+
+
 def test_a_batch_that_comes_while_all_threads_are_in_long_calls_gets_a_thread() -> None:
     stream, gate, running = MemoryStream("orders", shards=3), threading.Event(), threading.Semaphore(0)
 

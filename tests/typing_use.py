@@ -16,6 +16,7 @@ from streamcore import (
     Finished,
     Function,
     LambdaFunction,
+    LocalFunction,
     Offered,
     Outcome,
     Page,
@@ -24,6 +25,7 @@ from streamcore import (
     StreamcoreError,
     Wait,
     Want,
+    takes_batch,
 )
 
 if TYPE_CHECKING:
@@ -111,6 +113,19 @@ def gather(batch: Batch) -> npt.NDArray[np.uint8]:
     return columns.payload
 
 
+@takes_batch
+def total(batch: Batch, context: object) -> dict[str, list[str]]:
+    """A handler of columns, plain; the decorator changes nothing."""
+    keys: npt.NDArray[np.uint8] = batch.columns().partition_key
+    return {"batchItemFailures": [keys.tobytes().decode()]}
+
+
+@takes_batch
+async def total_later(batch: Batch, _context: object) -> int:
+    """The same, awaited."""
+    return len(batch)
+
+
 def save(engine: Engine, store: dict[int, bytes]) -> None:
     """What a saver does."""
     for checkpoint in engine.checkpoints():
@@ -154,4 +169,5 @@ OUTCOMES: set[Outcome] = {
     Outcome.too_large(request_id="id"),
 }
 FUNCTION: Function = LambdaFunction("billing", timeout_ms=30_000)
+COLUMNAR: list[Function] = [LocalFunction(total), LocalFunction(total_later, takes_batch=True)]
 PAGE = Page.from_records(records())

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         StreamcoreError,
         UsageError,
     )
-    from streamcore.functions.local import LocalFunction
+    from streamcore.functions.local import LocalFunction, takes_batch
     from streamcore.functions.processes import ProcessFunction
     from streamcore.functions.remote import LambdaFunction
     from streamcore.functions.runtime import RuntimeFunction
@@ -121,7 +121,7 @@ _HOME = {
         ),
         "streamcore.errors",
     ),
-    "LocalFunction": "streamcore.functions.local",
+    **dict.fromkeys(("LocalFunction", "takes_batch"), "streamcore.functions.local"),
     "LambdaFunction": "streamcore.functions.remote",
     "ProcessFunction": "streamcore.functions.processes",
     "RuntimeFunction": "streamcore.functions.runtime",
@@ -226,6 +226,7 @@ __all__ = [
     "__version__",
     "dynamodb_page",
     "interpret",
+    "takes_batch",
 ]
 
 

@@ -7,6 +7,7 @@ JSON object already is left as it is, as on Lambda.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import json
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
-__all__ = ["Console", "Say", "log_format", "speaker", "standard_output"]
+__all__ = ["Console", "Say", "log_format", "open_closed_streams", "speaker", "standard_output"]
 
 LogFormat = Literal["text", "json"]
 
@@ -44,10 +45,27 @@ def log_format(arguments: Sequence[str]) -> LogFormat:
     Example:
         >>> log_format(["run", "--log-format", "json", "--batchsize", "1"]), log_format(["run"])
         ('json', 'text')
+        >>> log_format(["run", "--log-format=json", "--log-format", "text"])
+        'text'
     """
-    asked = [value for name, value in itertools.pairwise(arguments) if name == _OPTION]
-    asked += [text.removeprefix(f"{_OPTION}=") for text in arguments if text.startswith(f"{_OPTION}=")]
-    return "json" if "json" in asked else "text"
+    wanted = ""
+    for before, text in itertools.pairwise(["", *arguments]):
+        if before == _OPTION:
+            wanted = text
+        elif text.startswith(f"{_OPTION}="):
+            wanted = text.removeprefix(f"{_OPTION}=")
+    return "json" if wanted == "json" else "text"
+
+
+def open_closed_streams() -> None:
+    """Lead the standard streams that this process was started without nowhere; the next files opened would take their places."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 class Say(Protocol):
@@ -78,14 +96,18 @@ def _line(message: str, logger: str, level: int, exc_info: ExcInfo | None = None
 class Console:
     """Shows the log of streamcore and of the function on standard error while it is entered.
 
+    As JSON lines the log of a process of its own is shown to the end of the process: what its libraries log as it ends, and what its
+    threads and exit functions write, are lines too.
+
     Args:
-        arguments: of the command, with `log_format` and `log_level`.
+        arguments: of the command, with `log_format` and `log_level`, and with `own_process` where the process does nothing else.
     """
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         from streamcore._progress import ProgressHandler  # noqa: PLC0415 - `streamcore --help` does without the engine
 
         self._json = arguments.log_format == "json"
+        self._stays = self._json and arguments.own_process
         self._level = arguments.log_level.upper()
         self._handler = ProgressHandler(sys.stderr)
         self._handler.setFormatter(_FORMATTER if self._json else logging.Formatter(_TEXT))
@@ -94,13 +116,18 @@ class Console:
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as entered:
             if self._json:
-                self._handler.stream = entered.enter_context(_captured())
+                self._handler.stream = entered.enter_context(_captured(closing=not self._stays))
             root = logging.getLogger()
-            entered.callback(root.setLevel, root.level)
+            before = root.level
             root.setLevel(self._level)
             root.addHandler(self._handler)
-            entered.callback(root.removeHandler, self._handler)
-            self._entered = entered.pop_all()
+            if self._stays:
+                # Registered before the function is loaded, so called after what that registers.
+                atexit.register(entered.pop_all().close)
+            else:
+                entered.callback(root.setLevel, before)
+                entered.callback(root.removeHandler, self._handler)
+                self._entered = entered.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -126,15 +153,18 @@ class Console:
 
 
 @contextlib.contextmanager
-def _captured() -> Iterator[_Lines]:
-    """Give the real standard error, while whatever else is written to it becomes lines of JSON there."""
+def _captured(*, closing: bool) -> Iterator[_Lines]:
+    """Give the real standard error, while whatever else is written to it becomes lines of JSON there.
+
+    With `closing` nothing can be written by what was given once this is left.
+    """
     sys.stderr.flush()
     try:
         real = os.dup(2)
     except OSError:  # standard error is closed
         yield _Lines(None)
         return
-    lines = _Lines(real)
+    lines, mine = _Lines(real), os.getpid()
     source, sink = os.pipe()
     os.dup2(sink, 2)
     end = os.urandom(16).hex().encode()
@@ -143,14 +173,16 @@ def _captured() -> Iterator[_Lines]:
     try:
         yield lines
     finally:
-        sys.stderr.flush()
-        os.dup2(real, 2)
-        # Not the end of the pipe: a process that the function has left behind may hold it open.
-        os.write(sink, b"\n" + end + b"\n")
-        thread.join()
-        for descriptor in (source, sink):
-            os.close(descriptor)
-        lines.close()
+        if os.getpid() == mine:  # and not one that a function has forked, and that ends in order
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            # Not the end of the pipe: a process that the function has left behind may hold it open.
+            os.write(sink, b"\n" + end + b"\n")
+            thread.join()
+            for descriptor in (source, sink):
+                os.close(descriptor)
+            if closing:
+                lines.close()
 
 
 class _Lines:

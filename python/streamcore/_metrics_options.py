@@ -84,7 +84,9 @@ def exporting(arguments: argparse.Namespace, mapping: EventSourceMapping, metric
         if arguments.opentelemetry:
             from streamcore.exporters.opentelemetry import OpenTelemetryExporter  # noqa: PLC0415
 
-            exporters.enter_context(OpenTelemetryExporter(metrics))
+            if not exporters.enter_context(OpenTelemetryExporter(metrics)).is_read:
+                text = "note: nothing has set OpenTelemetry up, so metrics go nowhere: start the command with opentelemetry-instrument"
+                arguments.say(text, logging.WARNING)
         if arguments.cloudwatch_metrics is not None:
             exporters.enter_context(_cloudwatch(arguments, mapping, metrics))
         yield

@@ -5,6 +5,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import CapsuleType
 
 from streamcore.mapping import EventSourceMapping
 
@@ -201,23 +202,55 @@ class Wait:
 
 @final
 class Columns:
-    """The records of a batch as numpy arrays, one element a record."""
+    """The records of a batch as numpy arrays. An array is made when it is first asked for, and is the reader's own.
+
+    Numbers have one element a record. Texts and payloads stand one after the other in an array of bytes, and record i's are
+    `payload[payload_offsets[i]:payload_offsets[i + 1]]`; offsets have one element more than there are records.
+
+    Example:
+        >>> from streamcore import Engine, EventSourceMapping, Page
+        >>> engine = Engine()
+        >>> shard = engine.add_shard(EventSourceMapping(starting_position="TRIM_HORIZON"), "shardId-000000000000", now=0)
+        >>> _ = engine.offer(shard, Page.from_records([("ann", b"first", 0, "7"), ("bob", b"second", 1, "8")]), 0)
+        >>> columns = engine.take(0).columns()
+        >>> columns.payload_offsets.tolist(), columns.payload.tobytes()
+        ([0, 5, 11], b'firstsecond')
+        >>> columns.partition_key.tobytes(), columns.arrival_time_ms.tolist()
+        (b'annbob', [0, 1])
+    """
 
     @property
-    def ordinal(self) -> npt.NDArray[np.uint64]: ...
+    def ordinal(self) -> npt.NDArray[np.uint64]:
+        """The record's number among those of its shard, in the order of the shard and from 0 in each run."""
     @property
-    def arrival_time_ms(self) -> npt.NDArray[np.int64]: ...
+    def arrival_time_ms(self) -> npt.NDArray[np.int64]:
+        """When it arrived in the stream; of DynamoDB Streams ApproximateCreationDateTime, in whole seconds."""
     @property
     def size(self) -> npt.NDArray[np.uint32]:
         """Bytes that the record adds to the event."""
     @property
-    def key_hash(self) -> npt.NDArray[np.uint64]: ...
+    def key_hash(self) -> npt.NDArray[np.uint64]:
+        """XXH3 of the partition key, or of the item's key: records of one key have the same."""
     @property
-    def payload_offsets(self) -> npt.NDArray[np.uint64]:
-        """Record i's payload is `payload[payload_offsets[i]:payload_offsets[i + 1]]`; one element more than records."""
+    def sequence_number(self) -> npt.NDArray[np.uint8]:
+        """The sequence numbers, decimal digits."""
+    @property
+    def sequence_number_offsets(self) -> npt.NDArray[np.uint64]: ...
+    @property
+    def partition_key(self) -> npt.NDArray[np.uint8]:
+        """The partition keys in UTF-8; records of DynamoDB Streams have none, so theirs are empty."""
+    @property
+    def partition_key_offsets(self) -> npt.NDArray[np.uint64]: ...
     @property
     def payload(self) -> npt.NDArray[np.uint8]:
-        """The decoded payloads one after the other; of DynamoDB Streams the JSON texts of the `dynamodb` objects."""
+        """The decoded payloads; of DynamoDB Streams the JSON texts of the `dynamodb` objects.
+
+        Raises:
+            PageError: a payload is not base64; `offset` is the record's index.
+        """
+    @property
+    def payload_offsets(self) -> npt.NDArray[np.uint64]:
+        """Where the payloads begin. Raises what `payload` does."""
 
 @final
 class Window:
@@ -243,7 +276,24 @@ class Window:
 
 @final
 class Batch:
-    """A batch in flight; the closing call of a tumbling window is one without records. Building the event takes no lock of the engine."""
+    """A batch in flight; the closing call of a tumbling window is one without records. Building the event takes no lock of the engine.
+
+    It is a table for whoever knows the Arrow PyCapsule interface: `polars.DataFrame(batch)`, `pyarrow.table(batch)`,
+    `duckdb.sql("FROM batch")`. The columns of a Kinesis stream are `sequence_number` and `partition_key` (utf8),
+    `approximate_arrival_timestamp` (timestamp[ms, UTC]) and `data` (binary, decoded); of DynamoDB Streams `event_id`, `event_name` and
+    `sequence_number` (utf8), `approximate_creation_date_time` (timestamp[ms, UTC]) and `dynamodb` (utf8: the JSON text of that object).
+    The decoded columns are written once and read in place. They belong to whoever has the table, and outlive the batch.
+
+    Example:
+        >>> import pyarrow
+        >>> from streamcore import Engine, EventSourceMapping, Page
+        >>> engine = Engine()
+        >>> shard = engine.add_shard(EventSourceMapping(starting_position="TRIM_HORIZON"), "shardId-000000000000", now=0)
+        >>> _ = engine.offer(shard, Page.from_records([("ann", b"first", 0, "7"), ("bob", b"second", 1, "8")]), 0)
+        >>> batch = engine.take(0)
+        >>> pyarrow.table(batch).select(["sequence_number", "partition_key", "data"]).to_pylist()
+        [{'sequence_number': '7', 'partition_key': 'ann', 'data': b'first'}, {'sequence_number': '8', 'partition_key': 'bob', 'data': b'second'}]
+    """
 
     @property
     def ticket(self) -> int: ...
@@ -281,7 +331,21 @@ class Batch:
         """Return the Lambda event as a fresh dict."""
     def json(self) -> bytes:
         """Return the Lambda event as JSON. `json.loads` of it equals `event()`."""
-    def columns(self) -> Columns: ...
+    def columns(self) -> Columns:
+        """Return the records as numpy arrays."""
+    def __arrow_c_schema__(self) -> CapsuleType:
+        """Return the names and types of the columns: an `ArrowSchema` of the Arrow C data interface."""
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[CapsuleType, CapsuleType]:
+        """Return the schema and the records as one record batch, an `ArrowArray`; each call makes a new one.
+
+        Args:
+            requested_schema: not looked at. There is one schema, and who wants another casts, as the interface allows.
+
+        Raises:
+            PageError: a payload is not base64; `offset` is the record's index.
+        """
+    def __arrow_c_stream__(self, requested_schema: object = None) -> CapsuleType:
+        """Return the same record batch as an `ArrowArrayStream` of one. Arguments and errors are those of `__arrow_c_array__`."""
 
 @final
 class Outcome:

@@ -17,6 +17,7 @@ _log = logging.getLogger("streamcore.worker")
 
 _STUCK_FIRST_S, _STUCK_MAX_S = 5.0, 300.0
 _STUCK_ATTEMPTS = 3  # a batch with fewer is on its way
+_STUCK_NAMED_MAX = 10
 
 
 class Watch:
@@ -76,7 +77,7 @@ class Watch:
         return "idle" if self._until_idle else None
 
     def _say_stuck(self) -> None:
-        """Name the batches that are tried again and again, after 5 s and then ever less often."""
+        """Name the batches that are tried again and again, ten of them, after 5 s and then ever less often."""
         now = time.monotonic()
         if self._since is None:
             self._since = now
@@ -87,9 +88,8 @@ class Watch:
         self._since = now
         self._pause_s = min(self._pause_s * 2, _STUCK_MAX_S)
         clock_now = self._clock.now_ms()
-        for batch in self._stuck():
-            if batch.attempts < _STUCK_ATTEMPTS:
-                continue
+        stuck = sorted((batch for batch in self._stuck() if batch.attempts >= _STUCK_ATTEMPTS), key=lambda batch: -batch.attempts)
+        for batch in stuck[:_STUCK_NAMED_MAX]:
             pause = "" if batch.next_try_ms is None else f", next in {max(batch.next_try_ms - clock_now, 0) / 1000:.1f} s"
             _log.warning(
                 "waiting for a batch that keeps failing: mapping %s, shard %s, lane %d, first sequence number %s, tried %d times%s",
@@ -108,3 +108,5 @@ class Watch:
                     "retryInMs": None if batch.next_try_ms is None else max(batch.next_try_ms - clock_now, 0),
                 },
             )
+        if (others := len(stuck) - _STUCK_NAMED_MAX) > 0:
+            _log.warning("waiting for %d more batches that keep failing", others, extra={"count": others})

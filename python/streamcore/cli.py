@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from streamcore import _redrive_command
-from streamcore._console import Console, log_format, speaker, standard_output
+from streamcore._console import Console, log_format, open_closed_streams, speaker, standard_output
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore._metrics_options import add_cloudwatch, add_metrics, exporting, parse_metrics_config
 from streamcore._options import add_aws, add_calling, add_failing, add_output, seconds
@@ -91,10 +91,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+    """Run the command and return its exit status. Without arguments it is what this process is for, and has those of the process."""
+    if arguments is None:
+        open_closed_streams()
     wanted = log_format(sys.argv[1:] if arguments is None else arguments)
     say = speaker(wanted)
-    parsed = argparse.Namespace(say=say)
+    parsed = argparse.Namespace(say=say, own_process=arguments is None)
     try:
         _parser().parse_args(arguments, parsed)
         status: int = parsed.command(parsed)
@@ -337,14 +339,21 @@ def _run(arguments: argparse.Namespace) -> int:
                     window_grace_s=arguments.window_grace,
                 )
                 error: BaseException | None = None
+                over = False
                 exports = exporting(arguments, mapping, worker.metrics)
-                with exports, _termination(worker), console.progress(worker.stats):
-                    try:
-                        worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
-                    except ConfigError:
+                try:
+                    with exports, _termination(worker), console.progress(worker.stats):
+                        try:
+                            worker.run(until_idle=arguments.until_idle, max_records=arguments.max_records)
+                        except ConfigError:
+                            raise
+                        except (StreamcoreError, OSError) as raised:
+                            error = raised
+                        over = True
+                except KeyboardInterrupt:
+                    if not over:
                         raise
-                    except (StreamcoreError, OSError) as raised:
-                        error = raised
+                    # All is done and saved; only the last metrics are not waited for any more.
                 summary = worker.summary()
         return _report(arguments, summary, error, write)
 

@@ -219,7 +219,7 @@ def lock(descriptor: int, path: str, *, shared: bool) -> None:
     try:
         fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
-        what = "another run writes it" if shared else "another run writes it or reads from it"
+        what = "another run writes it" if shared else "another run writes it, or it is read now, perhaps as the source of this run"
         raise ConfigError(f"{path}: {what}", parameter="record") from None
 
 

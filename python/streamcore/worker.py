@@ -342,7 +342,7 @@ class Worker:
         """Return what is measured of each mapping and shard. May be called from any thread, before, while and after the worker runs.
 
         It reads counts that are kept anyway, one for each batch, page or discard, and resets nothing, so any number of readers may ask.
-        A call takes about 50 us of CPU for each shard being read. Counts of shards that are gone stay with their mapping.
+        A call takes 50 to 100 us of CPU for each shard being read. Counts of shards that are gone stay with their mapping.
 
         Example:
             >>> from streamcore import EventSourceMapping, LocalFunction, MemoryCheckpointStore, MemoryStream, Worker

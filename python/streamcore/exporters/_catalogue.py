@@ -1,23 +1,19 @@
-"""What the metrics are called outside, with their units: one list for Prometheus and OpenTelemetry."""
+"""What the metrics are called outside, with their units: one list for Prometheus and OpenTelemetry.
+
+Counters and distributions are of a mapping, gauges of a shard. A counter of a shard would end with its shard, and those who read counters
+take the difference of each series by itself: what moved from one series to another would count twice, and what ended would be lost.
+"""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from streamcore._distribution import DISTRIBUTION
 from streamcore.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from streamcore.metrics import MappingMetrics, Metrics
-
-__all__ = ["COUNTERS", "DISTRIBUTIONS", "GAUGES", "GONE", "WORKER_COUNTERS", "Instrument", "by_shard", "needed"]
-
-# Stands for the shards of a mapping that are done, so that the sum over all shards never falls.
-GONE = "gone"
+__all__ = ["COUNTERS", "DISTRIBUTIONS", "GAUGES", "WORKER_COUNTERS", "Instrument", "needed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +94,6 @@ WORKER_COUNTERS = (
     Instrument("failed_saves", "failed_saves", "Times that the checkpoint store failed"),
     Instrument("lost_claims", "lost_claims", "Shards that another worker took over"),
 )
-
-
-def by_shard(mapping: MappingMetrics, *, now: bool = False) -> Iterator[tuple[str, Metrics]]:
-    """Yield the shards of a mapping by their ids, and behind them those that are gone, unless only what is there `now` counts."""
-    for shard in mapping.shards:
-        yield shard.shard_id, shard
-    if not now:
-        yield GONE, mapping.gone
 
 
 def needed(module: str, *, who: str, package: str, extra: str) -> Any:

@@ -31,6 +31,8 @@ _log = logging.getLogger("streamcore.metrics")
 _MINUTE_MS = 60_000
 _REQUEST_MAX = 500  # data in one call; CloudWatch allows 1,000 and a megabyte
 _KEPT_MAX = 10_000  # data kept while CloudWatch cannot be reached
+# Errors of PutMetricData that are about the data, in the API reference of CloudWatch.
+_REFUSALS = frozenset({"InvalidParameterCombination", "InvalidParameterValue", "MissingRequiredParameter", "MissingParameter"})
 _NAMESPACE = re.compile(r"[A-Za-z0-9._/#-][A-Za-z0-9._/#: -]{0,254}")
 _AWS_HOST = re.compile(r"https?://[^/]+\.(amazonaws\.com(\.cn)?|api\.aws|api\.amazonwebservices\.com\.cn)(:\d+)?(/.*)?")
 
@@ -125,7 +127,8 @@ class CloudWatchExporter:
     def step(self, now: int) -> int:
         """Publish the minute that is over, if there is one, and what could not be published before. Returns when the next one is over.
 
-        What cannot be published is logged and kept for the next time, up to 10,000 data; nothing is raised.
+        What cannot be published is logged and kept for the next time, up to 10,000 data, unless CloudWatch has refused it; nothing is
+        raised.
         """
         if now >= self._due:
             self._collect_until(now)
@@ -185,24 +188,43 @@ class CloudWatchExporter:
             data = [self._kept[index] for index in range(min(len(self._kept), _REQUEST_MAX))]
             try:
                 self._client.put_metric_data(Namespace=self._namespace, MetricData=data)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the worker goes on, and it is tried again
-                self._failures += 1
-                level = logging.WARNING if is_told(self._failures) else logging.DEBUG
-                text = "metrics could not be published to CloudWatch (%d times in a row), next try in a minute: %s"
-                _log.log(level, text, self._failures, error, extra=of_error(error, failures=self._failures, retryInMs=_MINUTE_MS))
-                return
+            except Exception as error:  # noqa: BLE001 - whatever it is, the worker goes on
+                if not _refused(error):
+                    self._say_failed(error)
+                    return
+                text = "CloudWatch refused %d data of metrics, which are lost: %s"
+                _log.warning(text, len(data), error, extra=of_error(error, count=len(data)))
+                self._done_with(data)
+                continue
             if self._failures:
                 text = "metrics are published to CloudWatch again after %d failures"
                 _log.warning(text, self._failures, extra={"failures": self._failures})
             self._failures = 0
-            for _ in data:
-                self._kept.popleft()
+            self._done_with(data)
+
+    def _done_with(self, data: list[dict[str, Any]]) -> None:
+        for _ in data:
+            self._kept.popleft()
+
+    def _say_failed(self, error: Exception) -> None:
+        self._failures += 1
+        level = logging.WARNING if is_told(self._failures) else logging.DEBUG
+        pause_ms = None if self._stopping.is_set() else _MINUTE_MS
+        text = "metrics could not be published to CloudWatch (%d times in a row)%s: %s"
+        again = ", next try in a minute" if pause_ms is not None else ""
+        _log.log(level, text, self._failures, again, error, extra=of_error(error, failures=self._failures, retryInMs=pause_ms))
 
 
 def policy_statement(namespace: str) -> dict[str, Any]:
     """Return the statement of an IAM policy that publishing needs; PutMetricData has no resources, but a condition on the namespace."""
     condition = {"StringEquals": {"cloudwatch:namespace": namespace}}
     return {"Effect": "Allow", "Action": ["cloudwatch:PutMetricData"], "Resource": "*", "Condition": condition}
+
+
+def _refused(error: Exception) -> bool:
+    """Return whether CloudWatch will never take these data, such as of an instant more than two hours ahead or two weeks ago."""
+    code: str = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+    return code.removesuffix("Exception") in _REFUSALS
 
 
 def _next_minute(now: int) -> int:

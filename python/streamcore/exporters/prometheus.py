@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from streamcore._parameters import require_type
 from streamcore.errors import ConfigError
-from streamcore.exporters._catalogue import COUNTERS, DISTRIBUTIONS, GAUGES, WORKER_COUNTERS, Instrument, by_shard, needed
+from streamcore.exporters._catalogue import COUNTERS, DISTRIBUTIONS, GAUGES, WORKER_COUNTERS, Instrument, needed
 from streamcore.metrics import Distribution
 
 if TYPE_CHECKING:
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["PrometheusCollector", "PrometheusServer"]
 
-_BY_SHARD = ["mapping", "shard"]
+_BY_MAPPING = ["mapping"]
+_BY_SHARD = [*_BY_MAPPING, "shard"]
 
 
 class PrometheusCollector:
     """A collector for a registry of `prometheus_client`, for who serves one already.
 
-    Names are those of Prometheus: `streamcore_polled_events_total`, seconds and bytes. Counts and gauges have the labels `mapping` (its
-    UUID) and `shard`; what shards that are done have counted stands under the shard `gone`, so that sums never fall. Distributions are
-    histograms of each mapping.
+    Names are those of Prometheus: `streamcore_polled_events_total`, seconds and bytes. Counters and histograms have the label `mapping`,
+    its UUID, so that they go on when a shard ends; gauges have `shard` too.
 
     Args:
         metrics: `Worker.metrics`; asked once for each scrape.
@@ -56,22 +56,21 @@ class PrometheusCollector:
         """Yield the metrics of this moment."""
         metrics = self._metrics()
         core = self._core
-        parts = [(mapping.uuid, shard, part) for mapping in metrics.mappings for shard, part in by_shard(mapping)]
         for counter in COUNTERS:
-            family = core.CounterMetricFamily(_name(counter), counter.text, labels=_BY_SHARD)
-            for uuid, shard, part in parts:
-                family.add_metric([uuid, shard], counter.of(part))
+            family = core.CounterMetricFamily(_name(counter), counter.text, labels=_BY_MAPPING)
+            for mapping in metrics.mappings:
+                family.add_metric([mapping.uuid], counter.of(mapping))
             yield family
         for gauge in GAUGES:
             family = core.GaugeMetricFamily(_name(gauge), gauge.text, labels=_BY_SHARD)
             for mapping in metrics.mappings:
-                for shard, part in by_shard(mapping, now=True):
-                    if (value := gauge.of(part)) is not None:
-                        family.add_metric([mapping.uuid, shard], value)
+                for shard in mapping.shards:
+                    if (value := gauge.of(shard)) is not None:
+                        family.add_metric([mapping.uuid, shard.shard_id], value)
             yield family
         yield from self._of_shards(metrics)
         for distribution in DISTRIBUTIONS:
-            family = core.HistogramMetricFamily(_name(distribution), distribution.text, labels=["mapping"])
+            family = core.HistogramMetricFamily(_name(distribution), distribution.text, labels=_BY_MAPPING)
             for mapping in metrics.mappings:
                 family.add_metric([mapping.uuid], *_histogram(distribution, getattr(mapping, distribution.attribute)))
             yield family

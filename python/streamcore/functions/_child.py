@@ -103,6 +103,9 @@ def main(target: str) -> None:
     except ConfigError as error:
         api.refuse(str(error))
         sys.exit(1)
+    if function.takes_batch:
+        api.refuse("a function that takes batches is called in streamcore's own process, not in a process of its own")
+        sys.exit(1)
     with asyncio.Runner() as runner:
         while True:
             answer = function.invoke(cast("Batch", api.next()))

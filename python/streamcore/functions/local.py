@@ -1,4 +1,4 @@
-"""Functions of this process: `(event, context)`, plain or `async def`, as Lambda's Python runtime calls them."""
+"""Functions of this process: `(event, context)`, plain or `async def`, as Lambda's Python runtime calls them; or `(batch, context)`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import traceback
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamcore._log import Rarely, is_told, of_batch
 from streamcore.errors import ConfigError
@@ -26,12 +26,44 @@ if TYPE_CHECKING:
 
     from streamcore._streamcore import Batch
 
-__all__ = ["Context", "Identity", "LocalFunction", "load_function"]
+__all__ = ["Context", "Identity", "LocalFunction", "load_function", "takes_batch"]
+
+_Handler = TypeVar("_Handler", bound="Callable[[Batch, Any], object]")
 
 _log = logging.getLogger("streamcore.function")
 _HERE = str(Path(__file__))
 _SCALARS = frozenset({str, int, float, bool})
 _JSON_TYPES = _SCALARS | {dict, list}  # looked up first, since `isawaitable` is slow
+_TAKES_BATCH = "__streamcore_takes_batch__"
+
+
+def takes_batch(handler: _Handler) -> _Handler:
+    """Mark a handler as one that takes a `Batch` in place of an event. A decorator; it returns the handler itself.
+
+    No dict is made then. The handler reads the columns that it needs (`Batch.columns()`: numpy), or hands the batch to pyarrow, polars
+    or DuckDB, which read it in place through the Arrow PyCapsule interface; `Batch.event()` is there too. Of a tumbling window
+    `Batch.window` tells the state, as JSON, and whether this is the closing call. What the handler returns means what it always means:
+    `batchItemFailures` with the sequence numbers of records that failed, and `state`.
+
+    Only `LocalFunction` knows this; Lambda calls every handler with an event.
+
+    Example:
+        >>> import polars
+        >>> from streamcore import EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
+        >>> @takes_batch
+        ... def handler(batch, context):
+        ...     print(polars.DataFrame(batch).group_by("partition_key").len().sort("partition_key").rows())
+        >>> stream = MemoryStream("orders")
+        >>> for key in ("ann", "bob", "ann"):
+        ...     _ = stream.put(key, b"{}")
+        >>> worker = Worker(checkpoints=MemoryCheckpointStore())
+        >>> worker.add(EventSourceMapping(starting_position="TRIM_HORIZON"), stream, LocalFunction(handler))
+        >>> worker.run(until_idle=True).succeeded
+        [('ann', 2), ('bob', 1)]
+        3
+    """
+    setattr(handler, _TAKES_BATCH, True)
+    return handler
 
 
 class Identity:
@@ -86,9 +118,10 @@ class Context:
 class LocalFunction:
     """A `Function` that calls a Python function in this process.
 
-    Each attempt gets a fresh event. What the function returns becomes what Lambda's runtime would have sent: JSON. Every exception is an
-    answer of kind "function_error", `SystemExit` and what cannot be written as JSON included; only `KeyboardInterrupt` passes. With a
-    ParallelizationFactor above 1, or several shards, the function is called by several threads at once, which Lambda never does.
+    Each attempt gets a fresh event, or the batch itself where the function takes one (see `takes_batch`). What the function returns
+    becomes what Lambda's runtime would have sent: JSON. Every exception is an answer of kind "function_error", `SystemExit` and what
+    cannot be written as JSON included; only `KeyboardInterrupt` passes. With a ParallelizationFactor above 1, or several shards, the
+    function is called by several threads at once, which Lambda never does.
 
     Args:
         target: the function, or text that names it (see `load_function`). It takes event and context. What an `async def` function
@@ -99,6 +132,8 @@ class LocalFunction:
         timeout_ms: what `get_remaining_time_in_millis` counts down from. An overrun is logged when the function comes back, and has no
             other effect.
         memory_limit_in_mb: what the context says. It limits nothing.
+        takes_batch: whether the function is called with a `Batch` in place of an event; by default whether it is marked with the decorator
+            `takes_batch`.
 
     Raises:
         ConfigError: `target` names no function, or an argument is out of range.
@@ -117,6 +152,7 @@ class LocalFunction:
         function_arn: str | None = None,
         timeout_ms: int = 3000,
         memory_limit_in_mb: int = 128,
+        takes_batch: bool | None = None,
     ) -> None:
         handler: Any = load_function(target) if isinstance(target, str) else target
         if not callable(handler):
@@ -129,6 +165,8 @@ class LocalFunction:
         arn = function_arn or f"arn:aws:lambda:us-east-1:000000000000:function:{name}"
         qualifier = (arn.split(":")[7:] or ["$LATEST"])[0]
         self._handler = handler
+        self.takes_batch: bool = getattr(handler, _TAKES_BATCH, False) if takes_batch is None else takes_batch
+        """Whether the function is called with a `Batch` in place of an event."""
         self._timeout = timeout_ms / 1000
         self._version = qualifier if qualifier.isdecimal() else "$LATEST"
         self._success = Answer("success", executed_version=self._version)
@@ -148,7 +186,7 @@ class LocalFunction:
         )
 
     def invoke(self, batch: Batch) -> Answer | Awaitable[Answer]:
-        """Call the function with the batch's event.
+        """Call the function with the batch's event, or with the batch.
 
         Returns:
             The answer, or for an asynchronous function an awaitable of it.
@@ -159,7 +197,9 @@ class LocalFunction:
         started = time.monotonic()
         request_id = batch.request_id
         try:
-            value = self._handler(batch.event(), self._context(request_id, started + self._timeout))
+            # First the context: an object that is made beside a large event makes the garbage collector look at all of it.
+            context = self._context(request_id, started + self._timeout)
+            value = self._handler(batch if self.takes_batch else batch.event(), context)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its answer

@@ -21,7 +21,8 @@ class ProcessFunction(PooledFunction):
     Unlike with `LocalFunction` the timeout is one: the process is killed, and the batch has failed. So does a batch whose process ends.
 
     Args:
-        target: `package.module:function` or `path/to/file.py:function`, plain or `async def`.
+        target: `package.module:function` or `path/to/file.py:function`, plain or `async def`. It takes event and context; one that takes
+            a batch (see `streamcore.takes_batch`) is refused.
         processes: most processes, 1 to 1,000. They are started as they are needed.
         function_name: the name in the context; by default the function's own.
         function_arn: the ARN in the context, with its qualifier; by default `arn:aws:lambda:us-east-1:000000000000:function:NAME`.

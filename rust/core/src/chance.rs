@@ -22,15 +22,14 @@ impl Chance {
         let mut bytes = xxh3_128_with_seed(&serial.to_le_bytes(), self.seed).to_be_bytes();
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
-        let mut text = String::with_capacity(36);
-        for (i, byte) in bytes.iter().enumerate() {
-            if matches!(i, 4 | 6 | 8 | 10) {
-                text.push('-');
-            }
-            text.push(char::from(HEX[usize::from(byte >> 4)]));
-            text.push(char::from(HEX[usize::from(byte & 15)]));
+        let mut text = [b'-'; 36];
+        // Where the two digits of each byte stand, between the hyphens.
+        let places = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+        for (byte, at) in bytes.into_iter().zip(places) {
+            text[at] = HEX[usize::from(byte >> 4)];
+            text[at + 1] = HEX[usize::from(byte & 15)];
         }
-        text
+        str::from_utf8(&text).expect("it is ASCII").to_owned()
     }
 
     /// The pause before try `failures + 1`: 0.2 s doubling to 60 s, ten per cent more or less.

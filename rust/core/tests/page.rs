@@ -144,6 +144,16 @@ fn assert_records_are(page: &Page, sources: &[Source]) {
 }
 
 proptest! {
+    /// Two decoders are used, a fast one and one that says where the data is wrong.
+    #[test]
+    fn what_is_base64_is_what_the_other_decoder_says(data in "[A-Da-d0-3/+=]{0,12}|[A-Za-z0-9/+]{40,48}={0,2}") {
+        let body = format!(
+            r#"{{"Records":[{{"SequenceNumber":"1","ApproximateArrivalTimestamp":1,"Data":"{data}","PartitionKey":"k"}}]}}"#
+        );
+        let page = parse(&body).unwrap();
+        prop_assert_eq!(page.record(0).payload().ok(), STANDARD.decode(&data).ok());
+    }
+
     #[test]
     fn a_body_means_what_serde_json_says(body in body(0..8)) {
         let page = parse(&body.text).unwrap();

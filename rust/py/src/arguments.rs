@@ -28,15 +28,21 @@ where
 
 /// Milliseconds, few enough that sums of them are no concern of the engine.
 fn milliseconds(value: &Bound<'_, PyAny>, name: &str, min: i64) -> PyResult<i64> {
-    let range = format!("milliseconds, {min} to {ARRIVAL_MS_MAX}");
-    let number = whole(value, name, &range)?;
-    if (min..=ARRIVAL_MS_MAX).contains(&number) {
-        Ok(number)
-    } else {
-        Err(config(
+    match value.extract() {
+        Ok(number) if (min..=ARRIVAL_MS_MAX).contains(&number) => Ok(number),
+        wrong => Err(not_milliseconds(value, name, min, wrong)),
+    }
+}
+
+/// Apart from `milliseconds`, since the range is a text that nobody needs where all is well.
+#[cold]
+fn not_milliseconds(value: &Bound<'_, PyAny>, name: &str, min: i64, wrong: PyResult<i64>) -> PyErr {
+    match wrong {
+        Err(error) if !error.is_instance_of::<PyOverflowError>(value.py()) => error,
+        _ => config(
             name,
-            format!("{name} is {number}, and must be {range}"),
-        ))
+            format!("{name} is {value}, and must be milliseconds, {min} to {ARRIVAL_MS_MAX}"),
+        ),
     }
 }
 

@@ -1,127 +1,19 @@
 //! Batches, their events, and what comes back of them.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
-use numpy::{IntoPyArray, PyArray1};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PyList, PyString};
-use streamcore::{Format, MappingIdentity, Record, Response, ReturnedState};
+use pyo3::types::{PyBytes, PyCapsule, PyDict, PyTuple};
+use streamcore::{Record, Response, ReturnedState};
 
 use crate::arguments;
-use crate::errors::{page, usage};
-use crate::json;
+use crate::columns::{self, Columns};
+use crate::event::EventShape;
 
 /// Events of at least so many bytes are written with the interpreter released.
 const DETACH_BYTES: usize = 64 << 10;
-
-/// A record of the event as it is for every record of a shard, to be copied and filled in.
-///
-/// A copy of a dict keeps its keys and their order, so each record costs two copies and five assignments.
-pub(crate) struct EventShape {
-    shard_id: String,
-    identity: MappingIdentity,
-    dicts: PyOnceLock<(Py<PyDict>, Py<PyDict>)>,
-}
-
-impl EventShape {
-    pub(crate) fn new(shard_id: String, identity: MappingIdentity) -> Self {
-        Self {
-            shard_id,
-            identity,
-            dicts: PyOnceLock::new(),
-        }
-    }
-
-    fn dicts<'py>(&self, py: Python<'py>) -> PyResult<(&Bound<'py, PyDict>, &Bound<'py, PyDict>)> {
-        let (record, kinesis) = self.dicts.get_or_try_init(py, || {
-            let kinesis = PyDict::new(py);
-            kinesis.set_item(intern!(py, "kinesisSchemaVersion"), intern!(py, "1.0"))?;
-            for key in [
-                intern!(py, "partitionKey"),
-                intern!(py, "sequenceNumber"),
-                intern!(py, "data"),
-                intern!(py, "approximateArrivalTimestamp"),
-            ] {
-                kinesis.set_item(key, py.None())?;
-            }
-            let record = PyDict::new(py);
-            record.set_item(intern!(py, "kinesis"), py.None())?;
-            record.set_item(intern!(py, "eventSource"), intern!(py, "aws:kinesis"))?;
-            record.set_item(intern!(py, "eventVersion"), intern!(py, "1.0"))?;
-            record.set_item(intern!(py, "eventID"), py.None())?;
-            record.set_item(intern!(py, "eventName"), intern!(py, "aws:kinesis:record"))?;
-            record.set_item(
-                intern!(py, "invokeIdentityArn"),
-                &self.identity.execution_role_arn,
-            )?;
-            record.set_item(intern!(py, "awsRegion"), &self.identity.aws_region)?;
-            record.set_item(
-                intern!(py, "eventSourceARN"),
-                &self.identity.event_source_arn,
-            )?;
-            Ok::<_, PyErr>((record.unbind(), kinesis.unbind()))
-        })?;
-        Ok((record.bind(py), kinesis.bind(py)))
-    }
-
-    fn event<'py>(
-        &self,
-        py: Python<'py>,
-        batch: &streamcore::Batch,
-    ) -> PyResult<Bound<'py, PyDict>> {
-        let (record_shape, kinesis_shape) = self.dicts(py)?;
-        let mut event_id = format!("{}:", self.shard_id);
-        let prefix = event_id.len();
-        let records = PyList::empty(py);
-        for record in batch.records() {
-            let kinesis = kinesis_shape.copy()?;
-            kinesis.set_item(intern!(py, "partitionKey"), &*record.key())?;
-            kinesis.set_item(intern!(py, "sequenceNumber"), record.sequence())?;
-            kinesis.set_item(intern!(py, "data"), record.data_base64())?;
-            kinesis.set_item(
-                intern!(py, "approximateArrivalTimestamp"),
-                seconds(py, &record),
-            )?;
-            let whole = record_shape.copy()?;
-            whole.set_item(intern!(py, "kinesis"), kinesis)?;
-            event_id.truncate(prefix);
-            let _ = write!(event_id, "{}", record.sequence());
-            whole.set_item(intern!(py, "eventID"), PyString::new(py, &event_id))?;
-            records.append(whole)?;
-        }
-        let event = PyDict::new(py);
-        event.set_item(intern!(py, "Records"), records)?;
-        if let Some(window) = batch.window() {
-            self.set_window(&event, window)?;
-        }
-        Ok(event)
-    }
-
-    /// What an event of a tumbling window has beside its records.
-    fn set_window(&self, event: &Bound<'_, PyDict>, window: &streamcore::Window) -> PyResult<()> {
-        let py = event.py();
-        let bounds = PyDict::new(py);
-        bounds.set_item(intern!(py, "start"), window.start_text())?;
-        bounds.set_item(intern!(py, "end"), window.end_text())?;
-        let state =
-            str::from_utf8(window.state()).map_err(|_| usage("the window state is not JSON"))?;
-        event.set_item(intern!(py, "shardId"), &self.shard_id)?;
-        event.set_item(
-            intern!(py, "eventSourceARN"),
-            &self.identity.event_source_arn,
-        )?;
-        event.set_item(intern!(py, "window"), bounds)?;
-        event.set_item(intern!(py, "state"), json::loads(py, state)?)?;
-        event.set_item(intern!(py, "isFinalInvokeForWindow"), window.is_final())?;
-        event.set_item(
-            intern!(py, "isWindowTerminatedEarly"),
-            window.is_terminated_early(),
-        )
-    }
-}
 
 #[pyclass(frozen, module = "streamcore._streamcore")]
 pub(crate) struct Window {
@@ -173,18 +65,6 @@ impl Window {
             self.window.end_text(),
             self.state().len()
         )
-    }
-}
-
-/// The arrival time as `json.loads` would give it: an int for whole seconds, else a float.
-fn seconds<'py>(py: Python<'py>, record: &Record<'_>) -> Bound<'py, PyAny> {
-    let ms = record.arrival_ms();
-    if ms % 1000 == 0 {
-        PyInt::new(py, ms / 1000).into_any()
-    } else {
-        // Both are exact: instants of the page form are below 2^53 ms, and the quotient is rounded once.
-        #[expect(clippy::cast_precision_loss, reason = "instants are below 2^53")]
-        PyFloat::new(py, ms as f64 / 1000.0).into_any()
     }
 }
 
@@ -276,14 +156,7 @@ impl Batch {
     }
 
     fn event<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        match self.batch.config().format {
-            Format::Kinesis => self.shape.event(py, &self.batch),
-            Format::DynamoDb => {
-                let event = self.batch.json();
-                let text = str::from_utf8(&event).expect("an event is UTF-8");
-                Ok(json::loads(py, text)?.cast_into()?)
-            }
-        }
+        self.shape.event(py, &self.batch)
     }
 
     fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
@@ -304,34 +177,33 @@ impl Batch {
         })
     }
 
-    fn columns(&self, py: Python<'_>) -> PyResult<Columns> {
-        let records = self.batch.len();
-        let constant = self.batch.template().record_bytes();
-        let mut gathered = Gathered::default();
-        gathered.reserve(records);
-        let gather = || -> Result<Gathered, (usize, streamcore::PageError)> {
-            for (index, (ordinal, key_hash, record)) in self.batch.numbered().enumerate() {
-                gathered.ordinal.push(ordinal);
-                gathered.arrival_time_ms.push(record.arrival_ms());
-                gathered.size.push(constant + record.event_bytes());
-                gathered.key_hash.push(key_hash);
-                let decoded = record.payload_into(&mut gathered.payload);
-                decoded.map_err(|error| (index, error))?;
-                gathered.payload_offsets.push(gathered.payload.len() as u64);
-            }
-            Ok(gathered)
-        };
-        let gathered = py
-            .detach(gather)
-            .map_err(|(index, error)| page(format!("record {index}: {error}"), index))?;
-        Ok(Columns {
-            ordinal: gathered.ordinal.into_pyarray(py).unbind(),
-            arrival_time_ms: gathered.arrival_time_ms.into_pyarray(py).unbind(),
-            size: gathered.size.into_pyarray(py).unbind(),
-            key_hash: gathered.key_hash.into_pyarray(py).unbind(),
-            payload_offsets: gathered.payload_offsets.into_pyarray(py).unbind(),
-            payload: gathered.payload.into_pyarray(py).unbind(),
-        })
+    fn columns(slf: Py<Self>) -> Columns {
+        Columns::new(slf)
+    }
+
+    fn __arrow_c_schema__<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyCapsule>> {
+        columns::arrow_schema(py, &self.batch)
+    }
+
+    // A batch has one schema: whoever wants another one casts.
+    #[pyo3(signature = (requested_schema = None))]
+    fn __arrow_c_array__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let _ = requested_schema;
+        columns::arrow_array(py, &self.batch)
+    }
+
+    #[pyo3(signature = (requested_schema = None))]
+    fn __arrow_c_stream__<'py>(
+        &self,
+        py: Python<'py>,
+        requested_schema: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let _ = requested_schema;
+        columns::arrow_stream(py, &self.batch)
     }
 }
 
@@ -347,38 +219,6 @@ fn range(records: usize, first: Option<Record<'_>>, last: Option<Record<'_>>) ->
         }
         _ => "closing call".to_owned(),
     }
-}
-
-#[derive(Default)]
-struct Gathered {
-    ordinal: Vec<u64>,
-    arrival_time_ms: Vec<i64>,
-    size: Vec<u32>,
-    key_hash: Vec<u64>,
-    payload_offsets: Vec<u64>,
-    payload: Vec<u8>,
-}
-
-impl Gathered {
-    fn reserve(&mut self, records: usize) {
-        self.ordinal.reserve_exact(records);
-        self.arrival_time_ms.reserve_exact(records);
-        self.size.reserve_exact(records);
-        self.key_hash.reserve_exact(records);
-        self.payload_offsets.reserve_exact(records + 1);
-        self.payload_offsets.push(0);
-    }
-}
-
-#[pyclass(frozen, get_all, module = "streamcore._streamcore")]
-#[derive(Debug)]
-pub(crate) struct Columns {
-    ordinal: Py<PyArray1<u64>>,
-    arrival_time_ms: Py<PyArray1<i64>>,
-    size: Py<PyArray1<u32>>,
-    key_hash: Py<PyArray1<u64>>,
-    payload_offsets: Py<PyArray1<u64>>,
-    payload: Py<PyArray1<u8>>,
 }
 
 #[pyclass(frozen, eq, hash, module = "streamcore._streamcore")]
@@ -615,12 +455,17 @@ pub(crate) struct Finished {
     discards: Vec<streamcore::Discard>,
 }
 
-impl From<streamcore::Finished> for Finished {
-    fn from(finished: streamcore::Finished) -> Self {
-        Self {
-            stale: finished.stale,
-            discards: finished.discards,
+/// What most batches lead to: nothing. One object serves them all.
+static NOTHING: PyOnceLock<Py<Finished>> = PyOnceLock::new();
+
+impl Finished {
+    pub(crate) fn new(py: Python<'_>, finished: streamcore::Finished) -> PyResult<Py<Self>> {
+        let streamcore::Finished { stale, discards } = finished;
+        if stale || !discards.is_empty() {
+            return Py::new(py, Self { stale, discards });
         }
+        let nothing = NOTHING.get_or_try_init(py, || Py::new(py, Self { stale, discards }))?;
+        Ok(nothing.clone_ref(py))
     }
 }
 

@@ -18,9 +18,10 @@ use streamcore::{
 };
 
 use crate::arguments::{self, mapping_config, mapping_identity, starting};
-use crate::batch::{Batch, Discard, EventShape, Finished, Outcome};
+use crate::batch::{Batch, Discard, Finished, Outcome};
 use crate::checkpoint::Checkpoint;
 use crate::errors::{broken, checkpoint_error, config, forked, usage, usage_error};
+use crate::event::EventShape;
 use crate::page::{DETACH_BYTES, Page, format_named};
 use crate::stats::ShardStats;
 
@@ -340,15 +341,13 @@ impl Engine {
         #[pyo3(from_py_with = arguments::ticket)] ticket: u64,
         outcome: &Outcome,
         #[pyo3(from_py_with = arguments::now)] now: i64,
-    ) -> PyResult<Finished> {
+    ) -> PyResult<Py<Finished>> {
         let (outcome, returned) = (outcome.outcome.clone(), outcome.returned.clone());
         let finished = self.call(py, |state| {
             let ticket = Ticket::from_u64(ticket);
             state.core.finish(ticket, outcome, returned, now)
         })?;
-        finished
-            .map(Finished::from)
-            .map_err(|error| usage_error(&error))
+        Finished::new(py, finished.map_err(|error| usage_error(&error))?)
     }
 
     fn confirm(

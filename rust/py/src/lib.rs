@@ -4,10 +4,13 @@
 #![deny(unsafe_code)]
 
 mod arguments;
+mod arrow;
 mod batch;
 mod checkpoint;
+mod columns;
 mod engine;
 mod errors;
+mod event;
 mod exchange;
 mod filter;
 mod json;
@@ -21,9 +24,11 @@ mod _streamcore {
     use pyo3::types::PyDict;
 
     #[pymodule_export]
-    use crate::batch::{Batch, Columns, Discard, Finished, Outcome, Window};
+    use crate::batch::{Batch, Discard, Finished, Outcome, Window};
     #[pymodule_export]
     use crate::checkpoint::Checkpoint;
+    #[pymodule_export]
+    use crate::columns::Columns;
     #[pymodule_export]
     use crate::engine::{Engine, Offered, Wait, Want};
     #[pymodule_export]

@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::decode::{Decoded, integer, literal, missing, nullable, string, typed};
 use crate::error::PageError;
-use crate::json::{Scanner, Text};
+use crate::json::{Scanner, Text, unescape_canonical};
 use crate::lanes::{KeyAttribute, KeyType, key_hash, write_key_bytes};
 use crate::page::{Entry, Span, check_arrival, check_size};
 use crate::position::check_sequence;
@@ -21,6 +21,10 @@ type Result<T> = std::result::Result<T, PageError>;
 
 /// What stands before the `dynamodb` object in the data of a record: it closes the region.
 pub(crate) const DATA_PREFIX: &str = r#"","dynamodb":"#;
+/// What a head begins with, in front of the literal that is the id.
+const ID: &str = r#"{"eventID":"#;
+/// What stands between the id and the name.
+const NAME: &str = r#","eventName":"#;
 /// The most bytes of a record's head: its length has 24 bits.
 const HEAD_BYTES_MAX: usize = (1 << 24) - 1;
 
@@ -55,6 +59,23 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
     }
     decoded.canonical = records.out;
     Ok(decoded)
+}
+
+/// The `eventID` and the `eventName` of a head.
+pub(crate) fn id_and_name(head: &str) -> (Cow<'_, str>, Cow<'_, str>) {
+    let (id, behind) = leading_literal(&head[ID.len()..]);
+    let (name, _) = leading_literal(&behind[NAME.len()..]);
+    (id, name)
+}
+
+/// The text of the literal in canonical form that a text begins with, and what stands behind it.
+fn leading_literal(text: &str) -> (Cow<'_, str>, &str) {
+    let bytes = text.as_bytes();
+    let mut end = 1;
+    while bytes[end] != b'"' {
+        end += if bytes[end] == b'\\' { 2 } else { 1 };
+    }
+    (unescape_canonical(&text[1..end]), &text[end + 1..])
 }
 
 /// A key attribute as it stands in the body.
@@ -94,13 +115,13 @@ impl<'a> Records<'a> {
         let change = change.ok_or_else(|| missing(start, "dynamodb"))?;
 
         let head = self.out.len();
-        self.out.push_str(r#"{"eventID":"#);
+        self.out.push_str(ID);
         match id {
             Some(id) => scanner.write_string(id, &mut self.out)?,
             None => self.write_made_id(change.sequence),
         }
         let out = &mut self.out;
-        out.push_str(r#","eventName":"#);
+        out.push_str(NAME);
         scanner.write_string(event_name, out)?;
         out.push_str(r#","eventVersion":"1.1","eventSource":"aws:dynamodb""#);
         if let Some((kind, principal)) = identity {
