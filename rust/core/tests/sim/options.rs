@@ -56,6 +56,13 @@ pub(crate) struct Options {
     pub(crate) jump: u32,
     /// Mappings that have a filter.
     pub(crate) filters: u32,
+    /// Whether mappings have tumbling windows, most of them.
+    pub(crate) windows: bool,
+    pub(crate) window_grace_ms: i64,
+    /// Answers whose state ends the window.
+    pub(crate) ends_early: u32,
+    /// Pages that are not from the tip.
+    pub(crate) behind: u32,
     /// The weight of finishing a batch among the steps: low where functions are slow.
     pub(crate) finish_weight: u64,
 }
@@ -126,12 +133,23 @@ pub(crate) fn passes(mapping: &MappingConfig, entry: &Entry) -> bool {
     }
 }
 
+/// Gives a mapping a tumbling window, or leaves it without one.
+fn tumbling(rng: &mut Rng, mapping: &mut MappingConfig) {
+    mapping.parallelization_factor = 1;
+    if rng.chance(850) {
+        mapping.tumbling_window_ms = rng.pick(&[1_000, 7_000, 30_000, 120_000, 900_000]);
+    }
+}
+
 impl Options {
     /// Another mapping for the same stream.
     pub(crate) fn another_mapping(&self, rng: &mut Rng) -> MappingConfig {
         let mut mapping = mapping(rng);
         if self.filters > 0 {
             mapping.filter = filter(rng, self.keys, self.filters);
+        }
+        if self.windows {
+            tumbling(rng, &mut mapping);
         }
         mapping.payload_bytes_max = self.mapping.payload_bytes_max;
         self.let_end(&mut mapping);
@@ -215,6 +233,10 @@ impl Options {
             pause: rate(rng, 30),
             jump: rate(rng, 60),
             filters: 0,
+            windows: false,
+            window_grace_ms: 0,
+            ends_early: 0,
+            behind: 0,
             finish_weight: u64::try_from(rng.range(4, 30)).unwrap(),
             mapping: mapping.clone(),
         };
@@ -226,6 +248,15 @@ impl Options {
             // Of an aggregate that the watermark has passed, the last ones may have been filtered out, and then be forgotten with their
             // page. A source that gives it again has them judged anew, which does no harm and is not modelled.
             own.reread = 0;
+        }
+        // Drawn apart, so that seeds without windows are as they were before there were any.
+        let mut apart = rng.clone();
+        own.windows = own.filters == 0 && apart.chance(250);
+        if own.windows {
+            own.window_grace_ms = apart.pick(&[0, 500, 20_000, 120_000]);
+            own.ends_early = rate(&mut apart, 200);
+            own.behind = rate(&mut apart, 400);
+            tumbling(&mut apart, &mut mapping);
         }
         own.let_end(&mut mapping);
         own.mapping = mapping;

@@ -25,12 +25,14 @@ kinds! {
     DiscardConfirmedOutOfOrder, DiscardGivenUp, ReRead, ShortRead, EmptyPage, FetchFailed, FetchLate, OfferedUnasked,
     OfferRefused, NoRoomToFetch, Paused, Drained, UpdatedLive, UpdatedFactor, TimeJump,
     BatchFullByBytes, SyncHeldBack, FilteredOut, AllFilteredOut, FilteredWithAggregates, UpdatedFilter, RestartWithOtherFilter,
+    WindowEndedEarly, WindowIdle, ClosingFailed, BehindTip, UpdatedWindow, RestartWithOtherWindow,
 }
 
 kinds! {
     /// What the engine tells of itself.
     Kind: Offered, HandedOut, Succeeded, Failed, Throttled, TooLarge, Oversized, Split, Parked, Discarded, Expired, Confirmed, Saved,
     Compacted, Closed, Ended, Paused, Resumed, Draining, Updated,
+    WindowOpened, Closing, ClosingDiscarded, WindowClosed,
 }
 
 fn kind(event: &Event) -> Kind {
@@ -55,12 +57,10 @@ fn kind(event: &Event) -> Kind {
         Event::Resumed => Kind::Resumed,
         Event::Draining => Kind::Draining,
         Event::Updated { .. } => Kind::Updated,
-        Event::WindowOpened { .. }
-        | Event::Closing { .. }
-        | Event::ClosingDiscarded { .. }
-        | Event::WindowClosed { .. } => {
-            unreachable!("I7: tumbling windows have a simulation of their own, in tests/windows.rs")
-        }
+        Event::WindowOpened { .. } => Kind::WindowOpened,
+        Event::Closing { .. } => Kind::Closing,
+        Event::ClosingDiscarded { .. } => Kind::ClosingDiscarded,
+        Event::WindowClosed { .. } => Kind::WindowClosed,
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod account;
 mod dispatch;
+pub(crate) mod windows;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
@@ -15,6 +16,7 @@ use streamcore::{
 
 use super::log::Log;
 use super::options::{Options, passes};
+use windows::{Bounds, Held, Path, Windows};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -28,6 +30,8 @@ enum Fate {
 #[derive(Debug, Clone)]
 struct Frame {
     len: usize,
+    /// Of the closing call of a window, which has no records: since when it is due.
+    closing: Option<i64>,
     fate: Fate,
     attempts: u32,
     throttles: u32,
@@ -43,6 +47,7 @@ impl Frame {
     fn new(len: usize) -> Self {
         Self {
             len,
+            closing: None,
             fate: Fate::Invoke,
             attempts: 0,
             throttles: 0,
@@ -69,14 +74,17 @@ impl Frame {
 enum Expected {
     Discard(GivenUp),
     Expired(usize),
-    /// Attempts, and the record.
-    Oversized(u32, usize),
+    /// Attempts, and the record, or the next one of a closing call.
+    Oversized(u32, Option<usize>),
 }
 
 #[derive(Debug, Clone)]
 struct GivenUp {
     condition: Condition,
     records: Vec<usize>,
+    /// The first record that it holds back.
+    first: usize,
+    window: Option<(Held, bool)>,
     invoke_count: u32,
     request_id: Option<String>,
     response: Option<Response>,
@@ -88,6 +96,8 @@ struct Lane {
     /// The top (last) one covers the first pending records, and so on.
     stack: Vec<Frame>,
     in_flight: bool,
+    /// The tumbling window of the batch in work.
+    window: Option<Bounds>,
     last_completion: Option<i64>,
     expected: VecDeque<Expected>,
 }
@@ -97,6 +107,7 @@ struct Lane {
 pub(crate) struct Known {
     pub(crate) complete: Vec<bool>,
     changes: u64,
+    path: Path,
 }
 
 #[derive(Debug)]
@@ -141,6 +152,11 @@ pub(crate) struct Reference {
     place: Vec<usize>,
     /// Over all runs: records whose function succeeded, that were given up, or that expired.
     pub(crate) ended: Vec<bool>,
+
+    /// Discards that the reference has given up, told or not.
+    given_up: u64,
+    is_closed: bool,
+    windows: Windows,
 }
 
 impl Reference {
@@ -179,6 +195,9 @@ impl Reference {
             by_key,
             place,
             ended: vec![false; log.len()],
+            given_up: 0,
+            is_closed: false,
+            windows: Windows::new(options),
             log,
         };
         own.restart(options.mapping.clone(), None);
@@ -208,6 +227,8 @@ impl Reference {
         self.changes = u64::from(from.is_none());
         self.saved = 0;
         self.loose = from.is_some_and(|(_, checkpoint)| checkpoint.ended);
+        self.is_closed = self.loose;
+        self.begin_path(from.map_or_else(Path::default, |(known, _)| known.path.clone()));
         self.lanes = (0..mapping.parallelization_factor)
             .map(|_| Lane::default())
             .collect();
@@ -262,7 +283,13 @@ impl Reference {
 
     // ---- intake ----
 
-    pub(crate) fn offered(&mut self, records: std::ops::Range<usize>, got: Offered, now: i64) {
+    pub(crate) fn offered(
+        &mut self,
+        records: std::ops::Range<usize>,
+        got: Offered,
+        behind: Option<i64>,
+        now: i64,
+    ) {
         assert!(got.accepted);
         let (mut fresh, mut duplicates, mut complete, mut filtered) = (0, 0, 0, 0);
         for record in records {
@@ -286,6 +313,11 @@ impl Reference {
             }
         }
         self.changes += u64::from(complete + filtered > 0);
+        self.windows.fetching = false;
+        self.windows.tip_since = (behind == Some(0)).then(|| self.windows.tip_since.unwrap_or(now));
+        if fresh > 0 {
+            self.windows.last_records_at = now;
+        }
         let expected = Offered {
             accepted: true,
             records: fresh,
@@ -313,6 +345,8 @@ impl Reference {
 
     /// Compares a snapshot record by record.
     pub(crate) fn snapshot(&self, checkpoint: &Checkpoint) -> Known {
+        let path = self.path();
+        self.compare_kept(checkpoint, &path);
         let mut complete: Vec<bool> = (0..self.log.len())
             .map(|record| self.filtered[record] || self.is_known(record))
             .collect();
@@ -366,6 +400,7 @@ impl Reference {
         Known {
             complete,
             changes: self.changes,
+            path,
         }
     }
 
@@ -375,11 +410,12 @@ impl Reference {
 
     pub(crate) fn closed(&mut self) {
         self.loose = true;
+        self.is_closed = true;
         self.changes += u64::from(self.is_idle());
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        self.pending() == 0 && self.unconfirmed.is_empty()
+        self.pending() == 0 && self.unconfirmed.is_empty() && !self.has_open_window()
     }
 
     pub(crate) fn updated(&mut self, mapping: MappingConfig) {
@@ -413,5 +449,7 @@ impl Reference {
             self.lanes[lane].pending.push_back(record);
         }
         self.changes += 1;
+        // The checkpoint has the window as it is now, that of a batch too that was handed out and not completed.
+        self.step(None, false, false, Vec::new());
     }
 }

@@ -31,6 +31,8 @@ struct Flight {
     ticket: Ticket,
     records: Vec<usize>,
     number: u64,
+    /// The state of the tumbling window that the function got.
+    state: Option<Vec<u8>>,
 }
 
 #[derive(Debug)]
@@ -92,6 +94,7 @@ fn shard_config(options: &Options, mapping: MappingConfig, seed: u64) -> ShardCo
         retention_ms: options.retention_ms,
         clock: options.clock,
         sync_checkpoints: options.sync_checkpoints,
+        window_grace_ms: options.window_grace_ms,
         seed,
         ..ShardConfig::new(key, identity, mapping)
     }
@@ -313,6 +316,7 @@ impl World {
             );
         }
         let stats = self.engine.stats(self.shard).unwrap();
+        self.reference.account_for_windows(&stats.counters);
         assert_eq!(stats.state, ShardState::Ended);
         assert_eq!(
             stats.counters.filtered,

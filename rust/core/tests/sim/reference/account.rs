@@ -17,7 +17,7 @@ impl Reference {
         self.turned = None;
         for event in trace {
             match event {
-                Event::HandedOut { .. } => {
+                Event::HandedOut { .. } | Event::Closing { .. } => {
                     handed_out = Some(self.handed_out(batch.unwrap(), whole, now));
                 }
                 Event::Oversized {
@@ -28,7 +28,8 @@ impl Reference {
                     Expected::Oversized(own, first) => {
                         assert_eq!(*attempts, own, "I5: attempts with a record too large");
                         assert_eq!(
-                            &self.log.entries[first].sequence, sequence,
+                            first.map_or("", |first| &self.log.entries[first].sequence),
+                            sequence,
                             "the record too large is the first of its lane"
                         );
                     }
@@ -66,7 +67,25 @@ impl Reference {
                     );
                     self.next_number += 1;
                     self.unconfirmed
-                        .insert(self.next_number, (usize::from(*lane), own.records[0]));
+                        .insert(self.next_number, (usize::from(*lane), own.first));
+                    self.announced.push_back((self.next_number, own));
+                }
+                Event::ClosingDiscarded {
+                    condition,
+                    invoke_count,
+                    ..
+                } => {
+                    let Expected::Discard(own) = self.expect(0, now) else {
+                        panic!("lane 0 must not give up a closing call: {event}")
+                    };
+                    assert!(own.records.is_empty());
+                    assert_eq!(*condition, own.condition, "why a closing call is given up");
+                    assert_eq!(
+                        *invoke_count, own.invoke_count,
+                        "I5: a discard carries the exact count"
+                    );
+                    self.next_number += 1;
+                    self.unconfirmed.insert(self.next_number, (0, own.first));
                     self.announced.push_back((self.next_number, own));
                 }
                 Event::Compacted { .. } => self.compacted = self.taken_in,
@@ -111,6 +130,7 @@ impl Reference {
             .map(|record| self.log.find(record.sequence(), record.sub()))
             .collect();
         assert_eq!(records, own.records);
+        Self::compare_window(discard.window(), own.window.as_ref());
         assert_eq!(discard.condition(), own.condition);
         assert_eq!(discard.approximate_invoke_count(), own.invoke_count);
         assert_eq!(

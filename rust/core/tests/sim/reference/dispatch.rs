@@ -2,6 +2,7 @@
 
 use streamcore::{Batch, Condition, ENVELOPE_BYTES, Outcome, StreamClock};
 
+use super::windows::Due;
 use super::{Expected, Fate, Frame, GivenUp, Reference};
 
 impl Reference {
@@ -17,13 +18,12 @@ impl Reference {
     }
 
     pub(super) fn stale(&self, record: usize, now: i64) -> Option<Fate> {
+        self.stale_since(self.arrival(record), now)
+    }
+
+    fn stale_since(&self, instant: i64, now: i64) -> Option<Fate> {
         let (limit, fate) = self.limit()?;
-        let now = if self.clock == StreamClock::Wall {
-            now
-        } else {
-            self.replay_now
-        };
-        (now.saturating_sub(self.log.entries[record].arrival_ms) > limit).then_some(fate)
+        (self.stream_now(now).saturating_sub(instant) > limit).then_some(fate)
     }
 
     pub(super) fn event_bytes<'a>(&self, records: impl Iterator<Item = &'a usize>) -> usize {
@@ -39,8 +39,13 @@ impl Reference {
         let pending = &self.lanes[index].pending;
         let max = usize::try_from(self.mapping.payload_bytes_max).unwrap();
         let size = usize::try_from(self.mapping.batch_size).unwrap();
-        let fits = |len: &usize| self.event_bytes(pending.iter().take(*len)) <= max;
-        let len = (1..=size.min(pending.len()))
+        let bounds = self.bounds_of(pending[0]);
+        let around = self.bytes_around(bounds);
+        let fits = |len: &usize| around + self.event_bytes(pending.iter().take(*len)) <= max;
+        let inside =
+            |record: &&usize| bounds.is_none_or(|bounds| self.arrival(**record) < bounds.end_ms);
+        let available = pending.iter().take_while(inside).count();
+        let len = (1..=size.min(available))
             .take_while(fits)
             .last()
             .unwrap_or(0);
@@ -54,13 +59,23 @@ impl Reference {
                 false,
             );
         }
-        let by_bytes = len < size && len < pending.len();
-        (Frame::new(len), len == size || by_bytes, by_bytes)
+        let by_bytes = len < size && len < available;
+        let by_window = len == available && available < pending.len();
+        (
+            Frame::new(len),
+            len == size || by_bytes || by_window,
+            by_bytes,
+        )
     }
 
     /// The engine turns to a lane: a batch is cut if none is in work, and what is too old leaves it. True if the payload limit cut it.
     pub(super) fn turn_to(&mut self, index: usize, now: i64) -> bool {
         let mut by_bytes = false;
+        if self.lanes[index].stack.is_empty() && matches!(self.closing_due(now), Due::Now) {
+            let frame = self.closing_frame(now);
+            self.lanes[index].window = None;
+            self.lanes[index].stack.push(frame);
+        }
         if self.lanes[index].stack.is_empty() {
             assert!(
                 !self.lanes[index].pending.is_empty(),
@@ -86,6 +101,7 @@ impl Reference {
                     begin + self.mapping.batching_window_ms
                 );
             }
+            self.lanes[index].window = self.bounds_of(first);
             self.lanes[index].stack.push(frame);
         }
         self.settle(index, now);
@@ -94,6 +110,7 @@ impl Reference {
 
     pub(super) fn settle(&mut self, index: usize, now: i64) {
         loop {
+            self.end_early(index, now);
             let Some(top) = self.lanes[index].stack.last() else {
                 self.lanes[index].last_completion = Some(now);
                 return;
@@ -101,9 +118,12 @@ impl Reference {
             match top.fate {
                 Fate::Aged => self.give_up(index, Condition::RecordAgeExceeded),
                 Fate::Expired => {
-                    let len = self.lanes[index].stack.pop().unwrap().len;
-                    self.complete(index, len);
-                    self.lanes[index].expected.push_back(Expected::Expired(len));
+                    let frame = self.lanes[index].stack.pop().unwrap();
+                    let records = self.complete(index, frame.len);
+                    self.step(None, frame.closing.is_some(), true, records);
+                    self.lanes[index]
+                        .expected
+                        .push_back(Expected::Expired(frame.len));
                 }
                 Fate::Invoke | Fate::Oversized => {
                     if self.split_by_age(index, now) {
@@ -120,7 +140,7 @@ impl Reference {
                     );
                     top.attempts += 1;
                     let attempts = top.attempts;
-                    let record = lane.pending[0];
+                    let record = lane.pending.front().copied();
                     lane.expected
                         .push_back(Expected::Oversized(attempts, record));
                     if !self.retry(index, now) {
@@ -138,7 +158,7 @@ impl Reference {
         let len = lane.stack.last().unwrap().len;
         let records: Vec<usize> = lane.pending.iter().take(len).copied().collect();
         assert!(
-            self.refused.insert(records.clone()),
+            records.is_empty() || self.refused.insert(records.clone()),
             "{records:?} were sent again after they had been refused"
         );
         if self.split_by_age(index, now) {
@@ -162,9 +182,9 @@ impl Reference {
             top.response = None;
             top.request_id = request_id.or(top.request_id.take());
             let attempts = top.attempts;
-            self.lanes[index]
-                .expected
-                .push_back(Expected::Oversized(attempts, records[0]));
+            let lane = &mut self.lanes[index];
+            lane.expected
+                .push_back(Expected::Oversized(attempts, lane.pending.front().copied()));
             if !self.retry(index, now) {
                 self.settle(index, now);
             }
@@ -188,6 +208,12 @@ impl Reference {
 
     pub(super) fn split_by_age(&mut self, index: usize, now: i64) -> bool {
         let top = self.lanes[index].stack.last().unwrap().clone();
+        if let Some(due) = top.closing {
+            let stale = self.stale_since(due, now);
+            let top = self.lanes[index].stack.last_mut().unwrap();
+            top.fate = stale.unwrap_or(top.fate);
+            return stale.is_some();
+        }
         let fates: Vec<Fate> = self.lanes[index]
             .pending
             .iter()
@@ -219,13 +245,25 @@ impl Reference {
     }
 
     pub(super) fn give_up(&mut self, index: usize, condition: Condition) {
+        let window = self.window_of(&self.lanes[index]);
         let frame = self.lanes[index].stack.pop().unwrap();
         let records = self.complete(index, frame.len);
+        self.given_up += 1;
+        self.step(
+            Some(self.given_up),
+            frame.closing.is_some(),
+            true,
+            records.clone(),
+        );
+        let next = self.lanes[index].pending.front().copied();
+        let first = records.first().copied().or(next).unwrap_or(self.taken_in);
         self.lanes[index]
             .expected
             .push_back(Expected::Discard(GivenUp {
                 condition,
                 records,
+                first,
+                window,
                 invoke_count: frame.attempts.max(1),
                 request_id: frame.request_id,
                 response: frame
@@ -289,7 +327,7 @@ impl Reference {
             .records()
             .map(|record| self.log.find(record.sequence(), record.sub()))
             .collect();
-        let index = self.lane_of(records[0]);
+        let index = records.first().map_or(0, |first| self.lane_of(*first));
         assert!(
             !self.lanes[index].in_flight,
             "I4: lane {index} has a batch in flight already"
@@ -298,7 +336,7 @@ impl Reference {
         let turned = self
             .turned
             .filter(|(lane, _)| *lane == index && !self.lanes[index].stack.is_empty());
-        let first = turned.map_or(records[0], |(_, first)| first);
+        let first = turned.map(|(_, first)| first).or(records.first().copied());
         let by_bytes = self.turn_to(index, now);
         assert!(
             self.lanes[index].expected.is_empty(),
@@ -315,6 +353,8 @@ impl Reference {
             .copied()
             .collect();
         assert_eq!(records, next, "I6: the next batch of lane {index}");
+        let own = self.window_of(&self.lanes[index]);
+        Self::compare_window(batch.window(), own.as_ref());
         assert_eq!(
             batch.attempt(),
             top.attempts + 1,
@@ -345,7 +385,8 @@ impl Reference {
             assert_eq!(ordinal, own, "the ordinal of record {record}");
             assert_eq!(key_hash, self.log.entries[*record].key_hash);
         }
-        let bytes = self.event_bytes(records.iter());
+        let (around, bytes) = Self::around(batch);
+        let bytes = bytes + self.event_bytes(records.iter());
         assert_eq!(batch.json_bytes(), bytes, "I4: the bytes of the event");
         assert!(
             bytes <= usize::try_from(self.mapping.payload_bytes_max).unwrap(),
@@ -356,10 +397,15 @@ impl Reference {
                 .iter()
                 .map(|record| &*self.log.entries[*record].json)
                 .collect();
-            let event = format!(r#"{{"Records":[{}]}}"#, parts.join(","));
+            let event = format!(r#"{{"Records":[{}]{around}}}"#, parts.join(","));
             assert_eq!(String::from_utf8_lossy(&batch.json()), event, "the event");
         }
-        self.check_oldest_first(index, first);
+        if let Some(first) = first {
+            self.check_oldest_first(index, first);
+        }
+        if let Some(bounds) = self.lanes[index].window.filter(|_| !records.is_empty()) {
+            self.open_window(bounds);
+        }
         for record in &records {
             self.replay_now = self.replay_now.max(self.log.entries[*record].arrival_ms);
         }
@@ -408,23 +454,35 @@ impl Reference {
 
     /// The engine says that nothing may run before `until`: no lane may be due by then.
     pub(crate) fn waits(&self, until: Option<i64>, open: bool, now: i64) {
-        if self.holds_back() {
+        // So that the states that wait are not too many, a shard with windows takes 100 unconfirmed discards.
+        if self.holds_back() || self.windows.held.is_some() && self.unconfirmed.len() >= 100 {
             return;
         }
         for (index, lane) in self.lanes.iter().enumerate() {
-            let Some(first) = lane.pending.front().filter(|_| !lane.in_flight) else {
-                continue;
-            };
-            let due = match lane.stack.last() {
-                Some(top) => top.not_after,
-                None if open && self.mapping.batching_window_ms > 0 && !self.cut(index).1 => {
+            let first = lane.pending.front();
+            let due = match (lane.stack.last(), self.closing_due(now)) {
+                _ if lane.in_flight => continue,
+                (Some(top), _) => top.not_after,
+                (None, Due::At(at)) => at,
+                (None, Due::No) if first.is_none() => continue,
+                (None, Due::No)
+                    if open && self.mapping.batching_window_ms > 0 && !self.cut(index).1 =>
+                {
                     let begin = lane.last_completion.unwrap_or(i64::MIN);
-                    begin.max(self.offered_at[*first]) + self.mapping.batching_window_ms
+                    begin.max(self.offered_at[*first.unwrap()]) + self.mapping.batching_window_ms
                 }
-                None => i64::MIN,
+                (None, _) => i64::MIN,
             };
             let tried = lane.stack.last().map_or(1, |top| top.len);
-            let due = self.ages_at(index, tried).map_or(due, |at| at.min(due));
+            let closing = lane.stack.last().and_then(|top| top.closing);
+            let ages_at = match (closing, self.limit()) {
+                (Some(since), Some((limit, _))) if self.clock == StreamClock::Wall => {
+                    Some(since + limit + 1)
+                }
+                (Some(_), _) => None,
+                (None, _) => self.ages_at(index, tried),
+            };
+            let due = ages_at.map_or(due, |at| at.min(due));
             assert!(
                 now < due,
                 "I11: lane {index} was due at {due}, now is {now}"
@@ -436,21 +494,28 @@ impl Reference {
         }
     }
 
-    pub(crate) fn finished(&mut self, records: &[usize], outcome: &Outcome, now: i64) {
-        let index = self.lane_of(records[0]);
+    /// `ends` says that the function has ended the window early.
+    pub(crate) fn finished(&mut self, records: &[usize], outcome: &Outcome, ends: bool, now: i64) {
+        let index = records.first().map_or(0, |first| self.lane_of(*first));
         let lane = &mut self.lanes[index];
         assert!(std::mem::take(&mut lane.in_flight));
         let top = lane.stack.last_mut().unwrap();
         match outcome {
             Outcome::Success => {
-                let len = lane.stack.pop().unwrap().len;
-                self.complete(index, len);
+                let frame = lane.stack.pop().unwrap();
+                if frame.closing.is_none() {
+                    self.keep_state(index, frame.len, ends);
+                }
+                let records = self.complete(index, frame.len);
+                self.step(None, frame.closing.is_some(), false, records);
                 self.settle(index, now);
             }
             Outcome::Partial { index: done, .. } if *done > 0 => {
                 let done = usize::try_from(*done).unwrap();
                 *top = Frame::new(top.len - done);
-                self.complete(index, done);
+                self.keep_state(index, done, ends);
+                let records = self.complete(index, done);
+                self.step(None, false, false, records);
                 self.settle(index, now);
             }
             Outcome::Partial { response, .. } | Outcome::Failure(response) => {

@@ -1,12 +1,13 @@
 //! What stands around the engine: source, function, destination and store.
 
 use streamcore::{
-    Checkpoint, Confirmation, DiscardId, Offered, Outcome, Response, ReturnedState, Taken, Task,
-    Ticket, UsageError,
+    Batch, Checkpoint, Confirmation, DiscardId, Offered, Outcome, Response, ReturnedState, Taken,
+    Task, Ticket, UsageError, Window,
 };
 
 use super::{Flight, Stored, World};
 use crate::sim::reach::Fault;
+use crate::sim::reference::windows::fold;
 
 impl World {
     // ---- source ----
@@ -28,10 +29,12 @@ impl World {
                 assert!(held > 0, "I10: an empty shard may always fetch");
                 self.hit(Fault::NoRoomToFetch);
                 self.reference.loose = true;
+                self.reference.leave_tip();
             }
             return;
         };
         assert!(!(self.paused || self.draining || self.closed));
+        self.reference.fetches(true);
         let after = want
             .after
             .as_ref()
@@ -49,7 +52,7 @@ impl World {
         self.observe(None);
         if self.chance(self.options.fetch_fails) {
             self.hit(Fault::FetchFailed);
-            self.engine.fetch_failed(self.shard).unwrap();
+            self.fetch_failed();
             return;
         }
         let range = self.next_page();
@@ -97,18 +100,34 @@ impl World {
             .page_bytes_max
             .max(page.held_bytes() + 8 * page.len() + 128);
         let empty = page.is_empty();
-        match self.engine.offer(self.shard, page, Some(0), self.now) {
+        let behind = self.behind();
+        match self.engine.offer(self.shard, page, behind, self.now) {
             Ok(offered) => {
                 self.hit_filtered(&offered);
-                self.reference.offered(range, offered, self.now);
+                self.reference.offered(range, offered, behind, self.now);
             }
             Err(UsageError::Closed) => {
                 assert!(self.closed && !empty);
-                self.engine.fetch_failed(self.shard).unwrap();
+                self.fetch_failed();
             }
             Err(other) => panic!("{other}"),
         }
         self.observe(None);
+    }
+
+    fn fetch_failed(&mut self) {
+        self.engine.fetch_failed(self.shard).unwrap();
+        self.reference.fetches(false);
+        self.reference.leave_tip();
+    }
+
+    /// How far behind the tip a page is.
+    fn behind(&mut self) -> Option<i64> {
+        if self.options.windows && self.chance(self.options.behind) {
+            self.hit(Fault::BehindTip);
+            return self.rng.pick(&[None, Some(1)]);
+        }
+        Some(0)
     }
 
     fn hit_filtered(&mut self, offered: &Offered) {
@@ -137,17 +156,19 @@ impl World {
             self.engine.held_bytes(),
         );
         let before = self.engine.stats(self.shard).unwrap();
+        let behind = self.behind();
         let offered = self
             .engine
-            .offer(self.shard, page, Some(0), self.now)
+            .offer(self.shard, page, behind, self.now)
             .unwrap();
         if offered.accepted {
             self.page_bytes_max = self.page_bytes_max.max(bytes);
             self.hit_filtered(&offered);
-            self.reference.offered(range, offered, self.now);
+            self.reference.offered(range, offered, behind, self.now);
         } else {
             self.hit(Fault::OfferRefused);
             self.reference.loose = true;
+            self.reference.leave_tip();
             assert!(
                 held > 0 && held + bytes > self.options.budget_bytes / 2,
                 "I10: a page with room is refused"
@@ -173,9 +194,11 @@ impl World {
             Taken::Task(Task::Run(batch)) => {
                 assert!(!self.paused, "a paused shard hands out nothing");
                 let records = self.observe(Some(&batch)).unwrap();
+                self.hit_idle(&batch);
                 let number = self.rng.next();
                 self.in_flight.push(Flight {
                     ticket: batch.ticket(),
+                    state: batch.window().map(|window| window.state().to_vec()),
                     records,
                     number,
                 });
@@ -199,6 +222,18 @@ impl World {
                 }
                 Err(until)
             }
+        }
+    }
+
+    /// A window closes because nothing has come for long enough.
+    fn hit_idle(&mut self, batch: &Batch) {
+        let ends_early = batch.window().is_some_and(Window::is_terminated_early);
+        let without = self.reference.mapping().tumbling_window_ms == 0;
+        if batch.is_empty()
+            && self.reference.pending() == 0
+            && !(ends_early || without || self.closed)
+        {
+            self.hit(Fault::WindowIdle);
         }
     }
 
@@ -255,7 +290,7 @@ impl World {
             self.hit(Fault::Raised);
             return Outcome::Failure(response);
         }
-        if report && self.chance(self.options.partial) {
+        if report && len > 0 && self.chance(self.options.partial) {
             let at = if self.rng.chance(300) {
                 0
             } else {
@@ -299,7 +334,7 @@ impl World {
                 },
             );
         }
-        if self.chance(self.options.misuse) {
+        if flight.state.is_none() && self.chance(self.options.misuse) {
             self.hit(Fault::WindowStateGiven);
             self.refused(
                 flight.ticket,
@@ -311,12 +346,14 @@ impl World {
                 &UsageError::NoWindow,
             );
         }
+        let (returned, ends) = self.returned(&flight, &outcome);
         let finished = self
             .engine
-            .finish(flight.ticket, outcome.clone(), None, self.now)
+            .finish(flight.ticket, outcome.clone(), returned, self.now)
             .unwrap();
         assert!(!finished.stale);
-        self.reference.finished(&flight.records, &outcome, self.now);
+        self.reference
+            .finished(&flight.records, &outcome, ends, self.now);
         self.observe(None);
         for discard in &finished.discards {
             self.reference.discard(discard);
@@ -331,6 +368,27 @@ impl World {
             self.refused(flight.ticket, outcome, None, &UsageError::NotInFlight);
         }
         self.old_tickets.push(flight.ticket);
+    }
+
+    /// The state that the function returns: the one it got, and the records that it has done. And whether the window ends with it.
+    fn returned(&mut self, flight: &Flight, outcome: &Outcome) -> (Option<ReturnedState>, bool) {
+        let Some(state) = &flight.state else {
+            return (None, false);
+        };
+        let done = match outcome {
+            Outcome::Success => flight.records.len(),
+            Outcome::Partial { index, .. } => usize::try_from(*index).unwrap(),
+            _ => 0,
+        };
+        let ends_window = self.chance(self.options.ends_early);
+        if ends_window && done > 0 {
+            self.hit(Fault::WindowEndedEarly);
+        }
+        if flight.records.is_empty() && *outcome != Outcome::Success {
+            self.hit(Fault::ClosingFailed);
+        }
+        let state = fold(state, &flight.records[..done]);
+        (Some(ReturnedState { state, ends_window }), ends_window)
     }
 
     /// A call to `finish` that is wrong: the engine says how, and nothing changes.

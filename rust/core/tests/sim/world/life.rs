@@ -44,6 +44,9 @@ impl World {
                     if mapping.filter != self.reference.mapping().filter {
                         self.hit(Fault::UpdatedFilter);
                     }
+                    if mapping.tumbling_window_ms != self.reference.mapping().tumbling_window_ms {
+                        self.hit(Fault::UpdatedWindow);
+                    }
                     self.reference.updated(mapping);
                 }
                 self.observe(None);
@@ -61,6 +64,7 @@ impl World {
                 self.draining = true;
                 self.reference.loose = true;
             }
+            self.reference.leave_tip();
             self.observe(None);
         } else if self.reference.taken_in == self.log.len() && self.rng.chance(100) {
             self.close();
@@ -188,6 +192,9 @@ impl World {
         }
         if mapping.filter != self.reference.mapping().filter {
             self.hit(Fault::RestartWithOtherFilter);
+        }
+        if mapping.tumbling_window_ms != self.reference.mapping().tumbling_window_ms {
+            self.hit(Fault::RestartWithOtherWindow);
         }
         if self.stored.is_none() {
             self.hit(Fault::RestartWithoutCheckpoint);
