@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import pickle
 import re
 import shutil
 import subprocess
@@ -87,7 +86,7 @@ def drive(pages: list[Page], path: HotPath) -> None:
 def run(name: str, rounds: int, file: str) -> None:
     """Run a path over the answers in a file; the child of `instructions`."""
     path = PATHS[name]
-    found: list[bytes] = pickle.loads(Path(file).read_bytes())  # noqa: S301  (made by the parent a moment ago)
+    found = Path(file).read_bytes().splitlines()
     parsed = [Page.parse(body, path.source) for body in found] if path.use == "none" else None
     for _ in range(rounds):
         drive(parsed or [Page.parse(body, path.source) for body in found], path)
@@ -97,7 +96,7 @@ def instructions(name: str) -> float:
     """Return how many instructions a record takes."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "bodies")
-        file.write_bytes(pickle.dumps(PATHS[name].bodies()))
+        file.write_bytes(b"\n".join(PATHS[name].bodies()))  # a body is one line
         counts = [counted(folder, "--run", name, "--rounds", str(rounds), "--file", str(file)) for rounds in ROUNDS]
     return (counts[1] - counts[0]) / (RECORDS * (ROUNDS[1] - ROUNDS[0]))
 

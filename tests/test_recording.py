@@ -142,7 +142,7 @@ def test_windows_and_their_closing_calls_are_kept(tmp_path: Path) -> None:
 
 def test_an_asynchronous_function_stays_one(tmp_path: Path) -> None:
     async def handler(event: Any, _context: Any) -> int:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # gives the loop a turn and waits for no time
         return len(event["Records"])
 
     bench = Bench(tmp_path, LocalFunction(handler))

@@ -30,9 +30,9 @@ def make_client(service: str, *, who: str, region: str | None, endpoint_url: str
         ConfigError: boto3 is not installed, or region, profile or endpoint cannot be right.
     """
     with _config_errors(service, who):
-        import boto3  # noqa: PLC0415
-        from botocore.config import Config  # noqa: PLC0415
-        from botocore.session import Session  # noqa: PLC0415
+        import boto3  # noqa: PLC0415  (only who calls AWS has it; the same below)
+        from botocore.config import Config  # noqa: PLC0415  (as boto3)
+        from botocore.session import Session  # noqa: PLC0415  (as boto3)
 
         session = Session(profile=profile)
         session.get_scoped_config()  # a profile that is not there is told of here
@@ -50,7 +50,7 @@ def configured_endpoint(session: Any, service: str) -> str | None:
         session: of botocore.
         service: as "sqs".
     """
-    from botocore.configprovider import ConfiguredEndpointProvider  # noqa: PLC0415
+    from botocore.configprovider import ConfiguredEndpointProvider  # noqa: PLC0415  (as boto3)
 
     if session.get_config_variable("ignore_configured_endpoint_urls"):
         return None
@@ -63,7 +63,7 @@ def configured_endpoint(session: Any, service: str) -> str | None:
 def _config_errors(service: str, who: str) -> Iterator[None]:
     """Say in our own words what a client cannot be made of."""
     try:
-        from botocore.exceptions import BotoCoreError, NoRegionError, ProfileNotFound  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, NoRegionError, ProfileNotFound  # noqa: PLC0415  (as boto3)
     except ModuleNotFoundError as error:
         raise ConfigError(f"{who} needs boto3, which is not installed: pip install '{DISTRIBUTION}[aws]'") from error
     try:
