@@ -15,6 +15,7 @@ import pytest
 
 from engines import NOW, mapping, take
 from flight_hours import EXAMPLES, FLIGHTS
+from kept import Kept
 from streamcore import (
     Answer,
     Batch,
@@ -35,21 +36,6 @@ from streamcore.testing import ManualClock, recorded_events, run_until_idle
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from streamcore import Discard
-
-
-class Kept:
-    """A destination that keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[Discard] = []
-
-    def send(self, discard: Discard) -> None:
-        self.sent.append(discard)
-
-    def close(self) -> None:
-        pass
 
 
 def run(function: Function, payloads: list[bytes], **options: Any) -> list[bytes]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-import errno
 import json
 import threading
 from typing import TYPE_CHECKING, Any
 
+from kept import Kept
 from streamcore import (
     Answer,
     CheckpointError,
@@ -26,25 +26,8 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from streamcore import Batch, Discard
+    from streamcore import Batch
     from streamcore.metrics import WorkerMetrics
-
-
-class Queue:
-    """A destination that fails as often as it is told."""
-
-    def __init__(self, failures: int = 0) -> None:
-        self.failures = failures
-        self.sent: list[Discard] = []
-
-    def send(self, discard: Discard) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise OSError(errno.ENETDOWN, "the network is down")
-        self.sent.append(discard)
-
-    def close(self) -> None:
-        pass
 
 
 class World:
@@ -136,7 +119,7 @@ def test_bisect_counts_each_half_and_drops_the_bad_record_alone() -> None:
 
 
 def test_a_discard_with_a_destination_is_delivered_and_not_dropped() -> None:
-    world, queue = World(), Queue()
+    world, queue = World(), Kept()
     world.put(b"bad", b"bad")
     metrics = world.metrics(refusing(), queue, maximum_retry_attempts=1)
     assert len(queue.sent) == 1
@@ -147,13 +130,13 @@ def test_a_discard_with_a_destination_is_delivered_and_not_dropped() -> None:
 def test_a_delivery_that_succeeds_at_the_third_try_has_failed_twice_and_drops_nothing() -> None:
     world = World()
     world.put(b"bad", b"bad")
-    assert events(world.metrics(refusing(), Queue(2), maximum_retry_attempts=0)) == (2, 0, 2, 2, 0, 2, 2)
+    assert events(world.metrics(refusing(), Kept(2), maximum_retry_attempts=0)) == (2, 0, 2, 2, 0, 2, 2)
 
 
 def test_records_whose_delivery_is_given_up_are_dropped() -> None:
     world = World()
     world.put(b"bad", b"bad")
-    metrics = world.metrics(refusing(), Queue(100), maximum_retry_attempts=0)
+    metrics = world.metrics(refusing(), Kept(100), maximum_retry_attempts=0)
     assert events(metrics) == (2, 0, 2, 2, 2, 0, 5)
     assert (metrics.undelivered, metrics.dropped) == (1, 0)
 
@@ -361,7 +344,7 @@ def test_the_checkpoint_lag_grows_while_the_store_fails_and_ends_with_a_save() -
 
 
 def test_discards_on_their_way_are_told_apart_from_those_that_arrived() -> None:
-    world, queue = World(), Queue(1)
+    world, queue = World(), Kept(1)
     world.put(b"bad")
     worker = world.worker(refusing(), queue, maximum_retry_attempts=0)
     worker.step(world.clock.now_ms())
@@ -388,7 +371,7 @@ def test_counts_of_shards_that_have_left_stay_with_their_mapping() -> None:
     for number in range(40):
         world.stream.put(f"key-{number}", b"bad" if number % 10 == 0 else b"x")
     first, second = (shard.shard_id for shard in world.stream.list_shards())
-    worker = world.worker(refusing(), Queue(3), maximum_retry_attempts=0, bisect_batch_on_function_error=True, batch_size=7)
+    worker = world.worker(refusing(), Kept(3), maximum_retry_attempts=0, bisect_batch_on_function_error=True, batch_size=7)
     run_until_idle(worker, world.clock)
     before = worker.metrics()
     check_sums(before)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flight_hours import EXAMPLES, FLIGHTS, by_hour, by_hour_of_pandas, flights_command
+from kept import Kept
 from streamcore import (
     Answer,
     Engine,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from streamcore import Batch, Discard
+    from streamcore import Batch
 
 START = 1_700_000_000_000  # a multiple of ten seconds
 GRACE = 120_000
@@ -43,19 +44,6 @@ SEED = 20130101
 
 def mapping(**options: Any) -> EventSourceMapping:
     return EventSourceMapping(**{"starting_position": "TRIM_HORIZON", "tumbling_window_in_seconds": 10, **options})
-
-
-class Kept:
-    """A destination that keeps what it is sent."""
-
-    def __init__(self) -> None:
-        self.sent: list[Discard] = []
-
-    def send(self, discard: Discard) -> None:
-        self.sent.append(discard)
-
-    def close(self) -> None:
-        pass
 
 
 class Bench:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from kept import Kept
 from streamcore import (
     Answer,
     CheckpointError,
@@ -31,29 +31,12 @@ from streamcore.testing import ManualClock, ScriptedFunction, run_until_idle
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from streamcore import Batch, Discard, Start
+    from streamcore import Batch, Start
     from streamcore.protocols import CheckpointStore, ShardReader
 
 
 def mapping(**options: Any) -> EventSourceMapping:
     return EventSourceMapping(**{"starting_position": "TRIM_HORIZON", **options})
-
-
-class Destination:
-    """Fails as often as it is told, then keeps what it is sent."""
-
-    def __init__(self, failures: int = 0) -> None:
-        self.failures = failures
-        self.sent: list[Discard] = []
-
-    def send(self, discard: Discard) -> None:
-        if self.failures:
-            self.failures -= 1
-            raise OSError(errno.ENETDOWN, "the network is down")
-        self.sent.append(discard)
-
-    def close(self) -> None:
-        pass
 
 
 class FailingStore:
@@ -129,7 +112,7 @@ def test_records_put_after_a_run_are_found_by_the_next() -> None:
 
 def test_a_failing_batch_is_bisected_and_its_record_discarded() -> None:
     """The sequence that AWS shows for four records of which the second is bad, with one retry."""
-    world, destination = World(), Destination()
+    world, destination = World(), Kept()
     one, two, three, four = world.put(b"1", b"2", b"3", b"4")
     function = ScriptedFunction(poison=lambda record: record["kinesis"]["sequenceNumber"] == two)
     worker = world.worker(function, destination, maximum_retry_attempts=1, bisect_batch_on_function_error=True)
@@ -153,7 +136,7 @@ def test_throttles_spend_nothing_and_are_counted() -> None:
 
 
 def test_a_discard_is_sent_five_times_in_thirty_seconds_and_then_given_up() -> None:
-    world, destination = World(), Destination(failures=99)
+    world, destination = World(), Kept(failures=99)
     world.put(b"1")
     function = ScriptedFunction(poison=lambda _: True)
     worker = world.worker(function, destination, maximum_retry_attempts=0)
@@ -165,7 +148,7 @@ def test_a_discard_is_sent_five_times_in_thirty_seconds_and_then_given_up() -> N
 
 
 def test_an_undeliverable_discard_blocks_the_checkpoint_where_that_is_asked_for() -> None:
-    world, destination = World(), Destination(failures=20)
+    world, destination = World(), Kept(failures=20)
     world.put(b"1")
     function = ScriptedFunction(poison=lambda _: True)
     worker = world.worker(function, destination, options={"on_undeliverable": "block"}, maximum_retry_attempts=0)
@@ -175,7 +158,7 @@ def test_an_undeliverable_discard_blocks_the_checkpoint_where_that_is_asked_for(
 
 
 def test_a_discard_that_was_not_confirmed_comes_again_after_a_crash() -> None:
-    world, destination = World(), Destination(failures=99)
+    world, destination = World(), Kept(failures=99)
     world.put(b"1")
     function = ScriptedFunction(poison=lambda _: True)
     crashed = world.worker(function, destination, options={"on_undeliverable": "block"}, maximum_retry_attempts=0)
