@@ -21,7 +21,8 @@ import proxy as faults
 from proxy import Proxy, fault_proxy
 from servers import Server, unique
 from streamcore import ConfigError
-from streamcore.sources._aws import AwsClient, AwsError, Identity, Signer, classify, read_error
+from streamcore._aws_errors import classify
+from streamcore.sources._aws import AwsClient, AwsError, Identity, Signer, read_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from fanout_server import CONSUMER_ARN, encode
+from streamcore._aws_errors import classify
 from streamcore.errors import SourceUnavailableError
 from streamcore.protocols import Start
-from streamcore.sources._aws import AwsError, classify
+from streamcore.sources._aws import AwsError
 from streamcore.sources._http2 import Http2Error
 from streamcore.sources._subscription import ShardSubscription
 

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from streamcore._partitions import partition_of
+
 if TYPE_CHECKING:
     from streamcore.protocols import Source
 
@@ -13,7 +15,6 @@ __all__ = ["StreamOption"]
 
 _ARN = re.compile(r"arn:(?P<partition>[^:]+):(?P<service>kinesis|dynamodb):(?P<region>[^:]*):(?P<account>[^:]*):(?P<resource>.+)")
 _SHORT = re.compile(r"(?P<service>kinesis|dynamodb):(?P<name>.*)")
-_PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 _ACTIONS = {
     "kinesis": ("DescribeStreamSummary", "ListShards", "GetShardIterator", "GetRecords"),
     "dynamodb": ("DescribeStream", "GetShardIterator", "GetRecords"),
@@ -96,7 +97,7 @@ class StreamOption:
         """
         arn = self.name
         if not _ARN.fullmatch(arn):
-            partition = next((name for start, name in _PARTITIONS.items() if region and region.startswith(start)), "aws")
+            partition = partition_of(region)
             kind = "stream" if self.service == "kinesis" else "table"
             arn = f"arn:{partition}:{self.service}:{region or '*'}:*:{kind}/{self.name}"
         newest = self.service == "dynamodb" and "/stream/" not in arn

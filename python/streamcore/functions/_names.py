@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Self
 
+from streamcore._partitions import partition_of
 from streamcore.errors import ConfigError
 
 __all__ = ["FunctionName"]
@@ -13,7 +14,6 @@ __all__ = ["FunctionName"]
 _NAME = r"(?P<name>[a-zA-Z0-9_-]{1,140})(:(?P<qualifier>\$LATEST|[a-zA-Z0-9_-]{1,128}))?"
 _ARN = re.compile(rf"arn:(?P<partition>aws[a-z-]*):lambda:(?P<region>[a-z0-9-]+):(?P<account>\d{{12}}):function:{_NAME}")
 _SHORT = re.compile(_NAME)
-_PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 _NO_ACCOUNT = "000000000000"
 
 
@@ -64,7 +64,7 @@ class FunctionName:
     def arn(self, region: str | None = None, account: str | None = None) -> str:
         """Return the ARN, with what is known of region and account where it was given by name."""
         where = self.region or region or "us-east-1"
-        partition = self.partition or next((name for start, name in _PARTITIONS.items() if where.startswith(start)), "aws")
+        partition = self.partition or partition_of(where)
         qualifier = f":{self.qualifier}" if self.qualifier else ""
         return f"arn:{partition}:lambda:{where}:{self.account or account or _NO_ACCOUNT}:function:{self.name}{qualifier}"
 

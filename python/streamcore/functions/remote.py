@@ -15,6 +15,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from streamcore._aws_errors import classify
 from streamcore._boto import make_client
 from streamcore.errors import ConfigError, FunctionUnavailableError
 from streamcore.functions._names import FunctionName
@@ -38,20 +39,7 @@ _CONNECTIONS = 64
 # long function runs.
 _KEEP_ALIVE = (("TCP_KEEPIDLE", 45), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 3))
 
-_THROTTLES = frozenset({"TooManyRequestsException", "ThrottlingException", "Throttling", "RequestLimitExceeded"})
 _TOO_LARGE = frozenset({"RequestTooLargeException", "SerializedRequestEntityTooLargeException"})
-_CREDENTIALS = frozenset(
-    {
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "IncompleteSignatureException",
-        "InvalidClientTokenId",
-        "InvalidSignatureException",
-        "MissingAuthenticationTokenException",
-        "SignatureDoesNotMatch",
-        "UnrecognizedClientException",
-    }
-)
 
 
 class _Call(NamedTuple):
@@ -214,11 +202,11 @@ class LambdaFunction:
         arn = self.function_arn
         if status == 413 or code in _TOO_LARGE:
             return self._trouble("too_large", code, f"Function call failed: the event is too large: {message} {details}", meta)
-        if status == 429 or code in _THROTTLES:
+        if (kind := classify(status, code)) == "throttled":
             reason = error.response.get("Reason")
             return self._trouble("throttled", code, f"Function is throttled: {message}{f' [{reason}]' if reason else ''} {details}", meta)
         alive_until = None
-        if code in _CREDENTIALS:
+        if kind == "credentials":
             self._forget_credentials()
             text = f"the AWS credentials are missing, expired or not valid: {message} {details}"
         elif status == 404:
@@ -299,7 +287,7 @@ class LambdaFunction:
         if code == "ResourceNotFoundException":
             text = f"Function not found: {self.function_arn} (lambda:GetFunctionConfiguration: {code})"
             raise ConfigError(text, parameter="function") from error
-        if code in _CREDENTIALS:
+        if classify(status, code) == "credentials":
             self._client = None
             message = f"the AWS credentials are missing, expired or not valid (lambda:GetFunctionConfiguration): {error}"
             raise FunctionUnavailableError(message, code=code, action="lambda:GetFunctionConfiguration") from error
