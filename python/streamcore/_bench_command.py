@@ -138,6 +138,14 @@ def run(
         )
         opened.callback(function.close)
         opened.enter_context(terminates(_Interrupt()))
+        failures = logging.getLogger("streamcore.function")
+        opened.callback(failures.setLevel, failures.level)
+
+        def on_run(text: str) -> None:
+            say(text, logging.INFO)
+            if arguments.log_level == "warning":
+                failures.setLevel(logging.ERROR)  # why the function fails has been said; the next run would say it again
+
         result = bench(
             function,
             mapping,
@@ -150,7 +158,7 @@ def run(
             seed=arguments.seed,
             state=arguments.state,
             checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000),
-            on_run=lambda text: say(text, logging.INFO),
+            on_run=on_run,
         )
     write(_text(arguments, result))
     if arguments.json is not None:

@@ -18,9 +18,9 @@ import numpy as np
 from streamcore._streamcore import Page
 from streamcore.checkpoints.memory import MemoryCheckpointStore
 from streamcore.errors import ConfigError, SourceError
-from streamcore.mapping import EventSourceMapping
+from streamcore.mapping import EventSourceMapping, memory_stream_arn
 from streamcore.protocols import Answer, Fetched, ShardDescription, StreamDescription
-from streamcore.sources.routing import even_ranges, hash_key, kinesis_arn, shard_name
+from streamcore.sources.routing import even_ranges, hash_key, shard_name
 from streamcore.worker import Worker
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def generated(*, record_bytes: int, keys: int, key_skew: float, shards: int, see
         data = _json_of_size(place, letters, offset, record_bytes)
         texts[shard].append(_kinesis_text(len(texts[shard]), key, base64.b64encode(data).decode(), _GENERATED_AT_S + place / 1000))
         places[shard].append(place)
-    return _lap("kinesis", kinesis_arn("bench"), [shard_name(index) for index in range(shards)], texts, places)
+    return _lap("kinesis", memory_stream_arn("bench"), [shard_name(index) for index in range(shards)], texts, places)
 
 
 def _json_of_size(number: int, letters: bytes, offset: int, size: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from array import array
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["STAGES", "Meter", "ProfiledWorker", "Stages", "seen_store"]
 
 STAGES = ("poll", "decode", "dispatch", "event", "handler", "checkpoint", "bench")
+
+_SKIPPED = "skipped"  # calls that are not noted
 
 # What a thread of a worker does where no stage is said to have ended.
 _HOME = {
@@ -64,31 +67,38 @@ class Meter:
     def invoke(self, batch: Batch) -> Answer | Awaitable[Answer]:
         """Call the function."""
         stages = self._stages
-        if stages is None:
-            began = self._now_ns()
-            answer = self._function.invoke(batch)
-        else:
-            stages.mark()
-            began = self._now_ns()
-            answer = self._function.invoke(batch if self._takes_batch else _SeenBatch(batch, stages))  # type: ignore[arg-type]
-            stages.mark("handler")
+        noted = stages is not None and stages.begin_call()
+        began = self._now_ns()
+        answer = self._function.invoke(batch) if stages is None or not noted else self._noted(batch, stages)
         if isinstance(answer, Answer):
-            self._ended(batch, began)
+            self._ended(batch, began, stages if noted else None)
             return answer
         return self._awaited(batch, began, answer)
 
-    async def _awaited(self, batch: Batch, began: int, awaitable: Awaitable[Answer]) -> Answer:
-        answer = await (awaitable if self._stages is None else _Steps(awaitable, self._stages))
-        self._ended(batch, began)
+    def _noted(self, batch: Batch, stages: Stages) -> Answer | Awaitable[Answer]:
+        if self._takes_batch:
+            answer = self._function.invoke(batch)
+            stages.mark("handler")
+            return answer
+        seen: Any = _SeenBatch(batch, stages)
+        answer = self._function.invoke(seen)
+        stages.mark("handler")
+        seen.forget()
         return answer
 
-    def _ended(self, batch: Batch, began: int) -> None:
+    async def _awaited(self, batch: Batch, began: int, awaitable: Awaitable[Answer]) -> Answer:
+        # The event loop's thread does the work of many calls by turns, so there each of them is noted.
+        answer = await (awaitable if self._stages is None else _Steps(awaitable, self._stages))
+        self._ended(batch, began, self._stages)
+        return answer
+
+    def _ended(self, batch: Batch, began: int, stages: Stages | None) -> None:
         now = self.last_ns = self._now_ns()
         self._took_ns.append(now - began)
         if self._ended_ns:
             self._ended_ns[self._shards[batch.shard_id]][batch.columns().ordinal] = now - self._load.started_ns
-        if self._stages is not None:
-            self._stages.mark("bench")
+        if stages is not None:
+            stages.mark("bench")
 
     def close(self) -> None:
         """Do nothing: the function stays the caller's."""
@@ -121,12 +131,17 @@ class Stages:
     A thread says when a stage has ended; what it used since it said so last belongs to that stage, or to what the thread is there for.
     The CPU clock of a thread starts with the thread, so nothing of it is lost but what comes after its last word.
 
+    Reading the clock is a system call. Where calls are short, only some of them are noted, each from its beginning to that of the next call
+    of its thread; what the thread used meanwhile is shared out among its stages as in those.
+
     Args:
         cpu_ns: CPU time of the calling thread.
+        every: of so many calls of a thread one is noted.
     """
 
-    def __init__(self, cpu_ns: Callable[[], int] = time.thread_time_ns) -> None:
+    def __init__(self, cpu_ns: Callable[[], int] = time.thread_time_ns, *, every: int = 1) -> None:
         self._cpu_ns = cpu_ns
+        self._every = every
         self._local = threading.local()
         self._lock = threading.Lock()
         self._used: list[dict[str, list[int]]] = []
@@ -137,33 +152,57 @@ class Stages:
         now = self._cpu_ns()
         local = self._local
         try:
-            used, home = local.used, local.home
+            used = local.used
         except AttributeError:
-            used, home = self._enter(now)
-        one = used[stage or home]
+            used = self._enter(now)
+        one = used[_SKIPPED if local.skips else stage or local.home]
         one[0] += now - local.last
         one[1] += 1
         local.last = now
 
-    def _enter(self, now: int) -> tuple[dict[str, list[int]], str]:
+    def begin_call(self) -> bool:
+        """Say that a call begins. Returns whether its stages are to be noted."""
+        local = self._local
+        calls = getattr(local, "calls", 0)
+        local.calls = calls + 1
+        place = calls % self._every
+        if place > 1:
+            return False
+        # What came before a call that is noted was skipped; what came between it and the next one was the thread's own.
+        self.mark()
+        local.skips = place == 1
+        return place == 0
+
+    def _enter(self, now: int) -> dict[str, list[int]]:
         thread, local = threading.current_thread(), self._local
         local.last = now if thread in self._older else 0
+        local.skips = False
         local.home = next((home for name, home in _HOME.items() if thread.name.startswith(name)), "other")
-        local.used = {stage: [0, 0] for stage in (*STAGES, "other")}
+        used: dict[str, list[int]] = {stage: [0, 0] for stage in (*STAGES, "other", _SKIPPED)}
+        local.used = used
         with self._lock:
-            self._used.append(local.used)
-        return local.used, local.home
+            self._used.append(used)
+        return used
 
     def seconds(self, total_s: float) -> dict[str, float]:
         """Return the CPU seconds of each stage. What reading the clock costs is moved to "bench"; "other" is the rest of `total_s`."""
-        cost_s = self.cost_ns(self._cpu_ns) / 1e9
+        cost_ns = self.cost_ns(self._cpu_ns)
         found = dict.fromkeys(STAGES, 0.0)
-        for stage in STAGES:
-            used_ns = sum(used[stage][0] for used in self._used)
-            clock_s = min(sum(used[stage][1] for used in self._used) * cost_s, used_ns / 1e9)
-            found[stage] += used_ns / 1e9 - clock_s
-            found["bench"] += clock_s
+        for thread in self._used:
+            net = {stage: max(ns - marks * cost_ns, 0) for stage, (ns, marks) in thread.items()}
+            clocks_ns = sum(ns for ns, _ in thread.values()) - sum(net.values())
+            noted = sum(net[stage] for stage in STAGES)
+            share = 1 + net[_SKIPPED] / noted if noted else 1
+            for stage in STAGES:
+                found[stage] += net[stage] * share / 1e9
+            found["bench"] += clocks_ns / 1e9
         return {**found, "other": max(total_s - sum(found.values()), 0.0)}
+
+    @classmethod
+    def every_for(cls, call_cpu_ns: float) -> int:
+        """Return of how many calls one is to be noted, so that noting them takes about a fiftieth of their CPU time; 64 at most."""
+        marks = 6
+        return max(1, min(64, math.ceil(cls.cost_ns() * marks / max(call_cpu_ns / 50, 1))))
 
     @classmethod
     def cost_ns(cls, cpu_ns: Callable[[], int] = time.thread_time_ns, *, marks: int = 2000) -> float:
@@ -177,25 +216,31 @@ class Stages:
 
 
 class _SeenBatch:
-    """A batch that notes what making its event costs; all else is the batch's own."""
+    """A batch that notes what making its event costs, and freeing it; all else is the batch's own."""
 
-    __slots__ = ("_batch", "_stages")
+    __slots__ = ("_batch", "_event", "_stages")
 
     def __init__(self, batch: Batch, stages: Stages) -> None:
         self._batch = batch
         self._stages = stages
+        self._event: object = None
 
     def event(self) -> dict[str, Any]:
         self._stages.mark("handler")
-        event = self._batch.event()
+        event = self._event = self._batch.event()
         self._stages.mark("event")
         return event
 
     def json(self) -> bytes:
         self._stages.mark("handler")
-        event = self._batch.json()
+        event = self._event = self._batch.json()
         self._stages.mark("event")
         return event
+
+    def forget(self) -> None:
+        """Free the event, unless the function has kept it."""
+        self._event = None
+        self._stages.mark("event")
 
     def __len__(self) -> int:
         return len(self._batch)
