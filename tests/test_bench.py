@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import json
 import math
@@ -20,6 +21,7 @@ from streamcore import (
     FileSource,
     LocalFunction,
     MemoryCheckpointStore,
+    ProcessFunction,
     RecordedFunction,
     RecordingSource,
     SourceError,
@@ -149,14 +151,14 @@ def test_a_record_is_json_of_exactly_the_size(size: int) -> None:
 
 def test_keys_follow_zipfs_law_and_the_seed() -> None:
     def counts(key_skew: float, seed: int) -> list[int]:
-        made = generated(record_bytes=10, keys=4, key_skew=key_skew, shards=1, seed=seed, records_max=20_000)
-        keys = [record["PartitionKey"] for record in json.loads(made.body(0, 0, 20_000))["Records"]]
+        made = generated(record_bytes=10, keys=4, key_skew=key_skew, shards=1, seed=seed, records_max=5000)
+        keys = [record["PartitionKey"] for record in json.loads(made.body(0, 0, 5000))["Records"]]
         return [keys.count(f"key-{rank}") for rank in (1, 2, 3, 4)]
 
     for skew in (0.0, 1.0, 2.0):
         weights = [rank**-skew for rank in (1, 2, 3, 4)]
         for count, weight in zip(counts(skew, 3), weights, strict=True):
-            expected = 20_000 * weight / sum(weights)
+            expected = 5000 * weight / sum(weights)
             assert abs(count - expected) < 6 * math.sqrt(expected), (skew, 3)
     assert counts(1.0, 3) == counts(1.0, 3) != counts(1.0, 4)
     assert generated(record_bytes=10, keys=9, key_skew=1, shards=4, seed=3, records_max=50) is not None
@@ -347,6 +349,21 @@ def test_without_a_rate_there_is_no_latency_and_the_warm_up_says_how_many_record
     assert result.kept_rate
     assert [run.records for run in result.runs] == [result.settings["records"]] * 2
     assert [text.partition(":")[0] for text in told] == ["warm-up", "run 1 of 2", "run 2 of 2", "run with stages"]
+
+
+def test_shards_without_a_record_end_at_once() -> None:
+    result = bench(NOTHING, workload=Workload(record_bytes=10, keys=1, shards=5), rate=10_000, records=100, warm_up_s=0, runs=1)
+    assert result.latency is not None
+    assert (result.runs[0].records, result.latency.count) == (100, 100)
+
+
+def test_a_function_in_processes_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "handlers.py").write_text("def handle(event, context):\n    pass\n")
+    with contextlib.closing(ProcessFunction(f"{tmp_path / 'handlers.py'}:handle", processes=1)) as function:
+        result = bench(function, workload=Workload(record_bytes=10), records=500, warm_up_s=0, runs=1)
+    assert [(run.records, run.invocations, run.failed_invocations) for run in result.runs] == [(500, 5, 0)]
+    assert result.profile is not None
+    assert result.profile.stages_s["event"] > 0
 
 
 def test_failures_are_counted() -> None:

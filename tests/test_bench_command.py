@@ -110,7 +110,7 @@ def test_with_a_rate_latency_is_printed(folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_rate_that_is_not_kept_is_said(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    assert bench("--rate", "10000000", "--records", "20000", "--batch-size", "1", "--warm-up", "0", "--runs", "1", "--json", "b.json") == 0
+    assert bench("--rate", "10000000", "--records", "5000", "--batch-size", "1", "--warm-up", "0", "--runs", "1", "--json", "b.json") == 0
     assert json.loads((folder / "b.json").read_text())["kept_rate"] is False
     assert "THE RATE WAS NOT KEPT" in capsys.readouterr().out
 
@@ -151,7 +151,7 @@ def test_ctrl_c_prints_what_was_measured_so_far(folder: Path, function: str) -> 
 
 
 def test_ctrl_c_before_anything_was_measured_prints_nothing(folder: Path) -> None:
-    command = [sys.executable, "-m", "streamcore", "bench", "--function", "handlers.py:interrupt_at_once", "--warm-up", "1"]
+    command = [sys.executable, "-m", "streamcore", "bench", "--function", "handlers.py:interrupt_at_once", "--record-bytes", "10"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (130, "")
     assert "Traceback" not in done.stderr

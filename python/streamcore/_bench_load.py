@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import threading
 import time
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from streamcore._streamcore import Batch
     from streamcore.protocols import ShardReader, Source, Start, Wakeup
 
-__all__ = ["Lap", "Load", "generated", "recorded"]
+__all__ = ["LEAD_NS", "Lap", "Load", "check", "generated", "recorded"]
 
 # As Kinesis limits one answer of GetRecords.
 _PAGE_RECORDS_MAX = 10_000
@@ -42,6 +43,8 @@ _PAGE_BYTES_MAX = 10 * 1024 * 1024
 _LAP_RECORDS_MAX = 100_000
 _LAP_BYTES_MAX = 128 * 1024 * 1024
 
+# With a rate the first record comes so much after the first read, when the threads of the worker are there.
+LEAD_NS = 100_000_000
 # A longer pause can be broken off.
 _SLEEP_MAX_S = 0.01
 
@@ -244,7 +247,7 @@ def _lap(format_: Format, arn: str, shard_ids: Iterable[str], texts: Iterable[Se
 class Load:
     """A stream that goes round a lap: all of it there at once, or each record at its instant.
 
-    With a rate record i arrives `i / rate` seconds after the first read, whatever the reader does meanwhile. That is the schedule which
+    With a rate record i arrives `i / rate` seconds after a first instant, whatever the reader does meanwhile. That is the schedule which
     latency is counted from: a reader that is late finds more records, and none of them is younger for it.
 
     Args:
@@ -309,14 +312,14 @@ class Load:
         self._over.set()
 
     def begin(self) -> None:
-        """Start the clock at the first read, and the arrivals with it."""
+        """Start the clock at the first read, or a little after it where records arrive by and by."""
         if self._begun:
             return
         with self._lock:
             if not self._begun:
                 self._begun = True
                 self.cpu_started_ns = time.process_time_ns()
-                self.started_ns = self._now_ns()
+                self.started_ns = self._now_ns() + (LEAD_NS if self._paced else 0)
                 if self._paced:
                     threading.Thread(target=self._pace, name="streamcore-bench-pace", daemon=True).start()
 
@@ -324,10 +327,10 @@ class Load:
         """Return how many records have arrived."""
         if self.rate is None:
             return self.total
-        return min(self.total, int((self._now_ns() - self.started_ns) * self.rate / 1e9) + 1)
+        return max(0, min(self.total, math.floor((self._now_ns() - self.started_ns) * self.rate / 1e9) + 1))
 
     def intended_ns(self, shard: int, ordinals: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return when records of a shard, by their numbers in it, are to arrive, counted from the first read. With a rate only."""
+        """Return when records of a shard, by their numbers in it, are to arrive, counted from the first instant. With a rate only."""
         instants: npt.NDArray[np.int64] = (self.lap.order(shard, ordinals) * (1e9 / (self.rate or 1))).astype(np.int64)
         return instants
 

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from streamcore._bench_load import Lap, Load, check, generated, recorded
+from streamcore._bench_load import LEAD_NS, Lap, Load, check, generated, recorded
 from streamcore._bench_meter import Meter, ProfiledWorker, Stages, seen_store
 from streamcore._distribution import version
 from streamcore.checkpoints.memory import MemoryCheckpointStore
@@ -140,7 +140,7 @@ class BenchRun:
         discarded_records: those of them that were given up.
         invocations: calls that came to an end.
         failed_invocations: those of them that failed, wholly or in part.
-        elapsed_s: from the first read to the end of the last call.
+        elapsed_s: from the first read, or with a rate from the first arrival, to the end of the last call.
         cpu_s: CPU time of this process meanwhile, the work of the benchmark itself included.
         interrupted: whether Ctrl-C has ended it.
     """
@@ -511,8 +511,9 @@ class _Track:
         Raises:
             KeyboardInterrupt: Ctrl-C has ended it. What it has done by then is kept too.
         """
-        if total is None and self.rate is not None:
-            total = max(1, round(self.rate * (timeout_s or 0)))
+        if timeout_s is not None and self.rate is not None:
+            total = max(1, round(self.rate * timeout_s))
+            timeout_s += LEAD_NS / 1e9
         load = Load(self.lap, number=number, total=total, rate=self.rate, stages=stages)
         meter = Meter(self.function, load, stages=stages)
         options: dict[str, Any] = {"checkpoint_interval_ms": self.checkpoint_interval_ms, "seed": self.seed}
