@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 HANDLERS = """
-import os, signal
+import os, signal, time
 
 calls = 0
 
 def handle(event, context):
     pass
+
+def busy(event, context):
+    until = time.perf_counter() + 0.001
+    while time.perf_counter() < until:
+        pass
 
 def refuse(event, context):
     raise ValueError("no")
@@ -110,7 +115,9 @@ def test_with_a_rate_latency_is_printed(folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_rate_that_is_not_kept_is_said(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    assert bench("--rate", "10000000", "--records", "5000", "--batch-size", "1", "--warm-up", "0", "--runs", "1", "--json", "b.json") == 0
+    """150 records in 1.5 ms, each of which takes at least a millisecond."""
+    quick = ["--rate", "100000", "--records", "150", "--batch-size", "1", "--warm-up", "0", "--runs", "1", "--record-bytes", "50"]
+    assert bench(*quick, "--json", "b.json", function="handlers.py:busy") == 0
     assert json.loads((folder / "b.json").read_text())["kept_rate"] is False
     assert "THE RATE WAS NOT KEPT" in capsys.readouterr().out
 

@@ -292,6 +292,6 @@ def _stages(result: BenchResult) -> str:
         return ""
     without, with_ = result.over_runs(lambda run: run.cpu_us_per_record).median, profile.run.cpu_us_per_record
     stages = profile.us_per_record()
-    lines = [f"CPU us/record by stage, in a run of its own: {with_:,.3f} in place of {without:,.3f}, for noting it"]
+    lines = [f"CPU us/record by stage: of a run of its own that notes them, {with_:,.3f} (the others {without:,.3f})"]
     lines += [f"{stage:<16}{us:>14,.3f}{us / with_ if with_ else 0:>13.0%}" for stage, us in stages.items()]
     return "\n".join(lines)

@@ -273,7 +273,7 @@ class Load:
     ) -> None:
         self.lap = lap
         self.rate = rate
-        self.started_ns = self.cpu_started_ns = 0
+        self.started_ns = 0
         self.stages = stages
         self._number = number
         self.total = 10**_LAP_DIGITS if total is None else total
@@ -318,7 +318,6 @@ class Load:
         with self._lock:
             if not self._begun:
                 self._begun = True
-                self.cpu_started_ns = time.process_time_ns()
                 self.started_ns = self._now_ns() + (LEAD_NS if self._paced else 0)
                 if self._paced:
                     threading.Thread(target=self._pace, name="streamcore-bench-pace", daemon=True).start()

@@ -81,7 +81,7 @@ class BenchRun:
         invocations: calls that came to an end.
         failed_invocations: those of them that failed, wholly or in part.
         elapsed_s: from the first read, or with a rate from the first arrival, to the end of the last call.
-        cpu_s: CPU time of this process meanwhile, the work of the benchmark itself included.
+        cpu_s: CPU time of this process from the start of the worker to its end, the work of the benchmark itself included.
         interrupted: whether Ctrl-C has ended it.
     """
 

@@ -295,6 +295,7 @@ class _Track:
         # With a rate records arrive by the wall's clock, and so does what waits for them.
         worker.add(mapping, load, meter, _Nowhere(), clock=None if self.rate is None else "wall")
         gc.collect()
+        cpu_began = time.process_time_ns()
         try:
             summary = worker.run(timeout_s=timeout_s)
         finally:
@@ -305,7 +306,7 @@ class _Track:
             invocations=summary.invocations,
             failed_invocations=summary.failed_invocations,
             elapsed_s=max(meter.last_ns - load.started_ns, 0) / 1e9,
-            cpu_s=(time.process_time_ns() - load.cpu_started_ns) / 1e9,
+            cpu_s=(time.process_time_ns() - cpu_began) / 1e9,
             interrupted=summary.reason == "interrupted",
         )
         if kept:
