@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     # What argparse gives a group of options; it has no public name.
     from argparse import _ArgumentGroup as Group
 
-__all__ = ["add_aws", "add_calling", "add_failing", "add_output", "seconds"]
+__all__ = ["add_aws", "add_calling", "add_failing", "add_logging", "add_output", "seconds"]
 
 
 def seconds(text: str) -> float:
@@ -65,6 +65,11 @@ def add_calling(group: Group) -> None:
 def add_output(group: Group | argparse.ArgumentParser) -> None:
     """Add the options that say what is written."""
     group.add_argument("--json", action="store_true", help="write the summary as one JSON object, and nothing else, to standard output")
+    add_logging(group)
+
+
+def add_logging(group: Group | argparse.ArgumentParser) -> None:
+    """Add the options that say what is written to standard error."""
     group.add_argument("--log-level", choices=["debug", "info", "warning", "error"], default="warning", help="(warning)")
     group.add_argument(
         "--log-format",

@@ -14,7 +14,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from streamcore import _redrive_command
+from streamcore import _bench_command, _redrive_command
 from streamcore._console import Console, log_format, open_closed_streams, speaker, standard_output
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore._metrics_options import add_cloudwatch, add_metrics, exporting, parse_metrics_config
@@ -146,6 +146,7 @@ def _parser() -> _Parser:
     _redrive_command.add(commands, _redrive)
     _add_state(commands)
     _add_policy(commands)
+    _bench_command.add(commands, _bench)
     return parser
 
 
@@ -299,6 +300,11 @@ def _policy(arguments: argparse.Namespace) -> int:
 def _redrive(arguments: argparse.Namespace) -> int:
     with Console(arguments) as console, standard_output(arguments) as write:
         return _redrive_command.run(arguments, console, write, arguments.say, _termination)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    with Console(arguments):
+        return _bench_command.run(arguments, print, arguments.say, _termination)
 
 
 # streamcore run

@@ -118,7 +118,7 @@ class Worker:
         self._stop_timeout_s = stop_timeout_s
         self._invocation_threads = invocation_threads
         self._poll_threads = poll_threads
-        self._engine = Engine(budget_bytes=budget_bytes, seed=self.seed)
+        self._engine = self._new_engine(budget_bytes)
         self._jobs: list[Job] = []
         self._opened: list[Destination] = []
         self._inbox: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -410,6 +410,9 @@ class Worker:
         return self._poller.quiet and self._settled(now)
 
     # Below: one worker's life.
+
+    def _new_engine(self, budget_bytes: int) -> Engine:
+        return Engine(budget_bytes=budget_bytes, seed=self.seed)
 
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
