@@ -1,0 +1,61 @@
+"""Draw the scaling in results.json as SVG files, which are the same whenever the figures are.
+
+Run by `suite.py --scaling` in an environment of its own that has matplotlib (requirements/plots.txt):
+
+    python -P benches/plots.py RESULTS FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib import pyplot as plt
+
+PREFIX = "scaling: "
+
+
+def draw(axis: str, measurements: list[dict[str, Any]], file: Path) -> None:
+    """Draw the rows of one part: what a record costs over what was varied."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for found in measurements:
+        if found["unit"] == "ns a record":
+            _, _, what = found["name"].partition(" ")  # behind the number that was varied
+            rows.setdefault(what if "by the clock" in what else f"{what}, CPU", []).append(found)
+    figure, axes = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
+    for what, row in rows.items():
+        middle = [found["value"] for found in row]
+        spread = [
+            [found["value"] - found.get("low", found["value"]) for found in row],
+            [found.get("high", found["value"]) - found["value"] for found in row],
+        ]
+        axes.errorbar([found["x"] for found in row], middle, yerr=spread, marker="o", markersize=3, capsize=2, linewidth=1, label=what)
+    values = [found["value"] for row in rows.values() for found in row]
+    axes.set(xscale="log", xlabel=axis, ylabel="ns a record")
+    if max(values) > 10 * min(values):
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.2 * max(values))
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend()
+    figure.savefig(file, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    results, folder = Path(sys.argv[1]), Path(sys.argv[2])
+    mpl.use("Agg")
+    mpl.rcParams.update({"svg.hashsalt": "streamcore", "svg.fonttype": "none", "font.size": 9})
+    folder.mkdir(exist_ok=True)
+    for part, found in json.loads(results.read_text())["parts"].items():
+        if part.startswith(PREFIX):
+            axis = part.removeprefix(PREFIX)
+            draw(axis, found["measurements"], folder / f"{axis}.svg")
+            print(folder / f"{axis}.svg")
+
+
+if __name__ == "__main__":
+    main()
