@@ -8,19 +8,27 @@ from __future__ import annotations
 import base64
 import functools
 import marshal
+import queue
+import threading
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 import paths
 from bars import PAYLOADS, kinesis_pages
-from measure import Measurement, Sizes, by_turns, measurement
+from measure import Measurement, Sizes, by_turns, cpu_ratios, measurement
 from streamcore import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BATCH_SIZE = 100
+CALLS = 20_000
+COPY, COPIES = "copy of the body", "copy of the body and of the events"
+P1, P4 = "streamcore, body to event bytes (P1)", "streamcore, body to dicts (P4)"
+LOADS, MARSHAL = "orjson.loads of the events", "marshal.loads of the events"
+DECODED, LOADS_DECODED = f"{P4}, a handler that decodes payloads", f"{LOADS}, the same handler"
+BESIDE = [(P1, COPIES), (P4, MARSHAL), (P4, LOADS), (DECODED, P4)]
 
 
 def copy_all(texts: list[bytes]) -> int:
@@ -52,26 +60,55 @@ def limits(sizes: Sizes) -> Iterator[Measurement]:
         made = paths.event_bytes(pages, BATCH_SIZE)
         marshalled = [marshal.dumps(interned(orjson.loads(text))) for text in made]
         ways: dict[str, Callable[[], object]] = {
-            "copy of the body": functools.partial(copy_all, pages),
-            "copy of the body and of the events": lambda pages=pages, made=made: (copy_all(pages), copy_all(made)),  # type: ignore[misc]
-            "streamcore, body to event bytes (P1)": functools.partial(paths.drive, pages, 1000, Batch.json),
+            COPY: functools.partial(copy_all, pages),
+            COPIES: lambda pages=pages, made=made: (copy_all(pages), copy_all(made)),  # type: ignore[misc]
+            P1: functools.partial(paths.drive, pages, 1000, Batch.json),
             "orjson.loads of the body": functools.partial(paths.load_all, pages),
-            "marshal.loads of the events": functools.partial(unmarshal_all, marshalled),
-            "orjson.loads of the events": functools.partial(paths.load_all, made),
-            "streamcore, body to dicts (P4)": functools.partial(paths.drive, pages, BATCH_SIZE, paths.events),
-            "streamcore, body to dicts, payloads decoded by the handler": functools.partial(
-                paths.drive, pages, BATCH_SIZE, lambda batch: decode(batch.event())
-            ),
-            "orjson.loads of the events, payloads decoded": functools.partial(decode_all, made),
+            MARSHAL: functools.partial(unmarshal_all, marshalled),
+            LOADS: functools.partial(paths.load_all, made),
+            P4: functools.partial(paths.drive, pages, BATCH_SIZE, paths.events),
+            DECODED: functools.partial(paths.drive, pages, BATCH_SIZE, lambda batch: decode(batch.event())),
+            LOADS_DECODED: functools.partial(decode_all, made),
         }
         taken = by_turns(ways, sizes.rounds)
         for way, turns in taken.items():
             values = [turn.cpu / sizes.records * 1e9 for turn in turns]
             yield measurement(values, part="limits", name=f"{name}, {way}", unit="ns a record")
+        for way, beside in BESIDE:
+            yield measurement(cpu_ratios(taken, way, beside), part="limits", name=f"{name}, {way}, beside {beside}", unit="times")
         body, all_bytes = sum(map(len, pages)), sum(map(len, pages)) + sum(map(len, made))
-        for way, count in (("copy of the body", body), ("copy of the body and of the events", all_bytes)):
+        for way, count in ((COPY, body), (COPIES, all_bytes)):
             rates = [2 * count / turn.cpu / 1e9 for turn in taken[way]]
             yield measurement(rates, part="limits", name=f"{name}, {way}, bytes read and written", unit="GB/s")
+
+    calls = by_turns({"an empty handler called": call_often, "a value to another thread and back": hand_over_often}, sizes.rounds)
+    for way, turns in calls.items():
+        yield measurement([turn.wall / CALLS * 1e9 for turn in turns], part="limits", name=f"one batch, {way}", unit="ns by the clock")
+
+
+def call_often() -> None:
+    """Call an empty handler from Python."""
+    event: dict[str, Any] = {}
+    for _ in range(CALLS):
+        paths.handler(event, None)
+
+
+def hand_over_often() -> None:
+    """Give a value to another thread and wait for it to come back: what each batch costs where one thread polls and another one invokes."""
+    there: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+    back: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+
+    def other() -> None:
+        while (value := there.get()) is not None:
+            back.put(value)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    for number in range(CALLS):
+        there.put(number)
+        back.get()
+    there.put(None)
+    thread.join()
 
 
 def interned(value: Any) -> Any:

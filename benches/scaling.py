@@ -204,7 +204,7 @@ def streams_of(records: int, streams: int, page_records: int) -> list[RepeatedPa
 def by_threads(sizes: Sizes) -> Iterator[Measurement]:
     """1 to 16 threads that call the handler, over 16 shards: an empty handler, and one that waits for a millisecond."""
     page = 1000 if sizes.records >= 10_000 else 100
-    for name, handler, records in (("empty handler", paths.handler, 16 * page * 20), ("a handler that waits 1 ms", waits, 16 * page)):
+    for name, handler, records in (("empty handler", paths.handler, 16 * page * 20), ("a handler that waits 1 ms", waits, 16 * page * 10)):
         ways: dict[int, Callable[[], Taken]] = {
             threads: functools.partial(turn, functools.partial(shards_of_one, records, 16, page), threads=threads, handler=handler)
             for threads in (1, 2, 4, 8, 16)
