@@ -5,6 +5,7 @@ What each of them does not do stands in README.md. `make bench-peers` installs t
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -40,11 +41,23 @@ DEADLINE_S = 300
 ROUNDS = 3
 
 
+@contextlib.contextmanager
+def ministack(sizes: Sizes) -> Iterator[Server]:
+    """Run MiniStack; meanwhile this process's environment leads to it."""
+    with ministack_server(python=peer(sizes, "ministack")) as server:
+        before = dict(os.environ)
+        os.environ.update(server.env)
+        try:
+            yield server
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
 def localstack_over_http(sizes: Sizes) -> Iterator[Measurement]:
     """LocalStack's poller and streamcore read the same streams of one server; functions that only count."""
     part = "peers: LocalStack"
-    with ministack_server(python=peer(sizes, "ministack")) as server:
-        os.environ.update(server.env)
+    with ministack(sizes) as server:
         rates = streams.rates_by_turns(server, ROUNDS, sizes.records, str(peer(sizes, "localstack")))
     theirs = rates["LocalStack's poller, batches of 100"]
     for name, values in rates.items():
@@ -61,8 +74,7 @@ def ministack_mapping(sizes: Sizes) -> Iterator[Measurement]:
         count = min(sizes.records, 10_000)
         for _ in range(ROUNDS):
             # A server for each round: a stream's age makes it slower.
-            with ministack_server(python=peer(sizes, "ministack")) as server, tempfile.TemporaryDirectory() as folder:
-                os.environ.update(server.env)
+            with ministack(sizes) as server, tempfile.TemporaryDirectory() as folder:
                 streams.fill(server, count, shards)
                 rates["streamcore"].append(own_rate(Path(folder), server, count))
                 rates["MiniStack's mapping"].append(mapping_rate(Path(folder), server, count))
@@ -136,7 +148,7 @@ def moto_mapping(sizes: Sizes) -> Iterator[Measurement]:
     count = min(sizes.records, 2000)
     pages = kinesis_pages(count, 100)
     command = [str(peer(sizes, "moto")), "-P", str(ROOT / "benches" / "moto_mapping.py"), str(count), "100"]
-    found = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(ROUNDS)]
+    found = [json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout) for _ in range(ROUNDS)]
     ours = by_turns({"": lambda: paths.drive(pages, 1, Batch.json)}, ROUNDS)[""]
     for name, key in (
         ("PutRecord without a mapping", "unmapped_s"),
@@ -158,8 +170,7 @@ def kcl(sizes: Sizes) -> Iterator[Measurement]:
     """kcl-rs and streamcore read the same stream of MiniStack, with functions that only count: plain consumption."""
     part = "peers: kcl-rs"
     count = sizes.records
-    with ministack_server(python=peer(sizes, "ministack")) as server:
-        os.environ.update(server.env)
+    with ministack(sizes) as server:
         streams.fill(server, count, 4)
         command = [
             str(peer(sizes, "kcl")),
@@ -169,7 +180,7 @@ def kcl(sizes: Sizes) -> Iterator[Measurement]:
             streams.STREAM,
             str(count),
         ]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
         found = json.loads(done.stdout)
         theirs = (found["records"] - found["first_records"]) / found["read_s"]
         ours = []

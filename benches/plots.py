@@ -23,9 +23,9 @@ def draw(axis: str, measurements: list[dict[str, Any]], file: Path) -> None:
     rows: dict[str, list[dict[str, Any]]] = {}
     for found in measurements:
         if found["unit"] == "ns a record":
-            _, _, what = found["name"].partition(" ")  # behind the number that was varied
-            rows.setdefault(what if "by the clock" in what else f"{what}, CPU", []).append(found)
-    figure, axes = plt.subplots(figsize=(5.5, 3.2), layout="constrained")
+            what = found["name"].partition(" ")[2].removeprefix(axis).removeprefix(", ")  # behind what was varied
+            rows.setdefault(what if "by the clock" in what else f"{what}, CPU".removeprefix(", "), []).append(found)
+    figure, axes = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
     for what, row in rows.items():
         middle = [found["value"] for found in row]
         spread = [
@@ -40,7 +40,10 @@ def draw(axis: str, measurements: list[dict[str, Any]], file: Path) -> None:
     else:
         axes.set_ylim(0, 1.2 * max(values))
     axes.grid(visible=True, alpha=0.3)
-    axes.legend()
+    varied = sorted({found["x"] for row in rows.values() for found in row})
+    axes.set_xticks(varied, [f"{x:,.0f}" if x < 10_000 else f"$10^{len(str(round(x))) - 1}$" for x in varied])
+    axes.minorticks_off()
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(file, metadata={"Date": None, "Creator": None})
     plt.close(figure)
 

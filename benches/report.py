@@ -52,6 +52,7 @@ BARS = {
     "P10": "put to handler start at low load; idle",
     "P11": "batches of one record, one lane, empty handler",
 }
+_ROWS_MAX = 12
 _BLOCK = re.compile(r"(<!-- (\w+): written by make bench\S* -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
@@ -171,7 +172,7 @@ def _bars(parts: dict[str, Any]) -> str:
         if "missing" in found:
             lines.append(f"| {part} | {path} | not measured: {found['missing']} | | | | |")
             continue
-        for number, what in enumerate(found["measurements"]):
+        for number, what in enumerate(_worst(found["measurements"])):
             cells = [
                 part if number == 0 else "",
                 path if number == 0 else "",
@@ -182,7 +183,28 @@ def _bars(parts: dict[str, Any]) -> str:
                 _met(what),
             ]
             lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _measured([parts[part] for part in BARS if part in parts])])
+
+
+def _measured(parts: list[dict[str, Any]]) -> str:
+    """Say when, what and with how much other work on the machine."""
+    known = [part for part in parts if "measurements" in part]
+    if not known:
+        return "Nothing of it could be measured."
+    dates = sorted({part["date"] for part in known})
+    commits = sorted({part["commit"] for part in known})
+    loads = sorted(part["load"] for part in known)
+    when = f"{dates[0]} to {dates[-1]}" if len(dates) > 1 else dates[0]
+    load = f"{loads[0]} to {loads[-1]}" if loads[0] != loads[-1] else f"{loads[0]}"
+    return f"Measured on {when}, commit {', '.join(commits)}; the machine's load was {load} when the parts began."
+
+
+def _worst(measurements: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a person wants to see: of a large grid with one bar for every point, the point that is furthest from it."""
+    if len(measurements) <= _ROWS_MAX:
+        return measurements
+    worst = max(measurements, key=lambda what: what["value"] if what.get("at") == "most" else -what["value"])
+    return [worst | {"name": f"the worst of {len(measurements)} points: {worst['name']}"}]
 
 
 def _bar(what: dict[str, Any]) -> str:
@@ -213,7 +235,7 @@ def _peers(parts: dict[str, Any]) -> str:
             f"| {name if number == 0 else ''} | {what['name']} | {_value(what)} | {_spread(what)} |"
             for number, what in enumerate(found.get("measurements", []))
         ]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _measured(list(chosen.values()))])
 
 
 def _scaling(parts: dict[str, Any]) -> str:
@@ -231,7 +253,7 @@ def _scaling(parts: dict[str, Any]) -> str:
         lines = [f"| {axis} | {' | '.join(headings)} |", f"|---{'|---' * len(headings)}|"]
         lines += [f"| {x:,.0f} | {' | '.join(row.get(heading, '') for heading in headings)} |" for x, row in rows.items()]
         made.append(f"![A record's cost over {axis}](plots/{axis}.svg)\n\n" + "\n".join(lines))
-    return "\n\n".join(made)
+    return "\n\n".join([*made, _measured(list(chosen.values()))])
 
 
 def _limits(parts: dict[str, Any]) -> str:
@@ -244,4 +266,4 @@ def _limits(parts: dict[str, Any]) -> str:
     sizes = list(dict.fromkeys(size for row in rows.values() for size in row))
     lines = [f"| for the same records | {' | '.join(sizes)} |", f"|---{'|---' * len(sizes)}|"]
     lines += [f"| {way} | {' | '.join(row.get(size, '') for size in sizes)} |" for way, row in rows.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _measured([parts["limits"]])])
