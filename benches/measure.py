@@ -65,7 +65,6 @@ class Measurement:
         high: the upper quartile.
         rounds: how many there were.
         x: what was varied, for a figure of a row of them.
-        note: a sentence that a reader of the figure needs.
     """
 
     part: str
@@ -78,7 +77,6 @@ class Measurement:
     high: float | None = None
     rounds: int = 1
     x: float | None = None
-    note: str | None = None
 
     @property
     def met(self) -> bool | None:

@@ -7,7 +7,7 @@
       "seeds": {"records", "workers"},
       "parts": {
         "P1": {"date", "commit", "load", "measurements": [
-          {"name", "value", "unit", "bar", "at", "met", "low", "high", "rounds", "x", "note"}
+          {"name", "value", "unit", "bar", "at", "met", "low", "high", "rounds", "x"}
         ]},
         "P2": {"missing": "why it could not be measured"}
       }
@@ -52,6 +52,7 @@ BARS = {
     "P10": "put to handler start at low load; idle",
     "P11": "batches of one record, one lane, empty handler",
 }
+AXES = ("records", "shards", "mappings", "threads")
 _ROWS_MAX = 12
 _BLOCK = re.compile(r"(<!-- (\w+): written by make bench\S* -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
@@ -239,15 +240,16 @@ def _peers(parts: dict[str, Any]) -> str:
 
 
 def _scaling(parts: dict[str, Any]) -> str:
-    chosen = {part.removeprefix("scaling: "): found for part, found in parts.items() if part.startswith("scaling: ")}
+    chosen = {axis: parts[f"scaling: {axis}"] for axis in AXES if f"scaling: {axis}" in parts}
     if not chosen:
         return "Not measured yet."
     made = []
     for axis, found in chosen.items():
         rows: dict[float, dict[str, str]] = {}
         for what in found["measurements"]:
-            column = re.sub(r"^[\d,]+ ", "", what["name"])
-            heading = f"{column}, {what['unit']}"
+            column = what["name"].partition(" ")[2].removeprefix(axis).removeprefix(", ")  # behind what was varied
+            unit = f"{what['unit']} of CPU time" if what["unit"] == "ns a record" and "clock" not in column else what["unit"]
+            heading = f"{column}, {unit}".removeprefix(", ")
             rows.setdefault(what["x"], {})[heading] = figure(what["value"])
         headings = list(dict.fromkeys(heading for row in rows.values() for heading in row))
         lines = [f"| {axis} | {' | '.join(headings)} |", f"|---{'|---' * len(headings)}|"]
