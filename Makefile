@@ -26,10 +26,10 @@ VENV_USABLE := $(shell [ "$$(cat $(VENV)/.made 2>/dev/null)" = "$(CURDIR)" ] && 
 PEERS := .peers
 FERROKINESIS := 0.7.0
 
-.PHONY: FORCE help demo test test-rust sanitize test-py test-peers lint fmt type bench budgets sim docs-check lock wheel clean
+.PHONY: FORCE help demo test test-rust sanitize test-py test-peers lint fmt type bench bench-peers bench-scaling budgets sim docs-check lock wheel clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.wheel ## Run streamcore over 80,789 real flights and print a summary that can be checked
 	@rm -rf demo-out && mkdir demo-out
@@ -79,9 +79,16 @@ type: $(VENV)/.wheel $(VENV)/.dev ## Check types: mypy strict, and the stub agai
 	$(PY) -P -m mypy
 	$(PY) -P -m mypy.stubtest --mypy-config-file pyproject.toml streamcore._streamcore
 
-bench: $(VENV)/.wheel $(VENV)/.dev ## Run the benchmarks; benches/README.md says what they measure
-	cargo bench --workspace --locked
-	$(PYTEST) benches --benchmark-only
+# P2 is a comparison with a peer. Without a part that needs it, its environment is not made.
+BENCH := $(PY) -P benches/suite.py $(if $(ONLY),--only '$(ONLY)')
+bench: $(VENV)/.wheel $(VENV)/.dev $(if $(or $(if $(ONLY),,all),$(findstring P2,$(ONLY))),$(PEERS)/.localstack) ## Measure the bars of benches/README.md: make bench, or ONLY=P1,P4
+	$(BENCH)
+
+bench-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.localstack $(PEERS)/.ministack $(PEERS)/.moto $(PEERS)/.kcl ## Measure other systems beside streamcore
+	$(BENCH) --peers
+
+bench-scaling: $(VENV)/.wheel $(VENV)/.dev ## Measure growing work, to 100,000,000 records, and plot it
+	$(BENCH) --scaling
 
 budgets: $(VENV)/.wheel $(VENV)/.dev ## Compare the instructions of the hot paths with benches/budgets.json
 	$(PY) -P benches/budgets.py
@@ -96,7 +103,7 @@ docs-check: $(VENV)/.wheel $(VENV)/.dev ## Check the documents: links, examples,
 
 lock: $(VENV)/.dev ## Write requirements/*.txt anew from the dependency groups in pyproject.toml
 	$(PY) -m pip install --quiet uv==0.13.9 # writes one lock file for every Python version; pip cannot yet
-	for group in build dev; do \
+	for group in build dev peer-kcl peer-localstack peer-ministack peer-moto; do \
 		$(PY) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 			--custom-compile-command 'make lock' --group $$group pyproject.toml --output-file requirements/$$group.txt; \
 	done
@@ -121,6 +128,13 @@ $(VENV)/.build: requirements/build.txt $(VENV)/.made
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.build
 	$(PIP_INSTALL) --requirement $<
+	@touch $@
+
+# What the benchmarks compare with, each in an environment of its own.
+$(PEERS)/.localstack $(PEERS)/.ministack $(PEERS)/.moto $(PEERS)/.kcl: $(PEERS)/.%: requirements/peer-%.txt
+	@mkdir -p $(PEERS) && rm -rf $(PEERS)/$*
+	@python=$$(scripts/check-tools) && "$$python" -m venv $(PEERS)/$*
+	$(PEERS)/$*/bin/python -m pip install --quiet --require-hashes --requirement $<
 	@touch $@
 
 # No package's own scripts are run: the servers do without the one package that wants to compile something.

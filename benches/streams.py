@@ -139,19 +139,19 @@ def idle_shards(name: str, sources: Sequence[KinesisSource | DynamoDBStreamsSour
     print(f"| {name} | {made / wall:.0f} | {cpu / wall:.3f} | {threads} |")
 
 
-def fill(server: Server, count: int, shard_count: int) -> list[str]:
-    """Put records of 200 bytes and return the shards."""
+def fill(server: Server, count: int, shard_count: int, stream: str = STREAM) -> list[str]:
+    """Put records of 200 bytes into a new stream and return its shards."""
     client = server.client("kinesis")
-    client.create_stream(StreamName=STREAM, ShardCount=shard_count)
+    client.create_stream(StreamName=stream, ShardCount=shard_count)
     rng = random.Random(SEED)
     for start in range(0, count, 500):
         client.put_records(
-            StreamName=STREAM,
+            StreamName=stream,
             Records=[
                 {"Data": rng.randbytes(200), "PartitionKey": f"key-{rng.randrange(10_000)}"} for _ in range(start, min(start + 500, count))
             ],
         )
-    return [str(shard["ShardId"]) for shard in client.list_shards(StreamName=STREAM)["Shards"]]
+    return [str(shard["ShardId"]) for shard in client.list_shards(StreamName=stream)["Shards"]]
 
 
 def bare(server: Server, shard_ids: list[str], threads: int, seen: Callable[[bytes], object] = len) -> None:
@@ -188,8 +188,8 @@ def bare(server: Server, shard_ids: list[str], threads: int, seen: Callable[[byt
 AUTHORIZATION = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/kinesis/aws4_request, SignedHeaders=host, Signature=0"
 
 
-def throughput(server: Server, rounds: int, count: int, localstack: str | None) -> None:
-    """Read the same records again and again, each way in turn."""
+def rates_by_turns(server: Server, rounds: int, count: int, localstack: str | None) -> dict[str, list[float]]:
+    """Read the same records again and again, each way in turn; return the records a second of each."""
     shard_ids = fill(server, count, 8)
     rates: dict[str, list[float]] = {}
 
@@ -214,6 +214,12 @@ def throughput(server: Server, rounds: int, count: int, localstack: str | None) 
         timed("streamcore, batches of 1,000", lambda: ours(1000))
         if localstack:
             rates.setdefault("LocalStack's poller, batches of 100", []).append(localstack_rate(server, localstack, min(count, 10_000)))
+    return rates
+
+
+def throughput(server: Server, rounds: int, count: int, localstack: str | None) -> None:
+    """Print how fast each way reads."""
+    rates = rates_by_turns(server, rounds, count, localstack)
     best_bare = max(statistics.median(values) for name, values in rates.items() if name.startswith("bare"))
     print(f"| {count} records of 200 B, 8 shards | records/s, median of {rounds} | beside the better bare HTTP |\n|---|---|---|")
     for name, values in rates.items():

@@ -181,10 +181,10 @@ def moto_server(port: int | None = None) -> Iterator[Server]:
 
 
 @contextlib.contextmanager
-def ministack_server(port: int | None = None) -> Iterator[Server]:
-    """Run MiniStack, empty. With the `port` of one that was stopped it is that server restarted."""
+def ministack_server(port: int | None = None, *, python: Path | None = None) -> Iterator[Server]:
+    """Run MiniStack, empty. With the `port` of one that was stopped it is that server restarted; `python` is of its environment."""
     port = port or free_port()
     env = {"BIND_HOST": "127.0.0.1", "GATEWAY_PORT": str(port), "LAMBDA_EXECUTOR": "local"}
-    command = [str(Path(sys.executable).with_name("ministack"))]
+    command = [str((python or Path(sys.executable)).with_name("ministack"))]
     with running("ministack", command, port, env=env) as server:
         yield server

@@ -1,0 +1,235 @@
+"""The bars P1 to P11 of README.md, each measured by a function.
+
+Records of 100 B and 1 KB, keys of Zipf's law over 10,000, ordered lanes, sizes and ages accounted for, UTF-8 checked and checkpoints taken,
+unless a name says otherwise. Ratios are of CPU time, round by round; rates are by the clock.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import paths
+from measure import ROOT, Child, Measurement, Sizes, Taken, by_turns, cpu_ratios, measurement, wall_rates
+from records import bodies, dynamodb_bodies
+from streamcore import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PAYLOADS = {"100 B": 100, "1 KB": 1000}
+PAGE_RECORDS = 10_000
+DYNAMODB_PAGE_RECORDS = 1000
+"""As many as DynamoDB Streams give at most."""
+
+
+class MissingError(Exception):
+    """A part cannot be measured here; the text says what would be needed."""
+
+
+@functools.cache
+def kinesis_pages(records: int, payload_bytes: int) -> list[bytes]:
+    """Return the bodies of so many records, of up to 10,000 each."""
+    page = min(records, PAGE_RECORDS)
+    return bodies(records // page, page, payload_bytes)
+
+
+@functools.cache
+def dynamodb_pages(records: int) -> list[bytes]:
+    """Return the bodies of so many updates of items with ten attributes, with new and old images."""
+    page = min(records, DYNAMODB_PAGE_RECORDS)
+    return dynamodb_bodies(records // page, page)
+
+
+def p1(sizes: Sizes) -> Iterator[Measurement]:
+    """GetRecords body to the bytes of Lambda's event, ten lanes, batches of 1,000."""
+    for name, payload_bytes in PAYLOADS.items():
+        pages = kinesis_pages(sizes.records, payload_bytes)
+        taken = by_turns(
+            {
+                "event": functools.partial(paths.drive, pages, 1000, Batch.json),
+                "orjson": functools.partial(paths.load_all, pages),
+            },
+            sizes.rounds,
+        )
+        yield measurement(cpu_ratios(taken, "event", "orjson"), part="P1", name=name, unit="of orjson.loads", bar=0.40)
+        yield measurement(wall_rates(taken, "event", sizes.records), part="P1", name=f"{name}, rate", unit="records/s")
+
+
+def p2(sizes: Sizes) -> Iterator[Measurement]:
+    """The same beside LocalStack's poller, whose function answers at once; its records are parsed for it, as the bar has it, or not."""
+    count = min(sizes.records, 10_000)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, payload_bytes in PAYLOADS.items():
+            pages = kinesis_pages(count, payload_bytes)
+            file = Path(folder, f"{payload_bytes}.pages")
+            file.write_bytes(b"\n".join(pages))  # a body is one line
+            with localstack(sizes, "--serve", str(file)) as child:
+                taken = by_turns(
+                    {
+                        "event": functools.partial(paths.drive, pages, 1000, Batch.json),
+                        "records": functools.partial(asked, child, "1000 records"),
+                        "bodies": functools.partial(asked, child, "1000 bodies"),
+                    },
+                    sizes.rounds,
+                )
+            yield measurement(
+                cpu_ratios(taken, "records", "event"),
+                part="P2",
+                name=f"{name}, its records parsed beforehand",
+                unit="x its records a second",
+                bar=50,
+                at="least",
+            )
+            yield measurement(
+                cpu_ratios(taken, "bodies", "event"), part="P2", name=f"{name}, both from the body", unit="x its records a second"
+            )
+            rates = [count / turn.cpu for turn in taken["records"]]
+            yield measurement(rates, part="P2", name=f"{name}, LocalStack's rate", unit="records/s of CPU time")
+
+
+def asked(child: Child, question: str) -> Taken:
+    """Have a child take its turn."""
+    return Taken(**child.ask(question))
+
+
+def localstack(sizes: Sizes, *arguments: str) -> Child:
+    """Start `localstack_poller.py` in LocalStack's environment."""
+    return Child([peer(sizes, "localstack"), "-P", ROOT / "benches" / "localstack_poller.py", *arguments])
+
+
+def peer(sizes: Sizes, name: str) -> Path:
+    """Return the interpreter of a peer's environment."""
+    found = sizes.peers / name / "bin" / "python"
+    if not found.exists():
+        raise MissingError(f"{name} is not installed ({found}); `make bench-peers` installs it")
+    return found
+
+
+def p3(sizes: Sizes) -> Iterator[Measurement]:
+    """GetRecords body of DynamoDB Streams to the bytes of Lambda's event."""
+    count = sizes.records // 5
+    pages = dynamodb_pages(count)
+    taken = by_turns(
+        {
+            "event": functools.partial(paths.drive, pages, 1000, Batch.json, source="dynamodb"),
+            "orjson": functools.partial(paths.load_all, pages),
+        },
+        sizes.rounds,
+    )
+    name = "ten attributes, new and old images"
+    yield measurement(cpu_ratios(taken, "event", "orjson"), part="P3", name=name, unit="of orjson.loads", bar=0.12)
+    yield measurement(wall_rates(taken, "event", count), part="P3", name=f"{name}, rate", unit="records/s")
+    made: list[bytes] = []
+    paths.drive(pages, 1000, lambda batch: made.append(batch.json()), source="dynamodb")
+    taken = by_turns(
+        {
+            "dicts": functools.partial(paths.drive, pages, 1000, paths.events, source="dynamodb"),
+            "orjson": functools.partial(paths.load_all, made),
+        },
+        sizes.rounds,
+    )
+    yield measurement(cpu_ratios(taken, "dicts", "orjson"), part="P3", name=f"{name}, dicts", unit="of orjson.loads of the events")
+
+
+def p4(sizes: Sizes) -> Iterator[Measurement]:
+    """Body to dicts, an empty handler called, beside `orjson.loads` of the same events."""
+    for name, payload_bytes in PAYLOADS.items():
+        pages = kinesis_pages(sizes.records, payload_bytes)
+        for batch_size, bar in ((1, 0.75), (100, 0.50), (10_000, 0.50)):
+            made = paths.event_bytes(pages, batch_size)
+            taken = by_turns(
+                {
+                    "dicts": functools.partial(paths.drive, pages, batch_size, paths.events),
+                    "orjson": functools.partial(paths.load_all, made),
+                },
+                sizes.rounds,
+            )
+            yield measurement(
+                cpu_ratios(taken, "dicts", "orjson"),
+                part="P4",
+                name=f"{name}, batches of {batch_size:,}",
+                unit="of orjson.loads",
+                bar=bar,
+            )
+
+
+def p5(sizes: Sizes) -> Iterator[Measurement]:
+    """A whole worker over pages in memory, real dicts, an empty handler, beside P4."""
+    count = 4 * sizes.records  # starting and stopping a worker takes some 30 ms by the clock
+    pages = kinesis_pages(count, 100)
+    for batch_size in (100, 1000):
+        for lanes in (1, 10):
+            dicts = functools.partial(paths.drive, pages, batch_size, paths.events, parallelization_factor=lanes)
+            taken = by_turns({"worker": functools.partial(worker_turn, pages, batch_size, lanes), "dicts": dicts}, sizes.rounds)
+            name = f"batches of {batch_size:,}, {lanes} {'lane' if lanes == 1 else 'lanes'}"
+            yield measurement(cpu_ratios(taken, "worker", "dicts"), part="P5", name=name, unit="of P4", bar=1.5)
+            rates = wall_rates(taken, "worker", count)
+            yield measurement(rates, part="P5", name=f"{name}, rate", unit="records/s", bar=400_000, at="least")
+
+
+def worker_turn(pages: list[bytes], batch_size: int, lanes: int) -> Taken:
+    """Run a worker over the pages; making the stream, as others fill it, is not in the time."""
+    worker = paths.worker_over(paths.stream_of(pages), batch_size=batch_size, parallelization_factor=lanes)
+    cpu, wall = time.process_time(), time.perf_counter()
+    paths.run(worker)
+    return Taken(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def p6(sizes: Sizes) -> Iterator[Measurement]:
+    """Columns (numpy) beside P1, with and without decoded payloads."""
+    for name, payload_bytes in PAYLOADS.items():
+        pages = kinesis_pages(sizes.records, payload_bytes)
+        uses: dict[str, Callable[[Batch], object]] = {
+            "numbers": paths.numbers,
+            "payloads": paths.numbers_and_payloads,
+            "Arrow": Batch.__arrow_c_array__,
+            "P1": Batch.json,
+        }
+        taken = by_turns({way: functools.partial(paths.drive, pages, 1000, use) for way, use in uses.items()}, sizes.rounds)
+        bar = 3_000_000 if payload_bytes == 100 else None
+        rates = wall_rates(taken, "numbers", sizes.records)
+        yield measurement(rates, part="P6", name=f"{name}, numbers", unit="records/s", bar=bar, at="least")
+        ratios = cpu_ratios(taken, "payloads", "P1")
+        yield measurement(ratios, part="P6", name=f"{name}, numbers and payloads", unit="of P1", bar=1.5)
+        yield measurement(cpu_ratios(taken, "Arrow", "P1"), part="P6", name=f"{name}, Arrow record batch", unit="of P1")
+
+
+def p7(sizes: Sizes) -> Iterator[Measurement]:
+    """The core's lanes and outcomes alone, from what Criterion wrote of `dispatch.rs`."""
+    started = time.time()
+    command = ["cargo", "bench", "--locked", "--package", "streamcore", "--bench", "dispatch", "--", "--noplot"]
+    short = ["--quick"] if sizes.records > 10_000 else ["--quick", "buffered=1000/keys=1/lanes=1"]
+    subprocess.run([*command, *short], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
+    for file in sorted((target / "criterion" / "dispatch").glob("*/new/benchmark.json")):
+        estimates = file.with_name("estimates.json")
+        if estimates.stat().st_mtime < started:
+            continue
+        what = json.loads(file.read_text())
+        records = what["throughput"]["Elements"]
+        mean = json.loads(estimates.read_text())["mean"]
+        interval = mean["confidence_interval"]
+        yield Measurement(
+            part="P7",
+            name=what["value_str"].replace("/", ", ").replace("=", " "),
+            value=mean["point_estimate"] / records,
+            low=interval["lower_bound"] / records,
+            high=interval["upper_bound"] / records,
+            unit="ns a record",
+            bar=50,
+        )
+
+
+def p11(sizes: Sizes) -> Iterator[Measurement]:
+    """Batches of one record, one lane, an empty handler."""
+    pages = kinesis_pages(sizes.records, 100)
+    taken = by_turns({"worker": functools.partial(worker_turn, pages, 1, 1)}, sizes.rounds)
+    rates = wall_rates(taken, "worker", sizes.records)
+    yield measurement(rates, part="P11", name="batches of 1", unit="invocations/s", bar=100_000, at="least")
