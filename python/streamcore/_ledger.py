@@ -123,7 +123,7 @@ class Ledger:
     def leave(self, handle: int) -> None:
         """Take a shard out of the engine and keep its counts."""
         with self._lock:
-            reading = self._shards.readings[handle]
+            reading = self._shards.leave(handle)
             self._keep(self._engine.stats(handle))
             reading.leave()  # before it is removed: a poll under way that does not find it knows why
             self._engine.remove(handle)
@@ -145,8 +145,7 @@ class Ledger:
     def _live(self) -> list[tuple[Reading, ShardStats]]:
         if self._closed:
             return []
-        readings = [reading for reading in list(self._shards.readings.values()) if reading.state != "gone"]
-        return [(reading, self._engine.stats(reading.handle)) for reading in readings]
+        return [(reading, self._engine.stats(reading.handle)) for reading in list(self._shards.readings.values())]
 
     def live(self) -> list[ShardStats]:
         """Return the stats of the shards in the engine."""

@@ -53,7 +53,7 @@ class Shards:
         self._sync_checkpoints = sync_checkpoints
         self._on_add = on_add
         self._jobs: list[Job] = []
-        self.readings: dict[int, Reading] = {}
+        self.readings: dict[int, Reading] = {}  # by handle: what is in the engine now
         self.other_identities = 0
 
     def contact(self, jobs: list[Job], now: int) -> list[tuple[Job, list[Reading]]]:
@@ -117,6 +117,8 @@ class Shards:
 
     def _claim(self, job: Job) -> None:
         """Claim the checkpoints of the shards that are new. What ended in an earlier run has ended."""
+        for shard_id in job.claims.keys() - set(job.lineage.waiting):  # trimmed before they were read
+            self._store.release(job.claims.pop(shard_id).token)
         for shard_id in job.lineage.waiting:
             if shard_id not in job.claims:
                 claim = self._store.claim(CheckpointKey(job.mapping.uuid, job.description.identity, shard_id), self._owner)
@@ -178,8 +180,14 @@ class Shards:
             window_grace_ms=job.window_grace_ms,
         )
         reading = Reading(job, shard_id, handle, _readable(start))
-        self.readings[handle] = reading
+        self.readings[handle] = job.readings[shard_id] = reading
         self._on_add(reading)
+        return reading
+
+    def leave(self, handle: int) -> Reading:
+        """Forget a shard that is to leave the engine, and return it. That its end is saved is known to the lineage and to the store."""
+        reading = self.readings.pop(handle)
+        del reading.job.readings[reading.shard_id]
         return reading
 
     def _start_of(self, job: Job, checkpoint: bytes | None) -> Start:

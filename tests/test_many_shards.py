@@ -1,0 +1,265 @@
+"""What a worker does for shards that are idle, and what it keeps of shards that are gone: nothing. Counted, on a manual clock."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from typing import TYPE_CHECKING, Any
+
+from kept import Kept
+from streamcore import Batch, Discard, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
+from streamcore._job import Reading
+from streamcore._log import Rarely
+from streamcore.testing import ManualClock, ScriptedFunction, run_until_idle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+SEED = 1
+
+
+class World:
+    """A clock, a stream, and a worker over it that is driven step by step."""
+
+    def __init__(self, *, shards: int = 1, retention_ms: int | None = None, **options: Any) -> None:
+        self.clock = ManualClock()
+        self.stream = MemoryStream("orders", shards=shards, clock=self.clock, retention_ms=retention_ms)
+        self.store = MemoryCheckpointStore()
+        self.function = ScriptedFunction()
+        self.kept = Kept()
+        self.worker = Worker(checkpoints=self.store, clock=self.clock, seed=SEED)
+        self.worker.add(EventSourceMapping(starting_position="TRIM_HORIZON", **options), self.stream, self.function, self.kept)
+
+    def run(self) -> None:
+        run_until_idle(self.worker, self.clock)
+
+    def polled(self) -> int:
+        """Poll what is due now; returns how many polls and listings that were."""
+        now, count = self.clock.now_ms(), 0
+        while self.worker._poller.step(now):
+            count += 1
+        return count
+
+    @property
+    def reading(self) -> Reading:
+        return next(iter(self.worker._shards.readings.values()))
+
+
+def lines_run(call: Callable[[], object]) -> int:
+    """Return how many lines of Python a call runs, each turn of a loop anew."""
+    count = 0
+
+    def trace(_frame: object, event: str, _argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def test_a_thousand_idle_shards_of_a_stream_that_wakes_are_never_polled() -> None:
+    world = World(shards=1000)
+    world.run()
+    assert world.worker.metrics().polls == 1000
+    turns = 0
+    for _ in range(60):
+        world.clock.advance(1000)
+        turns += world.polled()
+    assert turns == 2  # the shards are listed every 30 s
+    assert world.worker.metrics().polls == 1000
+    assert world.worker.step(world.clock.now_ms()) is None
+    assert world.worker.metrics().polls == 1000
+
+
+def test_a_put_costs_as_much_whatever_the_number_of_shards() -> None:
+    costs = set()
+    for shards in (10, 1000):
+        world = World(shards=shards)
+        world.run()
+
+        def put_and_invoke(world: World = world) -> None:
+            world.stream.put("customer", b"{}")
+            assert world.polled() == 1
+            assert world.worker._invoker.step(world.clock.now_ms()) == 0
+
+        put_and_invoke()
+        costs.add(lines_run(put_and_invoke))
+        assert len(world.function.invocations) == 2
+    assert len(costs) == 1
+
+
+def test_a_save_costs_as_much_whatever_the_number_of_shards() -> None:
+    costs = set()
+    for shards in (10, 1000):
+        world = World(shards=shards)
+        world.run()
+        world.stream.put("customer", b"{}")
+        world.polled()
+        world.worker._invoker.step(world.clock.now_ms())
+        assert not world.worker._engine.checkpoints()[1:]
+        costs.add(lines_run(lambda world=world: world.worker._saver.save(world.clock.now_ms())))  # type: ignore[misc]
+        assert world.worker._engine.checkpoints() == []
+    assert len(costs) == 1
+
+
+def test_a_wake_up_of_one_shard_does_not_poll_another_one_that_is_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shard is polled once more if something came while it was read; what came for another one does not count."""
+    world = World(shards=2)
+    world.run()
+    first, second = world.worker._shards.readings.values()
+    for woken, polls in ((second, 2), (first, 2)):
+        reader = first.reader
+        assert reader is not None
+        fetch = reader.fetch
+
+        def fetched(limit: int, woken: Reading = woken, fetch: Callable[[int], Any] = fetch) -> Any:
+            monkeypatch.undo()
+            world.stream._wake(woken.shard_id)
+            return fetch(limit)
+
+        monkeypatch.setattr(reader, "fetch", fetched)
+        before = first.tally.poll_ms.now().count, second.tally.poll_ms.now().count
+        world.stream._wake(first.shard_id)
+        assert world.polled() == polls
+        after = first.tally.poll_ms.now().count, second.tally.poll_ms.now().count
+        counts = (1, 1) if woken is second else (2, 0)
+        assert (after[0] - before[0], after[1] - before[1]) == counts
+
+
+def test_shards_that_rotate_leave_nothing_behind() -> None:
+    """As DynamoDB's do every four hours: 2,500 shards, 10 at a time. No counter ever falls."""
+    shards, rounds, hours = 10, 250, 4
+    world = World(shards=shards, retention_ms=24 * 3_600_000)
+    worker, job = world.worker, world.worker._jobs[0]
+    keys = [str(number) for number in range(40)]
+    counters = (0, 0, 0, 0)
+    costs = []
+
+    def one_round() -> None:
+        world.stream.put_many([(key, b"{}") for key in keys])
+        for shard in world.stream.list_shards():
+            if not shard.closed:
+                world.stream.rotate(shard.shard_id)
+        world.run()
+
+    for number in range(rounds):
+        if number in (20, rounds - 1):
+            costs.append(lines_run(one_round))
+        else:
+            one_round()
+        metrics = worker.metrics()
+        now = (metrics.polled_event_count, metrics.succeeded, metrics.polls, metrics.invocations)
+        assert all(later >= earlier for earlier, later in zip(counters, now, strict=True))
+        counters = now
+        sizes = {
+            "readings": len(worker._shards.readings),
+            "of the mapping": len(job.readings),
+            "functions": len(worker._invoker._functions),
+            "tokens": len(worker._saver._tokens),
+            "ending": len(worker._saver.ending),
+            "shards told of": len(metrics.mappings[0].shards),
+            "claims": len(world.store._claims),
+            "lanes": worker._lanes,
+        }
+        assert sizes == {**dict.fromkeys(sizes, shards), "ending": 0}, number
+        assert not job.claims
+        assert not worker._poller._tasks[shards:]  # listings, done and due
+        # What has ended is known as long as it is listed.
+        assert len(world.stream.list_shards()) <= shards * (24 // hours + 2)
+        assert len(job.lineage._ended) <= shards * (24 // hours + 2)
+        world.clock.advance(hours * 3_600_000)
+    assert counters[:2] == (rounds * len(keys), rounds * len(keys))
+    gc.collect()
+    assert sum(isinstance(one, Reading) and one.job is job for one in gc.get_objects()) == shards
+    # A round late in the run costs what one costs at its beginning.
+    assert costs[1] <= costs[0] * 1.02
+    worker.stop()
+    assert worker.summary().records == rounds * len(keys)
+
+
+def test_expired_records_of_a_shard_that_is_gone_are_not_kept_in_mind() -> None:
+    world = World(retention_ms=60_000)
+    world.stream.put("customer", b"{}", arrival_ms=world.clock.now_ms() - 59_999)
+    world.worker.step(world.clock.now_ms())
+    world.function._answers = iter([ScriptedFunction.throttled()] * 3)
+    world.stream.put("customer", b"{}")
+    world.worker.step(world.clock.now_ms())
+    world.clock.advance(61_000)
+    world.run()
+    assert world.worker.stats().expired == 1
+    assert len(world.worker._saver._expired) == 1
+    world.stream.rotate("shardId-000000000000")
+    world.run()
+    assert world.worker._saver._expired == {}
+    assert world.worker.metrics().expired == 1
+
+
+def test_the_reader_of_a_shard_that_another_worker_took_over_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.stream.put("customer", b"{}")
+    world.run()
+    reading, closed = world.reading, []
+    monkeypatch.setattr(reading.reader, "close", lambda: closed.append(reading.shard_id))
+    (key,) = world.store.rows()
+    world.store.claim(key, world.worker.owner)
+    world.stream.put("customer", b"{}")
+    world.run()
+    assert world.worker.stats().lost_claims == 1
+    assert world.worker._shards.readings == {}
+    assert world.polled() == 1  # it finds that the shard is gone
+    assert closed == [reading.shard_id]
+
+
+def test_what_was_taken_of_a_shard_right_before_its_claim_was_lost_is_left_to_the_other_worker() -> None:
+    world = World(maximum_retry_attempts=0)
+    world.function._answers = iter([ScriptedFunction.error()])
+    world.stream.put("customer", b"{}")
+    world.worker.step(world.clock.now_ms())
+    # The discard was delivered at once. Now one that is taken and not yet handed on when the claim is lost, and then a batch.
+    (discard,) = world.kept.sent
+    world.stream.put("customer", b"{}")
+    world.polled()
+    batch = world.worker._engine.take(world.clock.now_ms())
+    assert isinstance(batch, Batch)
+    assert isinstance(discard, Discard)
+    world.worker._shard_lost(world.reading.handle)
+    world.worker._invoker._invoke(batch)
+    world.worker._delivery.add(discard)
+    assert len(world.function.invocations) == 1
+    assert (len(world.kept.sent), len(world.worker._delivery)) == (1, 0)
+    assert world.worker.stats().problems == {}
+    assert world.worker.metrics().discards == 1
+
+
+def test_the_claim_of_a_shard_that_was_trimmed_before_it_was_read_is_given_up() -> None:
+    world = World(retention_ms=60_000)
+    world.stream.put("customer", b"{}")
+    world.function._answers = iter([ScriptedFunction.throttled()] * 1000)
+    parent = "shardId-000000000000"
+    child = world.stream.rotate(parent)
+    world.worker.step(world.clock.now_ms())
+    job = world.worker._jobs[0]
+    assert list(job.claims) == [child]
+    grandchild = world.stream.rotate(child)
+    for _ in range(3):
+        world.clock.advance(30_001)
+        world.worker._poller.step(world.clock.now_ms())
+    assert child not in {shard.shard_id for shard in world.stream.list_shards()}
+    assert child not in {key.shard_id for key in world.store._tokens}
+    assert not job.claims
+    assert job.lineage.running == (parent, grandchild)
+
+
+def test_kinds_of_things_that_are_told_are_forgotten_after_ten_minutes() -> None:
+    rarely = Rarely()
+    assert [rarely.count(number, 0) for number in range(1000)] == [1] * 1000
+    assert [rarely.count("one more", 1), rarely.count("another", 1)] == [1, 2]  # as one kind
+    assert [rarely.count("one more", 600_000), rarely.count("another", 600_000)] == [1, 1]
