@@ -509,6 +509,7 @@ class Worker:
             self._clock,
             until_idle=until_idle,
             failed=lambda: self._error is not None,
+            done=self._done,
             settled=lambda: self._settled(self._clock.now_ms()),
             unsaved=lambda: self._saver.error is not None and self._done(),
             stuck=lambda: self.stats().stuck,
