@@ -10,6 +10,7 @@ from kept import Kept
 from streamcore import Batch, Discard, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
 from streamcore._job import Reading
 from streamcore._log import Rarely
+from streamcore._watch import Watch
 from streamcore.testing import ManualClock, ScriptedFunction, run_until_idle
 
 if TYPE_CHECKING:
@@ -107,6 +108,33 @@ def test_a_save_costs_as_much_whatever_the_number_of_shards() -> None:
         assert not world.worker._engine.checkpoints()[1:]
         costs.add(lines_run(lambda world=world: world.worker._saver.save(world.clock.now_ms())))  # type: ignore[misc]
         assert world.worker._engine.checkpoints() == []
+    assert len(costs) == 1
+
+
+def test_a_look_whether_a_run_is_over_costs_as_much_whatever_the_number_of_shards_while_a_batch_is_in_flight() -> None:
+    costs = set()
+    for shards in (10, 1000):
+        world = World(shards=shards)
+        world.run()
+        world.stream.put("customer", b"{}")
+        world.polled()
+        worker, now = world.worker, world.clock.now_ms()
+        batch = worker._engine.take(now)
+        assert isinstance(batch, Batch)
+        watch = Watch(
+            worker._poller,
+            world.clock,
+            until_idle=True,
+            failed=lambda: False,
+            done=worker._done,
+            settled=lambda worker=worker, now=now: worker._settled(now),  # type: ignore[misc]
+            unsaved=lambda: False,
+            stuck=lambda worker=worker: worker.stats().stuck,  # type: ignore[misc]
+        )
+        assert watch.reason() is None
+        costs.add(lines_run(watch.reason))
+        worker._invoker._invoke(batch)
+        assert watch.reason() == "idle"
     assert len(costs) == 1
 
 
