@@ -6,6 +6,8 @@ import gc
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from kept import Kept
 from streamcore import Batch, Discard, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
 from streamcore._job import Reading
@@ -15,8 +17,6 @@ from streamcore.testing import ManualClock, ScriptedFunction, run_until_idle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
 SEED = 1
 
@@ -244,6 +244,29 @@ def test_the_reader_of_a_shard_that_another_worker_took_over_is_closed(monkeypat
     assert world.worker._shards.readings == {}
     assert world.polled() == 1  # it finds that the shard is gone
     assert closed == [reading.shard_id]
+
+
+@pytest.mark.parametrize("step", ["_open_reader", "_readable", "_after"])
+def test_the_reader_of_a_shard_that_is_taken_over_while_it_is_read_is_closed(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    world = World()
+    world.worker.step(world.clock.now_ms())
+    reading, poller, closed = world.reading, world.worker._poller, []
+    assert reading.reader is not None
+    monkeypatch.setattr(reading.reader, "close", lambda: closed.append(reading.shard_id))
+    made = reading.reader
+    reading.reader = None
+    monkeypatch.setattr(poller, "_open_reader", lambda *_: made)
+    done = getattr(poller, step)
+
+    def lost(*arguments: object) -> object:
+        found = done(*arguments)
+        world.worker._shard_lost(reading.handle)
+        return found
+
+    monkeypatch.setattr(poller, step, lost)
+    world.stream.put("customer", b"{}")
+    assert world.polled() == 1
+    assert (closed, reading.reader, reading.state) == ([reading.shard_id], None, "gone")
 
 
 def test_what_was_taken_of_a_shard_right_before_its_claim_was_lost_is_left_to_the_other_worker() -> None:

@@ -268,6 +268,9 @@ class Poller:
                 self._close(reading)
                 return
             raise
+        if reading.state == "gone":
+            self._close(reading)
+            return
         if due is None and reading.state != "polling":
             return
         with self._lock:
