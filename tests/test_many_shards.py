@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kept import Kept
-from streamcore import Batch, Discard, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
+from streamcore import Batch, CheckpointError, ClaimError, Discard, EventSourceMapping, MemoryCheckpointStore, MemoryStream, Worker
 from streamcore._job import Reading
 from streamcore._log import Rarely
 from streamcore._watch import Watch
@@ -288,6 +288,65 @@ def test_what_was_taken_of_a_shard_right_before_its_claim_was_lost_is_left_to_th
     assert (len(world.kept.sent), len(world.worker._delivery)) == (1, 0)
     assert world.worker.stats().problems == {}
     assert world.worker.metrics().discards == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_a_mapping_is_held_all_the_time_though_the_claims_of_shards_that_are_done_are_given_up(*, at_once: bool) -> None:
+    """Whenever a claim is given up, another worker that asks for the mapping is refused; also where shards are listed right at the end."""
+    world = World()
+    poller = world.worker._poller
+    if at_once:
+        noted = poller.end_saved
+
+        def end_saved(reading: Reading) -> None:
+            noted(reading)
+            poller._list(reading.job, world.clock.now_ms())
+
+        poller.end_saved = end_saved  # type: ignore[method-assign]
+    stream, store, released = world.stream, world.store, []
+    give_up, claimed = store.release, store.claim
+
+    def release(token: str) -> None:
+        key = store._claims[token]
+        give_up(token)
+        with pytest.raises(ClaimError):
+            claimed(key, "another worker")
+        released.append(key.shard_id)
+
+    store.release = release  # type: ignore[method-assign]
+    shard = "shardId-000000000000"
+    for number in range(5):
+        stream.put("customer", b"{}")
+        world.run()
+        assert len(released) == number
+        shard = stream.rotate(shard)
+    world.run()
+    assert len(released) == 5
+    assert len(store._claims) == 1
+    stream.close_shard(shard)
+    world.run()
+    assert len(released) == 5  # the last one is kept as long as the worker runs
+    store.release = give_up  # type: ignore[method-assign]
+    world.worker.stop()
+    assert store._claims == {}
+
+
+def test_a_claim_that_cannot_be_given_up_is_told_and_given_up_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    give_up = world.store.release
+
+    def fails(_token: str) -> None:
+        raise CheckpointError("the disk is full; free some space")
+
+    world.store.release = fails  # type: ignore[method-assign]
+    world.run()
+    world.stream.rotate("shardId-000000000000")
+    world.run()
+    assert "could not be given up: the disk is full" in caplog.text
+    assert len(world.store._claims) == 2
+    world.store.release = give_up  # type: ignore[method-assign]
+    world.worker.stop()
+    assert world.store._claims == {}
 
 
 def test_the_claim_of_a_shard_that_was_trimmed_before_it_was_read_is_given_up() -> None:

@@ -36,8 +36,8 @@ class Task:
 class Job(Task):
     """One mapping with its source, function and destination. As a task: the listing of its shards.
 
-    `lineage`, `claims` and `pinned` are touched by the listing alone, which one thread at a time runs; other threads leave what they
-    learned in `ends` and `children`. Whoever counts holds `counting`; `tally` is for listings and for shards that are gone.
+    `lineage`, `claims`, `pinned` and `spent` are touched by the listing alone, which one thread at a time runs; other threads leave what
+    they learned in `ends` and `children`. Whoever counts holds `counting`; `tally` is for listings and for shards that are gone.
     """
 
     __slots__ = (
@@ -63,6 +63,7 @@ class Job(Task):
         "recorded",
         "running_max",
         "source",
+        "spent",
         "tally",
         "window_grace_ms",
     )
@@ -101,7 +102,8 @@ class Job(Task):
         self.contacted = False  # whether any shard has been read
         self.failed = False
         self.problem: str | None = None  # why the shards cannot be listed now
-        self.ends: deque[str] = deque()
+        self.ends: deque[Reading] = deque()  # shards whose ends are saved
+        self.spent: dict[str, int] = {}  # such shards whose claims are still held, with their handles
         self.children: deque[tuple[str, tuple[str, ...]]] = deque()
         self.readings: dict[str, Reading] = {}  # by shard id: what is in the engine now
         self.counting = threading.Lock()

@@ -229,6 +229,7 @@ class Poller:
             return
         for reading in started:
             self._schedule(reading, now)
+        self._shards.give_up(job)
         if job.failures:
             uuid = job.mapping.uuid
             _log.warning("mapping %s: the shards are listed again", uuid, extra={"mappingUuid": uuid, "failures": job.failures})
@@ -253,7 +254,7 @@ class Poller:
         """Say that the end of a shard is saved: its children may start."""
         job = reading.job
         job.checked = False
-        job.ends.append(reading.shard_id)
+        job.ends.append(reading)
         self._schedule(job, self._clock.now_ms())
 
     # Fetching.

@@ -117,7 +117,6 @@ class Saver:
                     if snapshot.ended:
                         self._leave(handle)
                         self._on_end(handle)
-                        self._release(handle)
                 else:
                     self.lost += 1
                     del tokens[handle]  # it is void
@@ -141,14 +140,17 @@ class Saver:
         self.ending.discard(handle)
         self._expired.pop(handle, None)
 
-    def _release(self, handle: int) -> None:
+    def forget(self, handle: int) -> None:
         """Give the claim of a shard up whose end is saved; where the store fails, at the end of the run."""
+        token = self._tokens.get(handle)
+        if token is None:
+            return  # the run is at its end
         try:
-            self._store.release(self._tokens[handle])
+            self._store.release(token)
         except Exception as error:  # noqa: BLE001 - whatever it is, what was to be saved is saved
             _log.warning("the claim of a shard that is done could not be given up: %s", error, extra=of_error(error))
         else:
-            del self._tokens[handle]
+            self._tokens.pop(handle, None)
 
     def ready(self, now: int) -> bool:
         """Return whether a save is due: the interval is over, or a closed shard is complete."""
@@ -194,5 +196,5 @@ class Saver:
 
     def release(self) -> None:
         """Give every claim up."""
-        for handle in list(self._tokens):
-            self._store.release(self._tokens.pop(handle))
+        while self._tokens:
+            self._store.release(self._tokens.popitem()[1])

@@ -107,7 +107,15 @@ class Shards:
 
     def _note_ends(self, job: Job) -> None:
         while job.ends:
-            job.lineage.end(job.ends.popleft())
+            reading = job.ends.popleft()
+            job.lineage.end(reading.shard_id)
+            job.spent[reading.shard_id] = reading.handle
+
+    def give_up(self, job: Job) -> None:
+        """Give up the claims of shards that are done. One of the mapping is always held, so that no other worker can take the mapping."""
+        if job.claims or job.readings.keys() - job.spent:
+            while job.spent:
+                self._saver.forget(job.spent.popitem()[1])
 
     def release(self) -> None:
         """Give up the claims of shards that were never started."""
@@ -117,8 +125,6 @@ class Shards:
 
     def _claim(self, job: Job) -> None:
         """Claim the checkpoints of the shards that are new. What ended in an earlier run has ended."""
-        for shard_id in job.claims.keys() - set(job.lineage.waiting):  # trimmed before they were read
-            self._store.release(job.claims.pop(shard_id).token)
         for shard_id in job.lineage.waiting:
             if shard_id not in job.claims:
                 claim = self._store.claim(CheckpointKey(job.mapping.uuid, job.description.identity, shard_id), self._owner)
@@ -127,6 +133,8 @@ class Shards:
                     self._store.release(claim.token)
                 else:
                     job.claims[shard_id] = claim
+        for shard_id in job.claims.keys() - set(job.lineage.waiting):  # trimmed before they were read
+            self._store.release(job.claims.pop(shard_id).token)
 
     def _say_made_anew(self, job: Job) -> None:
         others = sorted({identity for claim in job.claims.values() for identity in claim.other_identities})
