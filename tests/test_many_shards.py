@@ -335,7 +335,7 @@ def test_a_claim_that_cannot_be_given_up_is_told_and_given_up_at_the_end(caplog:
     world = World()
     give_up = world.store.release
 
-    def fails(_token: str) -> None:
+    def fails(token: str) -> None:
         raise CheckpointError("the disk is full; free some space")
 
     world.store.release = fails  # type: ignore[method-assign]
