@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # -P leaves it out
 
 import bars
+import latency
 import limits
 import peers
 import report
@@ -49,6 +50,7 @@ PARTS: dict[str, Part] = {
     "P5": bars.p5,
     "P6": bars.p6,
     "P7": bars.p7,
+    "P10": latency.p10,
     "P11": bars.p11,
     "limits": limits.limits,
 }

@@ -343,6 +343,55 @@ def test_a_shard_ends_when_it_is_closed_and_complete() -> None:
     assert engine.offer(shard, Page.from_records([]), NOW).accepted, "an empty page does no harm"
 
 
+def test_the_engine_knows_without_a_look_at_its_shards_whether_all_is_done_and_whether_ends_are_to_be_saved() -> None:
+    engine = Engine()
+    shards = [engine.add_shard(mapping(maximum_retry_attempts=0), f"shard {number}", now=NOW) for number in range(3)]
+    seen = [(engine.done, engine.unsaved_ends)]
+
+    def look() -> None:
+        seen.append((engine.done, engine.unsaved_ends))
+        engine.check_invariants()
+
+    engine.offer(shards[0], page(1), NOW)
+    look()
+    engine.end(shards[0], NOW)
+    engine.end(shards[1], NOW)
+    look()
+    discard = engine.finish(take(engine).ticket, FAILURE, NOW).discards[0]
+    look()
+    engine.confirm(discard.id, "delivered")
+    look()
+    for saved in engine.checkpoints():
+        engine.saved(saved.shard, saved.version)
+    look()
+    engine.offer(shards[2], page(1), NOW)
+    look()
+    engine.remove(shards[2])
+    look()
+    assert seen == [(True, 0), (False, 0), (False, 1), (False, 1), (True, 2), (True, 0), (False, 0), (True, 0)]
+
+
+def test_a_window_that_is_to_be_closed_is_not_done() -> None:
+    engine = Engine()
+    shard = engine.add_shard(mapping(tumbling_window_in_seconds=60), "shard", now=NOW)
+    engine.offer(shard, page(1), NOW)
+    engine.finish(take(engine).ticket, Outcome.success(window_state=b"{}"), NOW)
+    assert engine.done
+    engine.end(shard, NOW)
+    assert (engine.done, engine.unsaved_ends) == (False, 0)
+    engine.finish(take(engine).ticket, Outcome.success(window_state=b"{}"), NOW)
+    assert (engine.done, engine.unsaved_ends) == (True, 1)
+
+
+def test_a_snapshot_tells_how_many_records_have_expired() -> None:
+    engine = Engine()
+    shard = engine.add_shard(mapping(), "shard", now=NOW, retention_ms=MIN_MS)
+    engine.offer(shard, page(1, 2), NOW)
+    assert [saved.expired for saved in engine.checkpoints()] == [0]
+    assert isinstance(engine.take(NOW + MIN_MS + 1), Wait)
+    assert [saved.expired for saved in engine.checkpoints()] == [2]
+
+
 def test_tickets_of_a_removed_shard_are_stale_and_change_nothing() -> None:
     engine, shard = one_shard(1, maximum_retry_attempts=0)
     batch = take(engine)

@@ -484,6 +484,8 @@ def test_every_call_in_a_forked_child_says_so_and_none_hangs() -> None:
             "set_wakeup": lambda: engine.set_wakeup(print),
             "stats": lambda: engine.stats(shard),
             "held_bytes": lambda: engine.held_bytes,
+            "done": lambda: engine.done,
+            "unsaved_ends": lambda: engine.unsaved_ends,
             "reset": lambda: engine.reset(),
             "trace": lambda: engine.trace(),
             "check_invariants": lambda: engine.check_invariants(),

@@ -279,17 +279,24 @@ def test_a_body_that_does_not_follow_is_refused() -> None:
 
 def test_wakeup_comes_after_every_change_and_outside_the_lock() -> None:
     stream = MemoryStream("s")
-    seen: list[int] = []
-    stream.set_wakeup(lambda: seen.append(len(stream.list_shards())))  # would hang if the lock were held
+    seen: list[tuple[int, int]] = []
+
+    def woken(shard_id: str | None = None, /) -> None:
+        assert shard_id is not None
+        seen.append((int(shard_id[-2:]), len(stream.list_shards())))  # would hang if the lock were held
+
+    stream.set_wakeup(woken)
     stream.put("k", b"")
     stream.put_many([("k", b""), ("k", b"")])
     stream.put_page("shardId-000000000000", body((10**56, 0)))
     left, right = stream.split("shardId-000000000000")
+    stream.put_many([("a", b""), ("k", b""), ("a", b"")])
     stream.rotate(stream.merge(left, right))
     stream.close_shards()
-    assert seen == [1, 1, 1, 3, 4, 5, 5]
+    assert seen == [(0, 1), (0, 1), (0, 1), (0, 3), (1, 3), (2, 3), (1, 4), (2, 4), (3, 5), (4, 5)]
     stream.set_wakeup(None)
-    assert seen[-1] == 5
+    stream.put_many([])
+    assert len(seen) == 10
 
 
 @given(st.lists(st.one_of(st.integers(1, 4), st.just(0), st.just(-1)), max_size=40), st.data())

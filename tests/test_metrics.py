@@ -184,9 +184,10 @@ def test_records_given_twice_are_polled_twice_and_told_apart() -> None:
     assert reading.reader is not None
     reading.reader.close()
     reading.reader = worker._poller._open_reader(reading, None)
+    world.put(b"3")
     run_until_idle(worker, world.clock)
     metrics = worker.metrics()
-    assert (metrics.polled_event_count, metrics.duplicates, metrics.succeeded) == (4, 2, 2)
+    assert (metrics.polled_event_count, metrics.duplicates, metrics.succeeded) == (5, 2, 3)
 
 
 # IteratorAge, sizes and times.
@@ -292,6 +293,7 @@ def test_the_time_of_polls_is_the_source_s(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(reader, "fetch", slow)
     before = worker.metrics().poll_ms
+    world.put(b"2")
     run_until_idle(worker, world.clock)
     after = worker.metrics().poll_ms
     assert after.sum - before.sum == 40 * (after.count - before.count) > 0
@@ -438,6 +440,7 @@ def test_failed_listings_and_reads_count_for_the_mapping_and_the_shard(monkeypat
         raise SourceUnavailableError("not now")
 
     monkeypatch.setattr(reading.reader, "fetch", fails)
+    world.put(b"2")
     run_until_idle(worker, world.clock)
     monkeypatch.setattr(world.stream, "list_shards", fails)
     worker._poller._list(reading.job, world.clock.now_ms())

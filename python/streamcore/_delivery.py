@@ -75,7 +75,7 @@ class Delivery:
         self,
         engine: Engine,
         clock: Clock,
-        reading_of: Callable[[int], Reading],
+        reading_of: Callable[[int], Reading | None],
         *,
         on_confirmed: Callable[[], None],
         on_failed: Callable[[BaseException], None],
@@ -95,6 +95,8 @@ class Delivery:
     def add(self, discard: Discard) -> None:
         """Send the discard as soon as possible. May be called by any thread."""
         reading = self._reading_of(discard.shard)
+        if reading is None:
+            return  # another worker has taken the shard over since the discard was made, and makes it again
         job = reading.job
         with job.counting:
             tally, condition = reading.tally, discard.condition

@@ -106,8 +106,11 @@ class Invoker:
         return min(due, default=None)
 
     def _invoke(self, batch: Batch) -> None:
+        function = self._functions.get(batch.shard)
+        if function is None:
+            return  # another worker has taken the shard over since the batch was taken
         try:
-            answer = self._functions[batch.shard](batch)
+            answer = function(batch)
             if not isinstance(answer, Answer):
                 # What is no awaitable fails there, as every other mistake of a function does.
                 self._await(batch, answer)
@@ -143,7 +146,7 @@ class Invoker:
             before = self._problems.pop(batch.shard, None)
             if before is not None and before[1] != _FAILED:
                 _log.warning("the function is invoked again (%s)", place(batch), extra=of_batch(batch))
-        else:
+        elif batch.shard in self._functions:
             self._problems[batch.shard] = (batch.mapping_uuid, problem)
 
     def problems(self) -> dict[str, str]:
@@ -154,7 +157,8 @@ class Invoker:
         return {uuid: f"PROBLEM: {problem}" for uuid, problem in found.items()}
 
     def leave(self, handle: int) -> None:
-        """Forget the problem of a shard that is done."""
+        """Forget a shard that is done."""
+        del self._functions[handle]
         self._problems.pop(handle, None)
 
     def release(self, now: int) -> int | None:

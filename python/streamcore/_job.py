@@ -36,8 +36,8 @@ class Task:
 class Job(Task):
     """One mapping with its source, function and destination. As a task: the listing of its shards.
 
-    `lineage`, `claims` and `pinned` are touched by the listing alone, which one thread at a time runs; other threads leave what they
-    learned in `ends` and `children`. Whoever counts holds `counting`; `tally` is for listings and for shards that are gone.
+    `lineage`, `claims`, `pinned` and `spent` are touched by the listing alone, which one thread at a time runs; other threads leave what
+    they learned in `ends` and `children`. Whoever counts holds `counting`; `tally` is for listings and for shards that are gone.
     """
 
     __slots__ = (
@@ -57,14 +57,14 @@ class Job(Task):
         "function",
         "lineage",
         "mapping",
-        "parked",
         "pinned",
         "problem",
+        "readings",
         "recorded",
         "running_max",
         "source",
+        "spent",
         "tally",
-        "wakeups",
         "window_grace_ms",
     )
 
@@ -102,10 +102,10 @@ class Job(Task):
         self.contacted = False  # whether any shard has been read
         self.failed = False
         self.problem: str | None = None  # why the shards cannot be listed now
-        self.ends: deque[str] = deque()
+        self.ends: deque[Reading] = deque()  # shards whose ends are saved
+        self.spent: dict[str, int] = {}  # such shards whose claims are still held, with their handles
         self.children: deque[tuple[str, tuple[str, ...]]] = deque()
-        self.parked: dict[str, Reading] = {}  # by shard id: what waits for the source to wake it
-        self.wakeups = 0
+        self.readings: dict[str, Reading] = {}  # by shard id: what is in the engine now
         self.counting = threading.Lock()
         self.tally = Tally()
 
@@ -114,10 +114,26 @@ class Reading(Task):
     """One shard in the engine. As a task: one fetch of it, used by one thread at a time.
 
     `state` is "polling", "ended" (its last page is taken in; more work may be in flight), "failed" (its source cannot be read) or
-    "gone" (out of the engine: its end is saved, or its claim is lost).
+    "gone" (out of the engine: its end is saved, or its claim is lost). `parked` says that it waits for its source to wake it, and
+    `wakeups` is the number of the last time that it did.
     """
 
-    __slots__ = ("at_tip", "grant", "handle", "job", "pending", "problem", "reader", "shard_id", "start", "state", "tally", "told")
+    __slots__ = (
+        "at_tip",
+        "grant",
+        "handle",
+        "job",
+        "parked",
+        "pending",
+        "problem",
+        "reader",
+        "shard_id",
+        "start",
+        "state",
+        "tally",
+        "told",
+        "wakeups",
+    )
 
     def __init__(self, job: Job, shard_id: str, handle: int, start: Start) -> None:
         super().__init__()
@@ -129,6 +145,8 @@ class Reading(Task):
         self.pending: Fetched | None = None
         self.grant = 0
         self.at_tip = False
+        self.parked = False
+        self.wakeups = 0
         self.problem: str | None = None  # why it cannot be read now
         self.state = "polling"
         self.told = False  # whether the log says that it cannot be read

@@ -123,8 +123,8 @@ class Ledger:
     def leave(self, handle: int) -> None:
         """Take a shard out of the engine and keep its counts."""
         with self._lock:
-            reading = self._shards.readings[handle]
-            self._keep(self._engine.stats(handle))
+            reading = self._shards.leave(handle)
+            self._keep([self._engine.stats(handle)])
             reading.leave()  # before it is removed: a poll under way that does not find it knows why
             self._engine.remove(handle)
 
@@ -132,21 +132,26 @@ class Ledger:
         """Stop the time, keep the counts, and empty the engine: functions that never came to an end find their tickets stale."""
         with self._lock:
             self._ended_at = time.monotonic()
-            for reading, shard in self._live():
-                self._keep(shard)
+            live = self._live()
+            self._keep([shard for _, shard in live])
+            for reading, _ in live:
                 reading.leave()
             self._closed = True
             self._engine.reset()
 
-    def _keep(self, shard: ShardStats) -> None:
-        known = self._gone.get(shard.mapping_uuid, Metrics())
-        self._gone[shard.mapping_uuid] = Metrics(**total([known, Metrics(**_counted(shard))]))
+    def _keep(self, shards: list[ShardStats]) -> None:
+        """Add the counts of shards to what is gone: of all of a mapping at once, since each addition goes over every field."""
+        by_mapping: dict[str, list[ShardStats]] = {}
+        for shard in shards:
+            by_mapping.setdefault(shard.mapping_uuid, []).append(shard)
+        for uuid, mine in by_mapping.items():
+            known = self._gone.get(uuid, Metrics())
+            self._gone[uuid] = Metrics(**total([known, *(Metrics(**_counted(shard)) for shard in mine)]))
 
     def _live(self) -> list[tuple[Reading, ShardStats]]:
         if self._closed:
             return []
-        readings = [reading for reading in list(self._shards.readings.values()) if reading.state != "gone"]
-        return [(reading, self._engine.stats(reading.handle)) for reading in readings]
+        return [(reading, self._engine.stats(reading.handle)) for reading in list(self._shards.readings.values())]
 
     def live(self) -> list[ShardStats]:
         """Return the stats of the shards in the engine."""

@@ -43,7 +43,9 @@ class Rarely:
         """Return how many of this kind there were, this one included."""
         with self._lock:
             if kind not in self._kinds and len(self._kinds) >= _KINDS_MAX:
-                kind = None  # all that are too many are one kind
+                self._kinds = {kind: last for kind, last in self._kinds.items() if now_ms - last[1] < _ANEW_MS}
+                if len(self._kinds) >= _KINDS_MAX:
+                    kind = None  # all that are too many are one kind
             count, last_ms = self._kinds.get(kind, (0, now_ms))
             count = count + 1 if now_ms - last_ms < _ANEW_MS else 1
             self._kinds[kind] = (count, now_ms)

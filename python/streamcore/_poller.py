@@ -139,7 +139,7 @@ class Poller:
                 continue
             task.entry = 0
             if isinstance(task, Reading):
-                task.job.parked.pop(task.shard_id, None)
+                task.parked = False
             # A look at the tip of a polled stream is not pressing: with many shards one or another is always under way.
             task.pressing = not (isinstance(task, Reading) and task.at_tip and task.job.description.poll_interval_ms)
             self._busy += 1
@@ -163,29 +163,39 @@ class Poller:
                 self._failing -= failing
 
     def _woken(self, job: Job, shard_id: str | None = None, /) -> None:
-        """Poll the shards of the source that wait to be woken, or one of them. Called by the source, from any thread."""
+        """Poll a shard of the source if it waits to be woken, or each of them. Called by the source, from any thread."""
+        if shard_id is None:
+            self._call(list(job.readings.values()))
+        elif (reading := job.readings.get(shard_id)) is not None:
+            self._call([reading])
+
+    def _call(self, readings: list[Reading]) -> None:
         # Each number is given once, so a poll that began before this call sees that the number has changed, and a poll that has parked
         # its shard already is seen here: no wake-up is lost without a lock for each record put.
-        job.wakeups = next(self._wakeups)
-        if not job.parked:
+        for reading in readings:
+            reading.wakeups = next(self._wakeups)
+        if not any(reading.parked for reading in readings):
             return
         now = self._clock.now_ms()
         with self._lock:
-            if shard_id is None:
-                woken, job.parked = list(job.parked.values()), {}
-            else:
-                found = job.parked.pop(shard_id, None)
-                woken = [] if found is None else [found]
-            for reading in woken:
-                self._push(reading, now)
+            for reading in readings:
+                if reading.parked:
+                    reading.parked = False
+                    self._push(reading, now)
             self._rouse()
 
+    def leave(self, reading: Reading) -> None:
+        """Say that the shard is out of the engine. Its next poll finds that out and closes the reader; where it waits, that is now."""
+        self._call([reading])
+
     def refresh(self, now: int) -> None:
-        """Read every shard that is at its tip once more before the poller is quiet again. Without threads only."""
-        for reading in list(self._shards.readings.values()):
-            if reading.state == "polling" and reading.at_tip:
-                reading.at_tip = False
-                self._schedule(reading, now)
+        """Read every polled shard that is at its tip once more before the poller is quiet again. Without threads only."""
+        for job in self.jobs:
+            if job.description.poll_interval_ms:
+                for reading in list(job.readings.values()):
+                    if reading.state == "polling" and reading.at_tip:
+                        reading.at_tip = False
+                        self._schedule(reading, now)
 
     def step(self, now: int) -> bool:
         """Do the task that is due, if there is one. Returns whether there was."""
@@ -219,6 +229,7 @@ class Poller:
             return
         for reading in started:
             self._schedule(reading, now)
+        self._shards.give_up(job)
         if job.failures:
             uuid = job.mapping.uuid
             _log.warning("mapping %s: the shards are listed again", uuid, extra={"mappingUuid": uuid, "failures": job.failures})
@@ -239,19 +250,17 @@ class Poller:
         _log.log(level, text, problem, job.mapping.uuid, job.failures, pause / 1000, error, extra=fields)
         self._schedule(job, self._clock.now_ms() + pause)
 
-    def end_saved(self, handle: int) -> None:
+    def end_saved(self, reading: Reading) -> None:
         """Say that the end of a shard is saved: its children may start."""
-        reading = self._shards.readings[handle]
         job = reading.job
         job.checked = False
-        job.ends.append(reading.shard_id)
+        job.ends.append(reading)
         self._schedule(job, self._clock.now_ms())
 
     # Fetching.
 
     def _poll(self, reading: Reading, now: int) -> None:
-        job = reading.job
-        wakeups = job.wakeups
+        wakeups = reading.wakeups
         try:
             due = self._fetch(reading, now)
         except UsageError:
@@ -260,17 +269,20 @@ class Poller:
                 self._close(reading)
                 return
             raise
+        if reading.state == "gone":
+            self._close(reading)
+            return
         if due is None and reading.state != "polling":
             return
-        if due is None or due > now:
-            # At the tip, or a pause: a wake-up that came during the fetch must not be lost.
-            with self._lock:
-                if reading.at_tip or due is None:
-                    job.parked[reading.shard_id] = reading
-                    if wakeups != job.wakeups:
-                        due = now
-        if due is not None:
-            self._schedule(reading, due)
+        with self._lock:
+            if due is None or (due > now and reading.at_tip):
+                # A wake-up that came during the fetch must not be lost.
+                reading.parked = True
+                if wakeups != reading.wakeups:
+                    due = now
+            if due is not None:
+                self._push(reading, due)
+                self._rouse()
 
     def _fetch(self, reading: Reading, now: int) -> int | None:
         """Fetch and offer one page. Returns when to come again, None for not before a wake-up."""
@@ -423,8 +435,8 @@ class Poller:
             _log.error(text, job.mapping.uuid, error, extra=of_error(error, mappingUuid=job.mapping.uuid))
             self._on_failed(error)
         if not job.recorded:
-            for reading in list(self._shards.readings.values()):
-                if reading.job is job and reading.state == "polling":
+            for reading in list(job.readings.values()):
+                if reading.state == "polling":
                     reading.state = "failed"
 
     # Exactly so many records and no more.
@@ -480,7 +492,7 @@ class Poller:
             if not job.failed and (job.ends or not job.checked or job.failures):
                 return False
         return all(
-            reading.state in ("failed", "gone") or (reading.state == "polling" and reading.at_tip and not reading.pending)
+            reading.state == "failed" or (reading.state == "polling" and reading.at_tip and not reading.pending)
             for reading in list(self._shards.readings.values())
         ) and not any(job.lineage.startable() for job in self.jobs if not job.failed)
 
@@ -502,7 +514,7 @@ class Poller:
     @property
     def all_ended(self) -> bool:
         """Whether every shard of every mapping has ended, or cannot be read, and its end is saved."""
-        return self.quiet and all(reading.state in ("failed", "gone") for reading in list(self._shards.readings.values()))
+        return self.quiet and all(reading.state == "failed" for reading in list(self._shards.readings.values()))
 
     # Threads.
 

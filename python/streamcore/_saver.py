@@ -112,42 +112,49 @@ class Saver:
                 if kept:
                     self._engine.saved(handle, snapshot.version)
                     self.checkpoints += 1
-                    self._say_expired(handle)
+                    if snapshot.expired != self._expired.get(handle, 0):
+                        self._say_expired(handle, snapshot.expired)
                     if snapshot.ended:
-                        self.ending.discard(handle)
+                        self._leave(handle)
                         self._on_end(handle)
                 else:
                     self.lost += 1
-                    del tokens[handle]
-                    self.ending.discard(handle)
+                    del tokens[handle]  # it is void
+                    self._leave(handle)
                     self._on_lost(handle)
             except UsageError:
                 # The shard was removed by another thread between the snapshot and here.
                 _log.debug("shard %d was gone when its checkpoint was saved", handle)
         return True
 
-    def _say_expired(self, handle: int) -> None:
+    def _say_expired(self, handle: int, expired: int) -> None:
         """Tell of the records that the stream's retention has ended since the last save: nothing else does."""
+        count = expired - self._expired.get(handle, 0)
+        self._expired[handle] = expired
         shard = self._engine.stats(handle)
-        expired = shard.expired - self._expired.get(handle, 0)
-        if expired:
-            self._expired[handle] = shard.expired
-            text = "mapping %s, shard %s: %d records have expired: the stream keeps them no longer, and they were not done"
-            fields = {"mappingUuid": shard.mapping_uuid, "shardId": shard.shard_id, "count": expired}
-            _log.warning(text, shard.mapping_uuid, shard.shard_id, expired, extra=fields)
+        text = "mapping %s, shard %s: %d records have expired: the stream keeps them no longer, and they were not done"
+        fields = {"mappingUuid": shard.mapping_uuid, "shardId": shard.shard_id, "count": count}
+        _log.warning(text, shard.mapping_uuid, shard.shard_id, count, extra=fields)
+
+    def _leave(self, handle: int) -> None:
+        self.ending.discard(handle)
+        self._expired.pop(handle, None)
 
     def forget(self, handle: int) -> None:
-        """Save the shard no more; its token is still released at the end."""
-        token = self._tokens.pop(handle, None)
-        if token is not None:
+        """Give the claim of a shard up whose end is saved; where the store fails, at the end of the run."""
+        token = self._tokens.get(handle)
+        if token is None:
+            return  # the run is at its end
+        try:
             self._store.release(token)
+        except Exception as error:  # noqa: BLE001 - whatever it is, what was to be saved is saved
+            _log.warning("the claim of a shard that is done could not be given up: %s", error, extra=of_error(error))
+        else:
+            self._tokens.pop(handle, None)
 
     def ready(self, now: int) -> bool:
         """Return whether a save is due: the interval is over, or a closed shard is complete."""
-        if now >= self._due:
-            return True
-        engine = self._engine
-        return not self._failures and any(engine.stats(handle).state == "ended" for handle in tuple(self.ending))
+        return now >= self._due or (not self._failures and self._engine.unsaved_ends > 0)
 
     def step(self, now: int) -> bool:
         """Save if a save is due. Returns whether anything was saved."""
@@ -189,5 +196,5 @@ class Saver:
 
     def release(self) -> None:
         """Give every claim up."""
-        for handle in list(self._tokens):
-            self.forget(handle)
+        while self._tokens:
+            self._store.release(self._tokens.popitem()[1])

@@ -53,7 +53,7 @@ class Shards:
         self._sync_checkpoints = sync_checkpoints
         self._on_add = on_add
         self._jobs: list[Job] = []
-        self.readings: dict[int, Reading] = {}
+        self.readings: dict[int, Reading] = {}  # by handle: what is in the engine now
         self.other_identities = 0
 
     def contact(self, jobs: list[Job], now: int) -> list[tuple[Job, list[Reading]]]:
@@ -107,7 +107,15 @@ class Shards:
 
     def _note_ends(self, job: Job) -> None:
         while job.ends:
-            job.lineage.end(job.ends.popleft())
+            reading = job.ends.popleft()
+            job.lineage.end(reading.shard_id)
+            job.spent[reading.shard_id] = reading.handle
+
+    def give_up(self, job: Job) -> None:
+        """Give up the claims of shards that are done. One of the mapping is always held, so that no other worker can take the mapping."""
+        if job.claims or job.readings.keys() - job.spent:
+            while job.spent:
+                self._saver.forget(job.spent.popitem()[1])
 
     def release(self) -> None:
         """Give up the claims of shards that were never started."""
@@ -125,6 +133,8 @@ class Shards:
                     self._store.release(claim.token)
                 else:
                     job.claims[shard_id] = claim
+        for shard_id in job.claims.keys() - set(job.lineage.waiting):  # trimmed before they were read
+            self._store.release(job.claims.pop(shard_id).token)
 
     def _say_made_anew(self, job: Job) -> None:
         others = sorted({identity for claim in job.claims.values() for identity in claim.other_identities})
@@ -178,8 +188,14 @@ class Shards:
             window_grace_ms=job.window_grace_ms,
         )
         reading = Reading(job, shard_id, handle, _readable(start))
-        self.readings[handle] = reading
+        self.readings[handle] = job.readings[shard_id] = reading
         self._on_add(reading)
+        return reading
+
+    def leave(self, handle: int) -> Reading:
+        """Forget a shard that is to leave the engine, and return it. That its end is saved is known to the lineage and to the store."""
+        reading = self.readings.pop(handle)
+        del reading.job.readings[reading.shard_id]
         return reading
 
     def _start_of(self, job: Job, checkpoint: bytes | None) -> Start:

@@ -456,6 +456,9 @@ class Checkpoint:
     def ended(self) -> bool:
         """The shard is closed and everything in it is complete."""
     @property
+    def expired(self) -> int:
+        """Records of the shard that the stream's retention has ended until then."""
+    @property
     def watermark(self) -> str | None: ...
     @property
     def blob(self) -> bytes:
@@ -672,6 +675,12 @@ class Engine:
     def stats(self, shard: int) -> ShardStats: ...
     @property
     def held_bytes(self) -> int: ...
+    @property
+    def done(self) -> bool:
+        """Whether all that was taken in is done: no record is incomplete, no discard unconfirmed, no closing call due or under way."""
+    @property
+    def unsaved_ends(self) -> int:
+        """How many shards are complete to their ends without a saved checkpoint that says so."""
     def reset(self) -> None:
         """Remove every shard; tickets given out become stale."""
     def trace(self) -> list[str]:

@@ -26,6 +26,7 @@ class Watch:
     Args:
         until_idle: whether a stream that may go on counts as done when it is read to its tip.
         failed: whether a source is given up.
+        done: whether all that was taken in is done and confirmed; asked before all else, since it costs no look at the shards.
         settled: whether all that was taken in is done, confirmed and saved; saves what is not.
         unsaved: whether all of it is done and confirmed, and only the store fails.
         stuck: the batches that wait for another try.
@@ -38,6 +39,7 @@ class Watch:
         *,
         until_idle: bool,
         failed: Callable[[], bool],
+        done: Callable[[], bool],
         settled: Callable[[], bool],
         unsaved: Callable[[], bool],
         stuck: Callable[[], tuple[StuckBatch, ...]],
@@ -46,6 +48,7 @@ class Watch:
         self._clock = clock
         self._until_idle = until_idle
         self._failed = failed
+        self._done = done
         self._settled = settled
         self._unsaved = unsaved
         self._stuck = stuck
@@ -58,15 +61,11 @@ class Watch:
         exhausted = poller.exhausted
         if exhausted:
             poller.halt()
-        if not poller.quiet or not self._settled():
-            if poller.read_out and self._unsaved():
+        if not self._done() or not poller.quiet or not self._settled():
+            if self._unsaved() and poller.read_out:
                 # Nothing is left but to save, which stopping tries once more for a while and then fails with.
                 return "idle" if self._until_idle or poller.recorded else None
-            # With everything read, only batches that keep failing can hold the run up for long.
-            if poller.read_up or exhausted:
-                self._say_stuck()
-            else:
-                self._since = None
+            self._say_stuck(exhausted=exhausted)
             return None
         if exhausted:
             return "max_records"
@@ -76,8 +75,11 @@ class Watch:
             return "ended" if self._until_idle or poller.recorded else None
         return "idle" if self._until_idle else None
 
-    def _say_stuck(self) -> None:
-        """Name the batches that are tried again and again, ten of them, after 5 s and then ever less often."""
+    def _say_stuck(self, *, exhausted: bool) -> None:
+        """Name the batches that are tried again and again, ten of them, after 5 s and then ever less often.
+
+        With everything read, only batches that keep failing can hold the run up for long.
+        """
         now = time.monotonic()
         if self._since is None:
             self._since = now
@@ -86,6 +88,9 @@ class Watch:
         if now - self._since < self._pause_s:
             return
         self._since = now
+        if not exhausted and not self._poller.read_up:
+            self._pause_s = _STUCK_FIRST_S
+            return
         self._pause_s = min(self._pause_s * 2, _STUCK_MAX_S)
         clock_now = self._clock.now_ms()
         stuck = sorted((batch for batch in self._stuck() if batch.attempts >= _STUCK_ATTEMPTS), key=lambda batch: -batch.attempts)

@@ -69,15 +69,19 @@ class Distribution:
         return 1 << bucket if bucket < Distribution.BUCKETS - 1 else None
 
     def __add__(self, other: Distribution) -> Distribution:
-        if not other.counts:
-            return self
-        if not self.counts:
-            return other
-        return Distribution(
-            counts=tuple(mine + its for mine, its in zip_longest(self.counts, other.counts, fillvalue=0)),
-            sum=self.sum + other.sum,
-            minutes=_joined((*self.minutes, *other.minutes)),
-        )
+        return _together([self, other])
+
+
+def _together(parts: Iterable[Distribution]) -> Distribution:
+    """Return what several distributions have counted, all of them in one go."""
+    counted = [part for part in parts if part.counts]
+    if len(counted) < 2:
+        return counted[0] if counted else Distribution()
+    return Distribution(
+        counts=tuple(map(sum, zip_longest(*(part.counts for part in counted), fillvalue=0))),
+        sum=sum(part.sum for part in counted),
+        minutes=_joined(minute for part in counted for minute in part.minutes),
+    )
 
 
 def _joined(minutes: Iterable[Extremes]) -> tuple[Extremes, ...]:
@@ -198,7 +202,8 @@ class Metrics:
         return self.poll_ms.count
 
 
-_SUMS = tuple(one.name for one in dataclasses.fields(Metrics) if one.type in ("int", "Distribution") and one.name != "checkpoint_lag_ms")
+_SUMS = tuple(one.name for one in dataclasses.fields(Metrics) if one.type == "int" and one.name != "checkpoint_lag_ms")
+_DISTRIBUTIONS = tuple(one.name for one in dataclasses.fields(Metrics) if one.type == "Distribution")
 # An age is that of the part where it was taken last.
 _LAST = {"sent_at_ms": "iterator_age_sent_ms", "finished_at_ms": "iterator_age_ms"}
 
@@ -210,10 +215,9 @@ def total(parts: Iterable[Metrics]) -> dict[str, Any]:
         return {}
     values: dict[str, Any] = {}
     for name in _SUMS:
-        first, *others = (getattr(part, name) for part in parts)
-        for other in others:
-            first = first + other
-        values[name] = first
+        values[name] = sum(getattr(part, name) for part in parts)
+    for name in _DISTRIBUTIONS:
+        values[name] = _together(getattr(part, name) for part in parts)
     conditions: Counter[str] = Counter()
     for part in parts:
         conditions.update(part.discarded_by_condition)

@@ -460,23 +460,24 @@ class Worker:
     def _shard_ended(self, handle: int) -> None:
         reading = self._shards.readings[handle]
         _log.info("mapping %s: shard %s has ended and is done", reading.job.mapping.uuid, reading.shard_id, extra=reading.fields())
-        self._leave(handle)
-        self._poller.end_saved(handle)
+        self._poller.end_saved(reading)
+        self._leave(reading)
 
     def _shard_lost(self, handle: int) -> None:
         reading = self._shards.readings[handle]
         uuid = reading.job.mapping.uuid
         text = "mapping %s: another worker has taken over shard %s; it is processed here no more"
         _log.error(text, uuid, reading.shard_id, extra=reading.fields())
-        self._leave(handle)
+        self._leave(reading)
 
-    def _leave(self, handle: int) -> None:
-        self._ledger.leave(handle)
-        self._invoker.leave(handle)
-        self._lanes -= self._shards.readings[handle].job.mapping.parallelization_factor
+    def _leave(self, reading: Reading) -> None:
+        self._ledger.leave(reading.handle)
+        self._invoker.leave(reading.handle)
+        self._poller.leave(reading)
+        self._lanes -= reading.job.mapping.parallelization_factor
 
-    def _reading_of(self, handle: int) -> Reading:
-        return self._shards.readings[handle]
+    def _reading_of(self, handle: int) -> Reading | None:
+        return self._shards.readings.get(handle)
 
     def _save_now(self) -> None:
         self._saver.save(self._clock.now_ms())
@@ -511,6 +512,7 @@ class Worker:
             self._clock,
             until_idle=until_idle,
             failed=lambda: self._error is not None,
+            done=self._done,
             settled=lambda: self._settled(self._clock.now_ms()),
             unsaved=lambda: self._saver.error is not None and self._done(),
             stuck=lambda: self.stats().stuck,
@@ -554,11 +556,7 @@ class Worker:
 
     def _done(self) -> bool:
         """Return whether all that was taken in is done and confirmed."""
-        live = self._ledger.live()
-        return not len(self._delivery) and not any(
-            shard.held_records or shard.in_flight or shard.unconfirmed_discards or (shard.window is not None and shard.window["closing"])
-            for shard in live
-        )
+        return not len(self._delivery) and self._engine.done
 
     def _settled(self, now: int) -> bool:
         """Return whether all that was taken in is done, confirmed and saved; saves what is not."""

@@ -38,7 +38,12 @@ class MemoryCheckpointStore:
     def __init__(self, checkpoints: Mapping[CheckpointKey, bytes] | None = None) -> None:
         self._lock = threading.Lock()
         self._blobs: dict[CheckpointKey, bytes] = dict(checkpoints or {})
-        self._claims: dict[str, tuple[CheckpointKey, str]] = {}  # token: (key, owner); at most one token a key
+        self._identities: dict[str, set[str]] = {}  # by mapping, of the blobs
+        for key in self._blobs:
+            self._identities.setdefault(key.mapping_uuid, set()).add(key.stream_identity)
+        self._claims: dict[str, CheckpointKey] = {}  # by token; at most one a key
+        self._tokens: dict[CheckpointKey, str] = {}
+        self._owners: dict[str, tuple[str, int]] = {}  # by mapping: the owner and how many claims it has
         self._numbers = itertools.count(1)
 
     def claim(self, key: CheckpointKey, owner: str) -> Claim:
@@ -48,13 +53,17 @@ class MemoryCheckpointStore:
             ClaimError: another owner holds the mapping.
         """
         with self._lock:
-            for held, holder in self._claims.values():
-                if held.mapping_uuid == key.mapping_uuid and holder != owner:
-                    raise ClaimError(f"mapping {key.mapping_uuid} is held by {holder!r} in this process; stop it first")
-            self._claims = {token: claim for token, claim in self._claims.items() if claim[0] != key}
-            token = str(next(self._numbers))
-            self._claims[token] = (key, owner)
-            identities = {kept.stream_identity for kept in self._blobs if kept.mapping_uuid == key.mapping_uuid}
+            holder, claims = self._owners.get(key.mapping_uuid, (owner, 0))
+            if holder != owner:
+                raise ClaimError(f"mapping {key.mapping_uuid} is held by {holder!r} in this process; stop it first")
+            void = self._tokens.pop(key, None)
+            if void is None:
+                self._owners[key.mapping_uuid] = (owner, claims + 1)
+            else:
+                del self._claims[void]
+            token = self._tokens[key] = str(next(self._numbers))
+            self._claims[token] = key
+            identities = self._identities.get(key.mapping_uuid, set())
             return Claim(self._blobs.get(key), token, tuple(sorted(identities - {key.stream_identity})))
 
     def save(self, checkpoints: Sequence[tuple[str, bytes]]) -> list[bool]:
@@ -62,16 +71,23 @@ class MemoryCheckpointStore:
         with self._lock:
             saved = []
             for token, blob in checkpoints:
-                held = self._claims.get(token)
-                if held is not None:
-                    self._blobs[held[0]] = bytes(blob)
-                saved.append(held is not None)
+                key = self._claims.get(token)
+                if key is not None:
+                    self._blobs[key] = bytes(blob)
+                    self._identities.setdefault(key.mapping_uuid, set()).add(key.stream_identity)
+                saved.append(key is not None)
             return saved
 
     def release(self, token: str) -> None:
         """Give a claim up. A void token is ignored."""
         with self._lock:
-            self._claims.pop(token, None)
+            key = self._claims.pop(token, None)
+            if key is None:
+                return
+            del self._tokens[key]
+            owner, claims = self._owners.pop(key.mapping_uuid)
+            if claims > 1:
+                self._owners[key.mapping_uuid] = (owner, claims - 1)
 
     def rows(self) -> dict[CheckpointKey, bytes]:
         """Return a copy of all checkpoints."""
@@ -82,3 +98,5 @@ class MemoryCheckpointStore:
         """Give every claim up. Safe to call twice."""
         with self._lock:
             self._claims.clear()
+            self._tokens.clear()
+            self._owners.clear()

@@ -19,7 +19,7 @@ from streamcore.sources.routing import HASH_KEY_MAX, check_key, even_ranges, has
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from streamcore.protocols import Clock, ShardReader, Start
+    from streamcore.protocols import Clock, ShardReader, Start, Wakeup
 
 __all__ = ["MemoryStream"]
 
@@ -77,12 +77,13 @@ class MemoryStream:
         self._retention_ms = retention_ms
         self._arn = event_source_arn or kinesis_arn(name)
         self._lock = threading.Lock()
-        self._wakeup: Callable[[], None] | None = None
+        self._wakeup: Wakeup | None = None
         created_ms = self._clock.now_ms()
         self._identity = f"memory:{name}:{created_ms}:{uuid4().hex}"
         self._sequence = int(f"49{created_ms % 10**13:013d}".ljust(56, "0"))
         self._puts = 0
         self._shards: dict[str, _Shard] = {}
+        self._made = 0
         self._open_starts: list[int] = []
         self._open_shards: list[_Shard] = []
         for first, last in even_ranges(shards):
@@ -106,22 +107,24 @@ class MemoryStream:
         """
         with self._lock:
             placed = self._append(partition_key, data, explicit_hash_key, self._clock.now_ms() if arrival_ms is None else arrival_ms)
-        self._wake()
+        self._wake(placed[0])
         return placed
 
     def put_many(self, records: Iterable[tuple[str, bytes]], *, arrival_ms: int | None = None) -> list[tuple[str, str]]:
-        """Append records of (partition key, payload) in order, with one wake-up; returns what `put` returns for each.
+        """Append records of (partition key, payload) in order, with one wake-up of each shard; returns what `put` returns for each.
 
         Raises:
             ConfigError: a value is not allowed. Records before it have been appended.
             UsageError: as for `put`.
         """
+        placed: list[tuple[str, str]] = []
         try:
             with self._lock:
                 now = self._clock.now_ms() if arrival_ms is None else arrival_ms
-                return [self._append(key, data, None, now) for key, data in records]
+                placed.extend(self._append(key, data, None, now) for key, data in records)
         finally:
-            self._wake()
+            self._wake(*dict(placed))
+        return placed
 
     def put_page(self, shard_id: str, body: bytes) -> None:
         """Append the records of a ready GetRecords body, kept as it is and parsed by `Page.parse` at each fetch.
@@ -146,7 +149,7 @@ class MemoryStream:
             shard.segments.append(page)
             shard.last_sequence = page.last_sequence
             self._sequence = max(self._sequence, shard.last_sequence)
-        self._wake()
+        self._wake(shard_id)
 
     def split(self, shard_id: str, at_hash_key: int | None = None) -> tuple[str, str]:
         """Close a shard and open two children of it; returns them, the one with the lower hash keys first.
@@ -167,7 +170,7 @@ class MemoryStream:
             self._close_shard(shard)
             children = self._add_shard(shard.first, at - 1, (shard_id,)), self._add_shard(at, shard.last, (shard_id,))
             self._route()
-        self._wake()
+        self._wake(shard_id)
         return children
 
     def merge(self, shard_id: str, adjacent_shard_id: str) -> str:
@@ -185,7 +188,7 @@ class MemoryStream:
             self._close_shard(upper)
             child = self._add_shard(lower.first, upper.last, (shard_id, adjacent_shard_id))
             self._route()
-        self._wake()
+        self._wake(shard_id, adjacent_shard_id)
         return child
 
     def rotate(self, shard_id: str) -> str:
@@ -199,7 +202,7 @@ class MemoryStream:
             self._close_shard(shard)
             child = self._add_shard(shard.first, shard.last, (shard_id,))
             self._route()
-        self._wake()
+        self._wake(shard_id)
         return child
 
     def close_shard(self, shard_id: str) -> None:
@@ -211,15 +214,16 @@ class MemoryStream:
         with self._lock:
             self._close_shard(self._open_shard(shard_id))
             self._route()
-        self._wake()
+        self._wake(shard_id)
 
     def close_shards(self) -> None:
         """Close every open shard: the stream is complete, and whoever reads it comes to an end."""
         with self._lock:
-            for shard in self._open_shards:
+            closed = self._open_shards
+            for shard in closed:
                 self._close_shard(shard)
             self._route()
-        self._wake()
+        self._wake(*(shard.shard_id for shard in closed))
 
     def describe(self) -> StreamDescription:
         """Say what the stream is. It wakes its reader itself, so it asks for no polling."""
@@ -234,7 +238,7 @@ class MemoryStream:
         """
         with self._lock:
             now = self._clock.now_ms()
-            listed = {shard.shard_id: shard for shard in self._shards.values() if not self._expired(shard, now)}
+            listed = self._shards = {shard.shard_id: shard for shard in self._shards.values() if not self._expired(shard, now)}
             return [
                 ShardDescription(shard.shard_id, tuple(parent for parent in shard.parents if parent in listed), shard.closed_ms is not None)
                 for shard in listed.values()
@@ -255,17 +259,21 @@ class MemoryStream:
             self._trim(shard)
             return _MemoryReader(self, shard, shard.locate(start))
 
-    def set_wakeup(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback` after every put, split, merge, rotation and closing of a shard, from the thread that did it."""
+    def set_wakeup(self, callback: Wakeup | None) -> None:
+        """Call `callback` for a shard after every put, split, merge, rotation and closing of it, from the thread that did it.
+
+        New shards are not told of: who reads a parent to its end lists the shards then.
+        """
         self._wakeup = callback
 
     def close(self) -> None:
         """Do nothing: a stream outlives those who read it. `close_shards` ends it."""
 
-    def _wake(self) -> None:
+    def _wake(self, *shard_ids: str) -> None:
         callback = self._wakeup
         if callback is not None:
-            callback()
+            for shard_id in shard_ids:
+                callback(shard_id)
 
     def _append(self, partition_key: str, data: bytes, explicit_hash_key: int | str | None, arrival_ms: int) -> tuple[str, str]:
         try:
@@ -287,12 +295,15 @@ class MemoryStream:
         return shard.shard_id, sequence_number
 
     def _add_shard(self, first: int, last: int, parents: tuple[str, ...]) -> str:
-        shard_id = shard_name(len(self._shards))
-        self._shards[shard_id] = _Shard(shard_id, first, last, parents)
+        shard_id = shard_name(self._made)
+        self._made += 1
+        shard = self._shards[shard_id] = _Shard(shard_id, first, last, parents)
+        self._open_shards.append(shard)
         return shard_id
 
     def _route(self) -> None:
-        self._open_shards = sorted((shard for shard in self._shards.values() if shard.closed_ms is None), key=lambda shard: shard.first)
+        """Sort the open shards by their hash keys, after shards were added or closed."""
+        self._open_shards = sorted((shard for shard in self._open_shards if shard.closed_ms is None), key=lambda shard: shard.first)
         self._open_starts = [shard.first for shard in self._open_shards]
 
     def _open_shard(self, shard_id: str) -> _Shard:

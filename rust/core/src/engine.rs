@@ -1,13 +1,13 @@
 //! Many shards under one budget: which may fetch, which is ready, what time wakes next.
 //!
-//! Still pure: no lock, no clock, no thread. A binding adds the lock and the wake-up around it. Every call is O(1) in the number of
-//! shards, apart from `checkpoints`, `reset` and `check_invariants`; timers are a heap. Owns the budget half of invariant I10.
+//! Still pure: no lock, no clock, no thread. A binding adds the lock and the wake-up around it. No call looks at shards that it does not
+//! concern, apart from `handles`, `reset` and `check_invariants`; timers are a heap. Owns the budget half of invariant I10.
 //!
 //! Ready shards stand in a queue: first ready, first served, one batch at a time. Within a shard the lane with the oldest record goes
 //! first. A mapping may be capped, so that a slow function cannot take every thread.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::{HANDLE_MAX, Outcome, Ticket};
@@ -17,7 +17,7 @@ use crate::discard::{Confirmation, DiscardId};
 use crate::error::UsageError;
 use crate::filter::{Sieve, Sifted};
 use crate::page::Page;
-use crate::shard::{Finished, Offered, Shard, Snapshot, Task, Want};
+use crate::shard::{Finished, Offered, Shard, Snapshot, Standing, Task, Want};
 use crate::stats::ShardStats;
 use crate::trace::Event;
 use crate::window::ReturnedState;
@@ -50,6 +50,8 @@ struct Place {
     queued: bool,
     /// The timer that counts; others of this shard in the heap are void.
     timer: Option<i64>,
+    /// What is counted of it in `Engine::standing`.
+    standing: Standing,
 }
 
 #[derive(Debug, Default)]
@@ -61,13 +63,36 @@ struct Mapping {
     waiting: VecDeque<u32>,
 }
 
+/// How many shards stand in which way.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    busy: usize,
+    ends: usize,
+}
+
+impl Counts {
+    fn add(&mut self, standing: Standing) {
+        self.busy += usize::from(standing.busy);
+        self.ends += usize::from(standing.is_end());
+    }
+
+    fn take_off(&mut self, standing: Standing) {
+        self.busy -= usize::from(standing.busy);
+        self.ends -= usize::from(standing.is_end());
+    }
+}
+
 /// Many shards under one budget. The [crate page](crate) is a tutorial.
 #[derive(Debug)]
 pub struct Engine {
     budget_bytes: usize,
     /// By handle; handles are never used again.
-    places: Vec<Option<Box<Place>>>,
-    shards: usize,
+    places: BTreeMap<u32, Box<Place>>,
+    /// The handle of the next shard.
+    next: u32,
+    standing: Counts,
+    /// Shards with something that no saved checkpoint has.
+    unsaved: BTreeSet<u32>,
     /// Bytes held and reserved.
     bytes: usize,
     reserved: usize,
@@ -95,8 +120,10 @@ impl Engine {
     pub fn new(budget_bytes: usize) -> Self {
         Self {
             budget_bytes,
-            places: Vec::new(),
-            shards: 0,
+            places: BTreeMap::new(),
+            next: 0,
+            standing: Counts::default(),
+            unsaved: BTreeSet::new(),
             bytes: 0,
             reserved: 0,
             names: HashMap::new(),
@@ -124,7 +151,7 @@ impl Engine {
         if self.names.contains_key(&name) {
             return Err(UsageError::ShardExists { shard_id: name.1 });
         }
-        let handle = u32::try_from(self.places.len()).unwrap_or(u32::MAX);
+        let handle = self.next;
         assert!(
             handle <= HANDLE_MAX,
             "an engine has at most 2^24 shards in its life"
@@ -133,6 +160,7 @@ impl Engine {
         if self.trace.is_some() {
             shard.enable_trace();
         }
+        self.next += 1;
         let mapping = self.mapping(&name.0);
         self.mappings[mapping].shards += 1;
         self.names.insert(name, handle);
@@ -144,9 +172,9 @@ impl Engine {
             counted: 0,
             queued: false,
             timer: None,
+            standing: Standing::default(),
         };
-        self.places.push(Some(Box::new(place)));
-        self.shards += 1;
+        self.places.insert(handle, Box::new(place));
         // The window of its checkpoint may be to close.
         self.step(handle, |place| place.shard.tick(i64::MIN))?;
         Ok(handle)
@@ -172,7 +200,7 @@ impl Engine {
     }
 
     fn place(&mut self, shard: u32) -> Result<&mut Place, UsageError> {
-        let place = self.places.get_mut(index(shard)).and_then(Option::as_mut);
+        let place = self.places.get_mut(&shard);
         place
             .map(|place| &mut **place)
             .ok_or(UsageError::NoShard { shard })
@@ -196,6 +224,11 @@ impl Engine {
             place.timer = timer;
         }
         let events = place.shard.drain_trace();
+        let standing = place.shard.standing();
+        let stood = std::mem::replace(&mut place.standing, standing);
+        if standing != stood {
+            self.stand(shard, stood, standing);
+        }
         self.bytes = self.bytes - counted + held;
         self.woken += ready.saturating_sub(before);
         if enqueue {
@@ -206,6 +239,16 @@ impl Engine {
             trace.extend(events.into_iter().map(|event| (shard, event)));
         }
         Ok(result)
+    }
+
+    fn stand(&mut self, shard: u32, stood: Standing, stands: Standing) {
+        self.standing.take_off(stood);
+        self.standing.add(stands);
+        if stands.unsaved {
+            self.unsaved.insert(shard);
+        } else {
+            self.unsaved.remove(&shard);
+        }
     }
 
     // ---- budget ----
@@ -220,7 +263,7 @@ impl Engine {
         let free = self.budget_bytes.saturating_sub(used);
         own == 0
             || (expected <= free
-                && own + expected <= free.max(self.budget_bytes / self.shards.max(1)))
+                && own + expected <= free.max(self.budget_bytes / self.places.len().max(1)))
     }
 
     /// Leave to fetch a page of a shard, or None: one is being fetched, the shard is not running, or there is no room.
@@ -234,7 +277,7 @@ impl Engine {
             return Ok(None);
         }
         let expected = place.page_bytes;
-        let place = self.places[index(shard)].as_ref().expect("looked up above");
+        let place = &self.places[&shard];
         let room = self.has_room(place, expected);
         let want = self.step(shard, |place| place.shard.wants(room, now))?;
         if want.is_some() {
@@ -300,7 +343,7 @@ impl Engine {
     ) -> Result<Offered, UsageError> {
         let bytes = page.held_bytes();
         self.place(shard)?;
-        let place = self.places[index(shard)].as_ref().expect("looked up above");
+        let place = &self.places[&shard];
         if place.reserved.is_none() && !page.is_empty() && !self.has_room(place, bytes) {
             self.step(shard, |place| place.shard.starve(now))?;
             return Ok(Offered {
@@ -380,15 +423,14 @@ impl Engine {
         now: i64,
     ) -> Result<Finished, UsageError> {
         let shard = ticket.shard();
-        match self.places.get(index(shard)) {
-            None => return Err(UsageError::NotInFlight),
-            Some(None) => {
-                return Ok(Finished {
-                    stale: true,
-                    discards: Vec::new(),
-                });
-            }
-            Some(Some(_)) => {}
+        if shard >= self.next {
+            return Err(UsageError::NotInFlight);
+        }
+        if !self.places.contains_key(&shard) {
+            return Ok(Finished {
+                stale: true,
+                discards: Vec::new(),
+            });
         }
         let finished = self.step(shard, |place| {
             place.shard.finish(ticket, outcome, returned, now)
@@ -432,9 +474,11 @@ impl Engine {
 
     /// Snapshots of all shards that have changed, with their handles.
     pub fn checkpoints(&mut self) -> Vec<(u32, Snapshot)> {
-        let places = self.places.iter_mut().zip(0..);
-        let changed = places
-            .filter_map(|(place, handle)| Some((handle, place.as_mut()?.shard.checkpoint()?)));
+        let places = &mut self.places;
+        let changed = self.unsaved.iter().filter_map(|handle| {
+            let place = places.get_mut(handle)?;
+            Some((*handle, place.shard.checkpoint()?))
+        });
         changed.collect()
     }
 
@@ -505,13 +549,13 @@ impl Engine {
     ///
     /// There is no such shard.
     pub fn remove(&mut self, shard: u32) -> Result<(), UsageError> {
-        self.place(shard)?;
-        let mut place = self.places[index(shard)].take().expect("looked up above");
+        let place = self.places.remove(&shard);
+        let mut place = place.ok_or(UsageError::NoShard { shard })?;
         let in_flight = place.shard.stats().in_flight;
         let key = &place.shard.config().key;
         let name = (key.mapping_uuid.clone(), key.shard_id.clone());
         self.names.remove(&name);
-        self.shards -= 1;
+        self.stand(shard, place.standing, Standing::default());
         self.bytes -= place.counted;
         self.reserved -= place.reserved.unwrap_or(0);
         let mapping = &mut self.mappings[place.mapping];
@@ -538,10 +582,7 @@ impl Engine {
     /// The handles of all shards.
     #[must_use]
     pub fn handles(&self) -> Vec<u32> {
-        let places = self.places.iter().zip(0..);
-        places
-            .filter_map(|(place, handle)| place.as_ref().map(|_| handle))
-            .collect()
+        self.places.keys().copied().collect()
     }
 
     /// A shard's state and counts.
@@ -568,6 +609,18 @@ impl Engine {
         self.bytes
     }
 
+    /// Whether all that was taken in is done: no record is incomplete, no discard unconfirmed, no closing call due or under way.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        self.standing.busy == 0
+    }
+
+    /// How many shards are complete to their ends without a saved checkpoint that says so.
+    #[must_use]
+    pub fn unsaved_ends(&self) -> usize {
+        self.standing.ends
+    }
+
     /// The instant at which to ask [`Self::take`] again if nothing else happens; it may be early, never late.
     #[must_use]
     pub fn next_wake(&self) -> Option<i64> {
@@ -590,7 +643,7 @@ impl Engine {
     /// Begins to keep a trace of all shards.
     pub fn enable_trace(&mut self) {
         self.trace.get_or_insert_default();
-        for place in self.places.iter_mut().flatten() {
+        for place in self.places.values_mut() {
             place.shard.enable_trace();
         }
     }
@@ -606,16 +659,19 @@ impl Engine {
     ///
     /// One of them is broken; the message begins with its number.
     pub fn check_invariants(&mut self) {
-        let (mut held, mut reserved, mut shards) = (0, 0, 0);
+        let (mut held, mut reserved) = (0, 0);
+        let (mut standing, mut unsaved) = (Counts::default(), BTreeSet::new());
         let mut running = vec![0; self.mappings.len()];
         let mut ready = vec![0_usize; self.mappings.len()];
-        for (handle, place) in (0_u32..).zip(self.places.iter_mut()) {
-            let Some(place) = place else { continue };
+        for (&handle, place) in &mut self.places {
             place.shard.check_invariants();
             let stats = place.shard.stats();
             held += stats.held_bytes;
             reserved += place.reserved.unwrap_or(0);
-            shards += 1;
+            standing.add(place.shard.standing());
+            if stats.unsaved {
+                unsaved.insert(handle);
+            }
             running[place.mapping] += stats.in_flight;
             ready[place.mapping] += usize::from(self.ready.contains(&handle));
             let queues = [&self.ready, &self.mappings[place.mapping].waiting];
@@ -639,7 +695,11 @@ impl Engine {
                 );
             }
         }
-        assert_eq!(shards, self.shards, "I10: shards are counted");
+        assert_eq!(
+            (&standing, &unsaved),
+            (&self.standing, &self.unsaved),
+            "I10: how shards stand is counted"
+        );
         assert_eq!(held, self.bytes, "I10: bytes held are those of the shards");
         assert_eq!(
             reserved, self.reserved,
@@ -654,8 +714,4 @@ impl Engine {
             );
         }
     }
-}
-
-fn index(handle: u32) -> usize {
-    handle as usize
 }

@@ -79,6 +79,24 @@ pub struct Finished {
     pub discards: Vec<Discard>,
 }
 
+/// What an engine counts of a shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Something that was taken in is not done: a record, a discard, a closing call.
+    pub(crate) busy: bool,
+    /// Something is done that no saved checkpoint has.
+    pub(crate) unsaved: bool,
+    /// The source has no further record, and all is done.
+    pub(crate) ended: bool,
+}
+
+impl Standing {
+    /// Whether the shard's end is to be saved.
+    pub(crate) fn is_end(self) -> bool {
+        self.ended && self.unsaved
+    }
+}
+
 /// One consistent snapshot, to be stored and then confirmed with [`Shard::saved`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
@@ -86,6 +104,8 @@ pub struct Snapshot {
     pub version: u64,
     /// What to store.
     pub checkpoint: Checkpoint,
+    /// Records of the shard that have expired until then, see [`Counters::expired`].
+    pub expired: u64,
 }
 
 /// What the caller wants of the shard.
@@ -519,6 +539,7 @@ impl Shard {
         Some(Snapshot {
             version: self.changed,
             checkpoint,
+            expired: self.counters.expired,
         })
     }
 
@@ -653,6 +674,15 @@ impl Shard {
 
     fn is_ended(&self) -> bool {
         self.closed && self.is_idle() && !self.has_open_window()
+    }
+
+    /// What an engine counts of its shards.
+    pub(crate) fn standing(&self) -> Standing {
+        Standing {
+            busy: !self.is_idle() || self.is_closing_window(),
+            unsaved: self.changed != self.saved,
+            ended: self.is_ended(),
+        }
     }
 
     /// Bytes of the pages held and of unconfirmed discards.

@@ -41,6 +41,11 @@ impl Checkpoint {
     }
 
     #[getter]
+    fn expired(&self) -> u64 {
+        self.snapshot.expired
+    }
+
+    #[getter]
     fn watermark(&self) -> Option<&str> {
         let watermark = self.snapshot.checkpoint.watermark.as_ref();
         watermark.map(|position| position.sequence.as_str())

@@ -4,6 +4,7 @@
 //! comes back milliseconds later. No Python code runs, and no Python object is dropped, while the lock is held.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
@@ -57,7 +58,7 @@ const SIGNAL_PAUSE: Duration = Duration::from_millis(500);
 struct State {
     core: streamcore::Engine,
     /// By handle, what events of a shard are copied from.
-    shapes: Vec<Option<Arc<EventShape>>>,
+    shapes: BTreeMap<u32, Arc<EventShape>>,
     /// Called once when what `take` last said no longer holds.
     callback: Option<Py<PyAny>>,
     /// `take` has said that there is nothing to do, and nothing has become ready since.
@@ -163,7 +164,7 @@ impl Engine {
         Self {
             state: Mutex::new(State {
                 core,
-                shapes: Vec::new(),
+                shapes: BTreeMap::new(),
                 callback: None,
                 idle: true,
                 timer: None,
@@ -231,8 +232,7 @@ impl Engine {
             if running_max.is_some() {
                 state.core.cap(&uuid, running_max);
             }
-            // Handles count up from 0.
-            state.shapes.push(Some(shape));
+            state.shapes.insert(handle, shape);
             Ok(handle)
         })?
         .map_err(|error| usage_error(&error))
@@ -310,7 +310,7 @@ impl Engine {
         let woken = state.core.take_woken().saturating_sub(1);
         let sooner = state.move_timer();
         let shape = match &taken {
-            Taken::Task(Task::Run(batch)) => state.shapes[batch.ticket().shard() as usize].clone(),
+            Taken::Task(Task::Run(batch)) => state.shapes.get(&batch.ticket().shard()).cloned(),
             Taken::Task(Task::Deliver(_)) => None,
             Taken::Wait(at) => {
                 state.idle = true;
@@ -448,7 +448,7 @@ impl Engine {
     ) -> PyResult<()> {
         let shape = self.call(py, |state| {
             state.core.remove(shard)?;
-            Ok(state.shapes[shard as usize].take())
+            Ok(state.shapes.remove(&shard))
         })?;
         // It holds Python objects, which are not let go of under the lock.
         shape.map(drop).map_err(|error| usage_error(&error))
@@ -551,11 +551,20 @@ impl Engine {
         self.call(py, |state| state.core.held_bytes())
     }
 
+    #[getter]
+    fn done(&self, py: Python<'_>) -> PyResult<bool> {
+        self.call(py, |state| state.core.is_done())
+    }
+
+    #[getter]
+    fn unsaved_ends(&self, py: Python<'_>) -> PyResult<usize> {
+        self.call(py, |state| state.core.unsaved_ends())
+    }
+
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
         let shapes = self.call(py, |state| {
             state.core.reset();
-            let none = state.shapes.iter().map(|_| None).collect();
-            std::mem::replace(&mut state.shapes, none)
+            std::mem::take(&mut state.shapes)
         })?;
         // They hold Python objects, which are not let go of under the lock.
         drop(shapes);

@@ -308,18 +308,23 @@ impl Shard {
 
     pub(super) fn window_stats(&self) -> Option<WindowStats> {
         let window = self.window.as_ref()?;
-        let lane = &self.lanes[0];
-        let closing = lane.work.as_ref().map_or(
-            lane.state == LaneState::Ready && lane.queue.front().is_none(),
-            |work| work.top().is_some_and(|top| top.closing.is_some()),
-        );
         Some(WindowStats {
             start_ms: window.start_ms,
             end_ms: window.end_ms,
             phase: window.phase,
             state_bytes: window.state.len(),
-            closing,
+            closing: self.is_closing_window(),
         })
+    }
+
+    /// Whether a closing call is due, under way or tried again.
+    pub(super) fn is_closing_window(&self) -> bool {
+        let lane = &self.lanes[0];
+        self.window.is_some()
+            && lane.work.as_ref().map_or(
+                lane.state == LaneState::Ready && lane.queue.front().is_none(),
+                |work| work.top().is_some_and(|top| top.closing.is_some()),
+            )
     }
 
     /// I7, as far as one moment shows it.
