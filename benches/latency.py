@@ -3,8 +3,8 @@
     .venv/bin/python -P benches/latency.py latency
     .venv/bin/python -P benches/latency.py idle
 
-`p10` is the part of the suite. `latency` puts 200 records a second, at random times that do not wait for answers, and takes the time from the call of `put` to the first
-line of the handler, and from the return of `put`. Beside it stands the least that two threads can do: a queue that one thread takes from
+`p10` is the part of the suite. `latency` puts 200 records a second, at random times that do not wait for answers, and takes the time from
+the call of `put` to the first line of the handler, and from the return of `put`. Beside it stands the least that two threads can do: a queue that one thread takes from
 and another queue that the next one takes from, fed in the same way. A negative time is a handler that started before the put returned.
 
 `idle` takes the CPU time of a worker that has nothing to do, over 1,000 shards of one mapping and over 1,000 mappings of one shard.
@@ -17,9 +17,13 @@ import base64
 import functools
 import queue
 import random
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # -P leaves it out
 
 from measure import Measurement, Sizes, measurement
 from streamcore import EventSourceMapping, LocalFunction, MemoryCheckpointStore, MemoryStream, Worker
@@ -155,7 +159,7 @@ def p10(sizes: Sizes) -> Iterator[Measurement]:
         for name, part in (("p50", 0.5), ("p99", 0.99)):
             at = [times[int(len(times) * part)] / 1000 for times in turns]
             bar = 1.0 if name == "p99" else None
-            yield measurement(at, part="P10", name=f"{shards:,} shards, put to handler, {name}", unit="ms", bar=bar)
+            yield measurement(at, part="P10", name=f"{shards:,} shard{'s'[: shards > 1]}, put to handler, {name}", unit="ms", bar=bar)
     part, _ = idle([MemoryStream("idle", shards=1000)], min(35, count / 25))
     yield Measurement(part="P10", name="1,000 idle shards", value=100 * part, unit="% of a core", bar=1.0)
 
