@@ -4,8 +4,9 @@
     .venv/bin/python -P benches/latency.py idle
 
 `p10` is the part of the suite. `latency` puts 200 records a second, at random times that do not wait for answers, and takes the time from
-the call of `put` to the first line of the handler, and from the return of `put`. Beside it stands the least that two threads can do: a queue that one thread takes from
-and another queue that the next one takes from, fed in the same way. A negative time is a handler that started before the put returned.
+the call of `put` to the first line of the handler, and from the return of `put`. Beside it stands the least that two threads can do: a
+queue that one thread takes from and another queue that the next one takes from, fed in the same way. A negative time is a handler that
+started before the put returned.
 
 `idle` takes the CPU time of a worker that has nothing to do, over 1,000 shards of one mapping and over 1,000 mappings of one shard.
 """
