@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from records import bodies
-from streamcore import Batch, Engine, EventSourceMapping, Outcome, Page
+from streamcore import Batch, Discard, Engine, EventSourceMapping, Outcome, Page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +48,23 @@ def drive(pages: list[bytes], batch_size: int, use: Callable[[Batch], object]) -
     return records
 
 
+def run_through(pages: list[bytes], batch_size: int) -> int:
+    """Do the same with `Engine.invoke_ready`, which calls the handler itself. Its clock, `int`, always says 0."""
+    mapping = EventSourceMapping(starting_position="TRIM_HORIZON", batch_size=batch_size, parallelization_factor=10)
+    engine = Engine()
+    shard = engine.add_shard(mapping, "shardId-000000000000", now=0)
+    discards: list[Discard] = []
+    for body in pages:
+        engine.wants(shard, 0)
+        engine.offer(shard, Page.parse(body), 0)
+        assert engine.invoke_ready(handler, int, discards.append) is None
+        for checkpoint in engine.checkpoints():
+            assert checkpoint.blob
+            engine.saved(checkpoint.shard, checkpoint.version)
+    assert not discards
+    return engine.stats(shard).succeeded
+
+
 def handler(_event: dict[str, Any], _context: object = None) -> None:
     """Do nothing."""
 
@@ -66,6 +83,12 @@ def test_body_to_event_json(benchmark: BenchmarkFixture, pages: list[bytes]) -> 
 def test_body_to_event_dict(benchmark: BenchmarkFixture, pages: list[bytes], batch_size: int) -> None:
     """Body to fresh dicts, an empty handler called with each, finished and checkpointed."""
     assert benchmark(drive, pages, batch_size, lambda batch: handler(batch.event())) == PAGES * RECORDS
+
+
+@pytest.mark.parametrize("batch_size", [1, 100, 10_000])
+def test_body_to_event_dict_in_one_call(benchmark: BenchmarkFixture, pages: list[bytes], batch_size: int) -> None:
+    """The same by `Engine.invoke_ready`."""
+    assert benchmark(run_through, pages, batch_size) == PAGES * RECORDS
 
 
 @pytest.mark.parametrize("batch_size", [1, 100, 10_000])
