@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     Way = Callable[[Engine, Handler, int, Callable[[Discard], object]], int | None]
 
 
+def nothing(_: object) -> None:
+    """Do nothing."""
+
+
 def step_by_step(engine: Engine, handler: Handler, now: int, on_discard: Callable[[Discard], object]) -> int | None:
     """Do it with the calls that there are for each step."""
     while not isinstance(work := engine.take(now), Wait):
@@ -34,7 +38,7 @@ def step_by_step(engine: Engine, handler: Handler, now: int, on_discard: Callabl
 
 
 def in_one_call(engine: Engine, handler: Handler, now: int, on_discard: Callable[[Discard], object]) -> int | None:
-    return engine.invoke_ready(handler, lambda: now, on_discard, on_error=lambda error: None)
+    return engine.invoke_ready(handler, lambda: now, on_discard, on_error=nothing)
 
 
 class Told:
@@ -115,14 +119,14 @@ def test_every_batch_that_is_ready_is_invoked_and_the_next_instant_returned() ->
     assert (sizes, never, wait_until(engine)) == ([2, 1], [], None)
     engine, shard = one_shard(batch_size=2, maximum_batching_window_in_seconds=5)
     engine.offer(shard, page(1), NOW)
-    assert engine.invoke_ready(sizes.append, lambda: NOW, never.append) == NOW + 5000
+    assert engine.invoke_ready(nothing, lambda: NOW, never.append) == NOW + 5000
     assert sizes == [2, 1]
 
 
 def test_the_clock_is_asked_before_the_first_and_after_every_batch() -> None:
     engine, shard = one_shard(1, 2, 3, batch_size=1)
     instants = iter([NOW, NOW + 10, NOW + 30, NOW + 60])
-    engine.invoke_ready(lambda event: None, lambda: next(instants), lambda discard: None)
+    engine.invoke_ready(nothing, lambda: next(instants), nothing)
     assert list(instants) == []
     assert engine.stats(shard).handler_ms[1] == 60, "10, 20 and 30 ms"
 
@@ -134,7 +138,7 @@ def test_an_error_of_the_handler_is_told_and_fails_the_batch() -> None:
     def broken(event: dict[str, Any]) -> None:
         raise ValueError("no")
 
-    at = engine.invoke_ready(broken, lambda: NOW, lambda discard: None, told.append)
+    at = engine.invoke_ready(broken, lambda: NOW, nothing, told.append)
     assert at is not None
     assert at > NOW, "a retry after a pause"
     assert [str(error) for error in told] == ["no"]
@@ -150,7 +154,7 @@ def test_without_anybody_to_tell_an_error_goes_to_the_unraisable_hook(monkeypatc
     def broken(event: dict[str, Any]) -> None:
         raise ValueError("no")
 
-    engine.invoke_ready(broken, lambda: NOW, lambda discard: None)
+    engine.invoke_ready(broken, lambda: NOW, nothing)
     assert [str(error) for error in seen] == ["no"]
 
 
@@ -161,7 +165,7 @@ def test_an_interrupt_is_raised_and_its_batch_spends_no_attempt() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        engine.invoke_ready(interrupted, lambda: NOW, lambda discard: None)
+        engine.invoke_ready(interrupted, lambda: NOW, nothing)
     lane = engine.stats(shard).lanes[0]
     assert (lane["state"], lane["attempts"]) == ("parked", 0)
 
@@ -170,7 +174,7 @@ def test_an_error_of_a_callback_is_raised_after_the_batch_is_finished_and_all_it
     engine, shard = one_shard(1, 2, key="key", maximum_retry_attempts=0, maximum_record_age_in_seconds=60, batch_size=1)
     clock = iter([NOW])
     with pytest.raises(StopIteration):
-        engine.invoke_ready(lambda event: None, lambda: next(clock), lambda discard: None)
+        engine.invoke_ready(nothing, lambda: next(clock), nothing)
     assert (engine.stats(shard).succeeded, engine.stats(shard).in_flight) == (1, 0)
 
     told: list[Discard] = []
@@ -183,7 +187,7 @@ def test_an_error_of_a_callback_is_raised_after_the_batch_is_finished_and_all_it
         raise KeyError("poison")
 
     with pytest.raises(ValueError, match="full"):
-        engine.invoke_ready(fails, lambda: NOW, broken, lambda error: None)
+        engine.invoke_ready(fails, lambda: NOW, broken, nothing)
     assert [discard.first_sequence_number for discard in told] == ["2"]
     assert engine.stats(shard).in_flight == 0
 
@@ -195,13 +199,13 @@ def test_an_asynchronous_handler_is_refused_by_name() -> None:
     async def handler(event: dict[str, Any]) -> None:
         raise AssertionError("it never runs")
 
-    engine.invoke_ready(handler, lambda: NOW, lambda discard: None, told.append)
+    engine.invoke_ready(handler, lambda: NOW, nothing, told.append)
     assert [str(error) for error in told] == ["the handler returned an awaitable; Engine.invoke_ready calls synchronous handlers"]
 
 
 def test_an_instant_that_is_none_is_an_error_that_leaves_nothing_in_flight() -> None:
     engine, shard = one_shard(1)
     with pytest.raises(TypeError):
-        engine.invoke_ready(lambda event: None, lambda: "now", lambda discard: None)  # type: ignore[arg-type, return-value]
+        engine.invoke_ready(nothing, lambda: "now", nothing)  # type: ignore[arg-type, return-value]
     assert engine.stats(shard).in_flight == 0
     assert engine.stats(shard).held_records == 1, "it was not handed out"
