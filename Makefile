@@ -67,6 +67,7 @@ test-peers: $(VENV)/.wheel $(VENV)/.dev $(PEERS)/.node $(PEERS)/.java $(PEERS)/.
 lint: $(VENV)/.dev ## Check format and lints of Rust and Python
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo clippy --package streamcore-py --features abi3 --locked -- -D warnings
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 

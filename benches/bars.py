@@ -146,18 +146,20 @@ def p4(sizes: Sizes) -> Iterator[Measurement]:
             made = paths.event_bytes(pages, batch_size)
             taken = by_turns(
                 {
-                    "dicts": functools.partial(paths.drive, pages, batch_size, paths.events),
+                    "steps": functools.partial(paths.drive, pages, batch_size, paths.events),
+                    "one call": functools.partial(paths.invoke_ready, pages, batch_size),
                     "orjson": functools.partial(paths.load_all, made),
                 },
                 sizes.rounds,
             )
-            yield measurement(
-                cpu_ratios(taken, "dicts", "orjson"),
-                part="P4",
-                name=f"{name}, batches of {batch_size:,}",
-                unit="of orjson.loads",
-                bar=bar,
-            )
+            for way in ("steps", "one call"):
+                yield measurement(
+                    cpu_ratios(taken, way, "orjson"),
+                    part="P4",
+                    name=f"{name}, batches of {batch_size:,}{', by invoke_ready' if way == 'one call' else ''}",
+                    unit="of orjson.loads",
+                    bar=bar,
+                )
 
 
 def p5(sizes: Sizes) -> Iterator[Measurement]:

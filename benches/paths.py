@@ -8,6 +8,7 @@ import orjson
 
 from streamcore import (
     Batch,
+    Discard,
     Engine,
     EventSourceMapping,
     LocalFunction,
@@ -36,6 +37,18 @@ def handler(_event: dict[str, Any], _context: object = None) -> None:
     """Do nothing."""
 
 
+def begin(batch_size: int, parallelization_factor: int, source: Literal["kinesis", "dynamodb"]) -> tuple[Engine, int]:
+    """Return an engine with one shard, and its handle."""
+    mapping = EventSourceMapping(
+        starting_position="TRIM_HORIZON",
+        batch_size=batch_size,
+        parallelization_factor=parallelization_factor,
+        event_source_arn=ARNS[source],
+    )
+    engine = Engine()
+    return engine, engine.add_shard(mapping, "shardId-000000000000", now=0, format=source)
+
+
 def drive(
     pages: Iterable[bytes],
     batch_size: int,
@@ -48,14 +61,7 @@ def drive(
 
     Returns the number of records.
     """
-    mapping = EventSourceMapping(
-        starting_position="TRIM_HORIZON",
-        batch_size=batch_size,
-        parallelization_factor=parallelization_factor,
-        event_source_arn=ARNS[source],
-    )
-    engine = Engine()
-    shard = engine.add_shard(mapping, "shardId-000000000000", now=0, format=source)
+    engine, shard = begin(batch_size, parallelization_factor, source)
     records = 0
     for body in pages:
         engine.wants(shard, 0)
@@ -67,6 +73,20 @@ def drive(
         for checkpoint in engine.checkpoints():
             engine.saved(checkpoint.shard, checkpoint.version)
     return records
+
+
+def invoke_ready(pages: Iterable[bytes], batch_size: int) -> int:
+    """Do the same with dicts by `Engine.invoke_ready`, which calls the handler itself. Its clock, `int`, always says 0."""
+    engine, shard = begin(batch_size, 10, "kinesis")
+    discards: list[Discard] = []
+    for body in pages:
+        engine.wants(shard, 0)
+        engine.offer(shard, Page.parse(body), 0)
+        assert engine.invoke_ready(handler, int, discards.append) is None
+        for checkpoint in engine.checkpoints():
+            engine.saved(checkpoint.shard, checkpoint.version)
+    assert not discards
+    return engine.stats(shard).succeeded
 
 
 def events(batch: Batch) -> None:

@@ -57,6 +57,13 @@ def test_events(benchmark: BenchmarkFixture, pages: list[bytes], source: Source,
 
 
 @pytest.mark.parametrize("source", ["kinesis"], indirect=True)
+@pytest.mark.parametrize("batch_size", [1, 100, 1000])
+def test_invoke_ready(benchmark: BenchmarkFixture, pages: list[bytes], source: Source, batch_size: int) -> None:
+    """Body to dicts in one call of the engine for all that is ready."""
+    assert benchmark(paths.invoke_ready, pages, batch_size) == RECORDS[source]
+
+
+@pytest.mark.parametrize("source", ["kinesis"], indirect=True)
 @pytest.mark.parametrize(
     "use", [paths.numbers, paths.numbers_and_payloads, Batch.__arrow_c_array__], ids=["numbers", "numbers_and_payloads", "arrow"]
 )

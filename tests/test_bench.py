@@ -82,6 +82,7 @@ def test_a_stall_shows_in_every_record_that_it_held_up() -> None:
     worker.add(EventSourceMapping(starting_position="TRIM_HORIZON", batch_size=1), load, meter, clock="wall")
     for instant in range(1000):
         clock.set(max(clock.now_ms(), ManualClock.START_MS + instant))
+        load.wake()
         worker.step(clock.now_ms())
     worker.stop()
 

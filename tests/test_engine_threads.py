@@ -470,6 +470,7 @@ def test_every_call_in_a_forked_child_says_so_and_none_hangs() -> None:
             "end": lambda: engine.end(shard, 0),
             "take": lambda: engine.take(0),
             "finish": lambda: engine.finish(batch.ticket, Outcome.success(), 0),
+            "invoke_ready": lambda: engine.invoke_ready(print, int, print),
             "confirm": lambda: engine.confirm(1, "delivered"),
             "checkpoint": lambda: engine.checkpoint(shard),
             "checkpoints": lambda: engine.checkpoints(),

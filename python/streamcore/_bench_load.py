@@ -7,6 +7,7 @@ is asked for: the body of a GetRecords answer, which the engine reads as it read
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import math
 import threading
@@ -257,7 +258,8 @@ class Load:
         rate: records a second, over all shards; None where all are there from the beginning.
         now_ns: the clock.
         stages: where the CPU time of making pages is noted.
-        paced: whether a thread wakes the reader of each record that arrives. Without it whoever drives the worker looks for them.
+        paced: whether a thread wakes the reader of each record that arrives. Without it whoever drives the worker calls
+            `wake`.
     """
 
     def __init__(
@@ -282,6 +284,7 @@ class Load:
         self._wakeup: Wakeup | None = None
         self._over = threading.Event()
         self._begun = False
+        self._woken_to = 0
         self._paced = paced and rate is not None
 
     def describe(self) -> StreamDescription:
@@ -333,22 +336,29 @@ class Load:
         instants: npt.NDArray[np.int64] = (self.lap.order(shard, ordinals) * (1e9 / (self.rate or 1))).astype(np.int64)
         return instants
 
+    def wake(self) -> None:
+        """Wake the readers of what has arrived since the last time."""
+        names, given, arrived = self._shard_of_place, self._woken_to, self.arrived()
+        if arrived > given and (wake := self._wakeup) is not None:
+            for shard_id in {names[place % len(names)] for place in range(given, min(arrived, given + len(names)))}:
+                wake(shard_id)
+            self._woken_to = arrived
+
+    @functools.cached_property
+    def _shard_of_place(self) -> list[str]:
+        """By place in the lap, the shard of a record."""
+        shard_of = np.empty(self.lap.records, dtype=np.int64)
+        for shard, places in enumerate(self.lap.places):
+            shard_of[places] = shard
+        return [self.lap.shard_ids[shard] for shard in shard_of.tolist()]
+
     def _pace(self) -> None:
         """Wake the reader of each record at its instant."""
-        lap, given = self.lap, 0
-        shard_of = np.empty(lap.records, dtype=np.int64)
-        for shard, places in enumerate(lap.places):
-            shard_of[places] = shard
-        names = [lap.shard_ids[shard] for shard in shard_of.tolist()]
-        while given < self.total:
-            arrived = self.arrived()
-            if arrived > given and (wake := self._wakeup) is not None:
-                for shard_id in {names[place % len(names)] for place in range(given, min(arrived, given + len(names)))}:
-                    wake(shard_id)
-                given = arrived
+        while self._woken_to < self.total:
+            self.wake()
             if self.stages is not None:
                 self.stages.mark()
-            due_ns = self.started_ns + int(given * 1e9 / (self.rate or 1))
+            due_ns = self.started_ns + int(self._woken_to * 1e9 / (self.rate or 1))
             pause_s = max(due_ns - self._now_ns(), 0) / 1e9
             # Waiting for the event costs several times what sleeping does, and comes back later.
             if pause_s > _SLEEP_MAX_S:

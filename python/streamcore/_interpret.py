@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 from streamcore._streamcore import Outcome
+from streamcore.protocols import Answer
 from streamcore.windows import WindowStateError, returned_state
 
 if TYPE_CHECKING:
     from streamcore._streamcore import Batch
-    from streamcore.protocols import Answer
 
 __all__ = ["interpret"]
 
@@ -70,6 +71,19 @@ def interpret(batch: Batch, answer: Answer) -> Outcome:
         window_state=state,
         ends_window=ends_window,
     )
+
+
+def interpret_returned(batch: Batch, value: object) -> Outcome:
+    """Return what a handler's value means, for `Engine.invoke_ready`, which sees itself to handlers that return nothing.
+
+    Raises:
+        TypeError: the handler is asynchronous.
+    """
+    if inspect.iscoroutine(value):
+        value.close()
+    elif not inspect.isawaitable(value):
+        return interpret(batch, Answer("success", value))
+    raise TypeError("the handler returned an awaitable; Engine.invoke_ready calls synchronous handlers")
 
 
 def _lowest_failed(batch: Batch, failures: object) -> int | None:

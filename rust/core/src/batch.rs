@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::buffer::{Leaf, to_usize};
+use crate::chance::RequestId;
 use crate::config::ShardConfig;
 use crate::event::{ENVELOPE_BYTES, EventTemplate, Sink};
 use crate::page::Record;
@@ -222,7 +223,7 @@ impl Records {
 #[derive(Debug, Clone)]
 pub struct Batch {
     pub(crate) ticket: Ticket,
-    pub(crate) request_id: String,
+    pub(crate) request_id: RequestId,
     pub(crate) attempt: u32,
     pub(crate) info: Arc<ShardInfo>,
     pub(crate) records: Records,
@@ -238,8 +239,8 @@ impl Batch {
 
     /// The id of this batch: the same for a retry of the same records, another for a half or a suffix.
     #[must_use]
-    pub fn request_id(&self) -> &str {
-        &self.request_id
+    pub fn request_id(&self) -> String {
+        self.request_id.text()
     }
 
     /// 1 for the first time; what did not run does not count.

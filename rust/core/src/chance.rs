@@ -16,20 +16,12 @@ impl Chance {
         }
     }
 
-    /// The request id of the `serial`-th batch, in the form of a version 4 UUID.
-    pub(crate) fn request_id(&self, serial: u64) -> String {
-        const HEX: &[u8; 16] = b"0123456789abcdef";
-        let mut bytes = xxh3_128_with_seed(&serial.to_le_bytes(), self.seed).to_be_bytes();
-        bytes[6] = bytes[6] & 0x0f | 0x40;
-        bytes[8] = bytes[8] & 0x3f | 0x80;
-        let mut text = [b'-'; 36];
-        // Where the two digits of each byte stand, between the hyphens.
-        let places = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
-        for (byte, at) in bytes.into_iter().zip(places) {
-            text[at] = HEX[usize::from(byte >> 4)];
-            text[at + 1] = HEX[usize::from(byte & 15)];
+    /// The request id of the `serial`-th batch.
+    pub(crate) fn request_id(&self, serial: u64) -> RequestId {
+        RequestId {
+            seed: self.seed,
+            serial,
         }
-        str::from_utf8(&text).expect("it is ASCII").to_owned()
     }
 
     /// The pause before try `failures + 1`: 0.2 s doubling to 60 s, ten per cent more or less.
@@ -46,6 +38,31 @@ impl Chance {
     }
 }
 
+/// The id of a batch. Most are never looked at, so it becomes text when somebody does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestId {
+    seed: u64,
+    serial: u64,
+}
+
+impl RequestId {
+    /// The id in the form of a version 4 UUID.
+    pub(crate) fn text(self) -> String {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut bytes = xxh3_128_with_seed(&self.serial.to_le_bytes(), self.seed).to_be_bytes();
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        let mut text = [b'-'; 36];
+        // Where the two digits of each byte stand, between the hyphens.
+        let places = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+        for (byte, at) in bytes.into_iter().zip(places) {
+            text[at] = HEX[usize::from(byte >> 4)];
+            text[at + 1] = HEX[usize::from(byte & 15)];
+        }
+        str::from_utf8(&text).expect("it is ASCII").to_owned()
+    }
+}
+
 /// Pause before the first retry of a batch, before jitter.
 pub const BACKOFF_MIN_MS: i64 = 200;
 /// Longest pause between two tries of a batch, before jitter.
@@ -58,14 +75,14 @@ mod tests {
     #[test]
     fn request_ids_are_version_4_uuids_and_repeat_with_the_seed() {
         let chance = Chance::new(7, "shard");
-        let id = chance.request_id(1);
+        let id = chance.request_id(1).text();
         assert_eq!(id.len(), 36);
         assert_eq!(&id[14..15], "4");
         assert!(matches!(&id[19..20], "8" | "9" | "a" | "b"));
-        assert_eq!(id, Chance::new(7, "shard").request_id(1));
-        assert_ne!(id, chance.request_id(2));
-        assert_ne!(id, Chance::new(8, "shard").request_id(1));
-        assert_ne!(id, Chance::new(7, "other").request_id(1));
+        assert_eq!(id, Chance::new(7, "shard").request_id(1).text());
+        assert_ne!(id, chance.request_id(2).text());
+        assert_ne!(id, Chance::new(8, "shard").request_id(1).text());
+        assert_ne!(id, Chance::new(7, "other").request_id(1).text());
     }
 
     #[test]

@@ -46,6 +46,8 @@ struct Place {
     reserved: Option<usize>,
     /// Bytes counted in `Engine::bytes` for this shard.
     counted: usize,
+    /// How many things `Shard::take` could give since the last step.
+    ready: usize,
     /// Whether it stands in the ready queue, or in its mapping's.
     queued: bool,
     /// The timer that counts; others of this shard in the heap are void.
@@ -170,6 +172,7 @@ impl Engine {
             page_bytes: PAGE_BYTES_EXPECTED,
             reserved: None,
             counted: 0,
+            ready: 0,
             queued: false,
             timer: None,
             standing: Standing::default(),
@@ -209,13 +212,10 @@ impl Engine {
     /// Runs one call of a shard, and brings bytes, ready queue, timers and trace up to date after it.
     fn step<T>(&mut self, shard: u32, call: impl FnOnce(&mut Place) -> T) -> Result<T, UsageError> {
         let place = self.place(shard)?;
-        let before = place.shard.ready_count();
         let result = call(place);
-        let held = place.shard.held_bytes();
-        let (counted, ready) = (
-            std::mem::replace(&mut place.counted, held),
-            place.shard.ready_count(),
-        );
+        let (held, ready) = (place.shard.held_bytes(), place.shard.ready_count());
+        let counted = std::mem::replace(&mut place.counted, held);
+        let before = std::mem::replace(&mut place.ready, ready);
         let enqueue = ready > 0 && !place.queued;
         place.queued |= enqueue;
         let wake = place.shard.next_wake();
@@ -683,6 +683,10 @@ impl Engine {
                 places,
                 usize::from(place.queued),
                 "I11: a shard stands in one queue, or in none"
+            );
+            assert!(
+                place.ready == place.shard.ready_count(),
+                "I10: what is ready is counted after each step"
             );
             assert!(
                 place.queued || !place.shard.is_ready(),

@@ -151,7 +151,8 @@ impl<'a> Scanner<'a> {
         Ok(())
     }
 
-    fn raw(&self, literal: Text) -> &'a str {
+    /// What stands between the quotes of a literal.
+    pub(crate) fn raw(&self, literal: Text) -> &'a str {
         &self.text[literal.start..literal.end]
     }
 
@@ -537,6 +538,38 @@ impl<'a> Scanner<'a> {
         let name = self.string("a name in quotes")?;
         self.open(b':', ": after a name")?;
         Ok(name)
+    }
+
+    /// Read exactly this text if it stands here.
+    #[inline]
+    pub(crate) fn exactly<const N: usize>(&mut self, text: &[u8; N]) -> bool {
+        // A branch, so that the processor goes on behind it while it still compares.
+        if self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) == Some(text) {
+            self.at += N;
+            return true;
+        }
+        false
+    }
+
+    /// Read the rest of a string without escapes, from behind its opening quote.
+    #[inline]
+    pub(crate) fn plain_string_rest(&mut self) -> Option<Text> {
+        let start = self.at;
+        let end = special(self.bytes, start);
+        if self.bytes.get(end) != Some(&b'"') {
+            return None;
+        }
+        self.at = end + 1;
+        Some(Text {
+            start,
+            end,
+            escaped: false,
+        })
+    }
+
+    /// Go back to where it has been before.
+    pub(crate) fn return_to(&mut self, offset: usize) {
+        self.at = offset;
     }
 
     /// Check that nothing but white space follows.

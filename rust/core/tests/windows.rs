@@ -265,11 +265,7 @@ impl World {
                 "no record is of a later window"
             );
         }
-        let own = (
-            batch.request_id().to_owned(),
-            numbers(batch),
-            window.state().to_vec(),
-        );
+        let own = (batch.request_id(), numbers(batch), window.state().to_vec());
         if let Some(failed) = self.failed.take().filter(|failed| failed.0 == own.0) {
             assert_eq!(
                 failed, own,
@@ -321,7 +317,7 @@ impl World {
             .unwrap();
         if done == 0 && !(success && window.is_final()) {
             let own = window.state().to_vec();
-            self.failed = Some((batch.request_id().to_owned(), numbers(batch), own));
+            self.failed = Some((batch.request_id(), numbers(batch), own));
         }
         if success && window.is_final() {
             self.note_closed(batch);

@@ -5,7 +5,7 @@
 //! moves a struct by copying its bytes and setting `release` of the original to null, and may do so with each child by itself; so nothing
 //! here relies on where a struct stands, and every release looks only at what `private_data` says.
 //!
-//! The `unsafe` of the binding is in this module alone. What all of it rests on: the pointers in a struct point into the `private_data` of
+//! Beside `objects` this is the one module with `unsafe`. What all of it rests on: the pointers in a struct point into the `private_data` of
 //! the same struct, which `release` frees, once.
 #![expect(
     unsafe_code,

@@ -97,7 +97,7 @@ impl Batch {
     }
 
     #[getter]
-    fn request_id(&self) -> &str {
+    fn request_id(&self) -> String {
         self.batch.request_id()
     }
 
@@ -155,7 +155,7 @@ impl Batch {
         self.batch.index_of(sequence_number)
     }
 
-    fn event<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+    pub(crate) fn event<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         self.shape.event(py, &self.batch)
     }
 
@@ -253,6 +253,19 @@ fn returned(state: Option<&[u8]>, ends_window: bool) -> Option<ReturnedState> {
         state: state.to_vec(),
         ends_window,
     })
+}
+
+impl Outcome {
+    /// The function raised.
+    pub(crate) fn unhandled() -> Self {
+        Self {
+            outcome: streamcore::Outcome::Failure(Response {
+                function_error: Some("Unhandled".to_owned()),
+                ..Response::default()
+            }),
+            returned: None,
+        }
+    }
 }
 
 #[pymethods]

@@ -23,6 +23,7 @@ use crate::batch::{Batch, Discard, Finished, Outcome};
 use crate::checkpoint::Checkpoint;
 use crate::errors::{broken, checkpoint_error, config, forked, usage, usage_error};
 use crate::event::EventShape;
+use crate::invoke::Calls;
 use crate::page::{DETACH_BYTES, Page, format_named};
 use crate::stats::ShardStats;
 
@@ -127,6 +128,49 @@ impl Engine {
         Ok(result)
     }
 
+    /// The next thing to do, or when to ask again.
+    pub(crate) fn next(&self, py: Python<'_>, now: i64) -> PyResult<Next> {
+        let mut state = self.lock(py)?;
+        let taken = state.core.take(now);
+        // What became ready beside the task that is given out is worth another waiter.
+        let woken = state.core.take_woken().saturating_sub(1);
+        let sooner = state.move_timer();
+        let shape = match &taken {
+            Taken::Task(Task::Run(batch)) => state.shapes.get(&batch.ticket().shard()).cloned(),
+            Taken::Task(Task::Deliver(_)) => None,
+            Taken::Wait(at) => {
+                state.idle = true;
+                TOLD.set(Told {
+                    engine: self.id,
+                    wakes: state.wakes,
+                    at: *at,
+                });
+                None
+            }
+        };
+        self.notify(state, woken, sooner);
+        match (taken, shape) {
+            (Taken::Task(Task::Run(batch)), Some(shape)) => Ok(Next::Run(Batch { batch, shape })),
+            (Taken::Task(Task::Run(_)), None) => Err(usage("the shard of a batch is gone")),
+            (Taken::Task(Task::Deliver(discard)), _) => Ok(Next::Deliver(Discard { discard })),
+            (Taken::Wait(at), _) => Ok(Next::Wait(at)),
+        }
+    }
+
+    /// Says how a batch went.
+    pub(crate) fn end_batch(
+        &self,
+        py: Python<'_>,
+        ticket: Ticket,
+        Outcome { outcome, returned }: Outcome,
+        now: i64,
+    ) -> PyResult<streamcore::Finished> {
+        self.call(py, |state| {
+            state.core.finish(ticket, outcome, returned, now)
+        })?
+        .map_err(|error| usage_error(&error))
+    }
+
     /// Lets go of the lock and wakes a waiter for each thing that has become ready.
     ///
     /// An earlier timer wakes them all: one that is busy when the time comes could not keep it for the others.
@@ -139,6 +183,13 @@ impl Engine {
             (0..waiters).for_each(|_| self.ready.notify_one());
         }
     }
+}
+
+/// What [`Engine::next`] gives.
+pub(crate) enum Next {
+    Run(Batch),
+    Deliver(Discard),
+    Wait(Option<i64>),
 }
 
 fn call_back(py: Python<'_>, callback: &Py<PyAny>) {
@@ -304,35 +355,11 @@ impl Engine {
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::now)] now: i64,
     ) -> PyResult<Py<PyAny>> {
-        let mut state = self.lock(py)?;
-        let taken = state.core.take(now);
-        // What became ready beside the task that is given out is worth another waiter.
-        let woken = state.core.take_woken().saturating_sub(1);
-        let sooner = state.move_timer();
-        let shape = match &taken {
-            Taken::Task(Task::Run(batch)) => state.shapes.get(&batch.ticket().shard()).cloned(),
-            Taken::Task(Task::Deliver(_)) => None,
-            Taken::Wait(at) => {
-                state.idle = true;
-                TOLD.set(Told {
-                    engine: self.id,
-                    wakes: state.wakes,
-                    at: *at,
-                });
-                None
-            }
-        };
-        self.notify(state, woken, sooner);
-        match (taken, shape) {
-            (Taken::Task(Task::Run(batch)), Some(shape)) => {
-                Ok(Py::new(py, Batch { batch, shape })?.into_any())
-            }
-            (Taken::Task(Task::Run(_)), None) => Err(usage("the shard of a batch is gone")),
-            (Taken::Task(Task::Deliver(discard)), _) => {
-                Ok(Py::new(py, Discard { discard })?.into_any())
-            }
-            (Taken::Wait(at), _) => Ok(Py::new(py, Wait { at })?.into_any()),
-        }
+        Ok(match self.next(py, now)? {
+            Next::Run(batch) => Py::new(py, batch)?.into_any(),
+            Next::Deliver(discard) => Py::new(py, discard)?.into_any(),
+            Next::Wait(at) => Py::new(py, Wait { at })?.into_any(),
+        })
     }
 
     fn finish(
@@ -342,12 +369,26 @@ impl Engine {
         outcome: &Outcome,
         #[pyo3(from_py_with = arguments::now)] now: i64,
     ) -> PyResult<Py<Finished>> {
-        let (outcome, returned) = (outcome.outcome.clone(), outcome.returned.clone());
-        let finished = self.call(py, |state| {
-            let ticket = Ticket::from_u64(ticket);
-            state.core.finish(ticket, outcome, returned, now)
-        })?;
-        Finished::new(py, finished.map_err(|error| usage_error(&error))?)
+        let finished = self.end_batch(py, Ticket::from_u64(ticket), outcome.clone(), now)?;
+        Finished::new(py, finished)
+    }
+
+    #[pyo3(signature = (handler, clock, on_discard, on_error = None))]
+    fn invoke_ready(
+        &self,
+        py: Python<'_>,
+        handler: &Bound<'_, PyAny>,
+        clock: &Bound<'_, PyAny>,
+        on_discard: &Bound<'_, PyAny>,
+        on_error: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<i64>> {
+        let calls = Calls {
+            handler,
+            clock,
+            on_discard,
+            on_error,
+        };
+        calls.invoke_ready(py, self)
     }
 
     fn confirm(

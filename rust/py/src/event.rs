@@ -3,11 +3,12 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString};
+use pyo3::types::{PyDict, PyFloat, PyInt};
 use streamcore::{Format, MappingIdentity, Record};
 
 use crate::errors::usage;
 use crate::json;
+use crate::objects::{Ascii, join, list, text};
 
 /// Events of at least so many records are built with the garbage collector paused: the two dicts of each record would call it, at its
 /// default of 700 new objects, again and again, only to find that all that is there is in use.
@@ -38,14 +39,13 @@ impl Drop for CollectorPause<'_> {
     }
 }
 
-/// Room for a sequence number of AWS; one that is longer takes more.
-const SEQUENCE_BYTES: usize = 64;
-
 /// A record of the event as it is for every record of a shard, to be copied and filled in.
 ///
 /// A copy of a dict keeps its keys and their order, so each record costs two copies and five assignments.
 pub(crate) struct EventShape {
     shard_id: String,
+    /// What an `eventID` begins with.
+    id_prefix: String,
     identity: MappingIdentity,
     dicts: PyOnceLock<(Py<PyDict>, Py<PyDict>)>,
 }
@@ -53,6 +53,7 @@ pub(crate) struct EventShape {
 impl EventShape {
     pub(crate) fn new(shard_id: String, identity: MappingIdentity) -> Self {
         Self {
+            id_prefix: [&*shard_id, ":"].concat(),
             shard_id,
             identity,
             dicts: PyOnceLock::new(),
@@ -116,27 +117,28 @@ impl EventShape {
         batch: &streamcore::Batch,
     ) -> PyResult<Bound<'py, PyDict>> {
         let (record_shape, kinesis_shape) = self.dicts(py)?;
-        let prefix = self.shard_id.len() + 1;
-        let mut event_id = String::with_capacity(prefix + SEQUENCE_BYTES);
-        event_id.push_str(&self.shard_id);
-        event_id.push(':');
-        let records = PyList::empty(py);
-        for record in batch.records() {
+        let prefix = Ascii::of(&self.id_prefix);
+        let records = list(py, batch.len(), batch.records(), |record| {
+            let number = record.sequence();
             let kinesis = kinesis_shape.copy()?;
-            kinesis.set_item(intern!(py, "partitionKey"), &*record.key())?;
-            kinesis.set_item(intern!(py, "sequenceNumber"), record.sequence())?;
-            kinesis.set_item(intern!(py, "data"), record.data_base64())?;
+            kinesis.set_item(intern!(py, "partitionKey"), text(py, &record.key()))?;
+            let (sequence, id) = if let (Some(prefix), Some(number)) = (prefix, Ascii::of(number)) {
+                (join(py, [number]), join(py, [prefix, number]))
+            } else {
+                let id = [self.id_prefix.as_str(), number].concat();
+                (text(py, number), text(py, &id))
+            };
+            kinesis.set_item(intern!(py, "sequenceNumber"), sequence)?;
+            kinesis.set_item(intern!(py, "data"), text(py, record.data_base64()))?;
             kinesis.set_item(
                 intern!(py, "approximateArrivalTimestamp"),
                 seconds(py, &record),
             )?;
             let whole = record_shape.copy()?;
             whole.set_item(intern!(py, "kinesis"), kinesis)?;
-            event_id.truncate(prefix);
-            event_id.push_str(record.sequence());
-            whole.set_item(intern!(py, "eventID"), PyString::new(py, &event_id))?;
-            records.append(whole)?;
-        }
+            whole.set_item(intern!(py, "eventID"), id)?;
+            Ok(whole)
+        })?;
         let event = PyDict::new(py);
         event.set_item(intern!(py, "Records"), records)?;
         if let Some(window) = batch.window() {

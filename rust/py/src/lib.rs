@@ -13,7 +13,9 @@ mod errors;
 mod event;
 mod exchange;
 mod filter;
+mod invoke;
 mod json;
+mod objects;
 mod page;
 mod stats;
 

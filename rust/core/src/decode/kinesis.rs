@@ -22,7 +22,13 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
             decoded.canonical.clear();
             typed(scanner, b'[', "Records", "an array")?;
             scanner.array(|scanner| {
-                let entry = record(scanner, body, &mut decoded.canonical)?;
+                let start = scanner.offset();
+                let entry = if let Some(entry) = plain_record(scanner) {
+                    entry
+                } else {
+                    scanner.return_to(start);
+                    record(scanner, body, &mut decoded.canonical)?
+                };
                 decoded.entries.push(entry);
                 Ok(())
             })
@@ -64,6 +70,45 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
     }
     check_size(body.len(), body.len() + decoded.canonical.len())?;
     Ok(decoded)
+}
+
+/// A record as AWS writes most of them: no blank, no escape, no other member. None for any other and for what is wrong: [`record`] reads
+/// those, and says what is wrong.
+#[inline]
+fn plain_record(scanner: &mut Scanner<'_>) -> Option<Entry> {
+    let (mut key, mut sequence, mut data, mut arrival) = (None, None, None, None);
+    if !scanner.exactly(b"{") {
+        return None;
+    }
+    loop {
+        if scanner.exactly(br#""Data":""#) {
+            data = Some(scanner.plain_string_rest()?);
+        } else if scanner.exactly(br#""PartitionKey":""#) {
+            key = Some(scanner.plain_string_rest()?);
+        } else if scanner.exactly(br#""SequenceNumber":""#) {
+            sequence = Some(scanner.plain_string_rest()?);
+        } else if scanner.exactly(br#""ApproximateArrivalTimestamp":"#) {
+            let arrival_ms = integer(scanner, "ApproximateArrivalTimestamp", 3).ok()?;
+            check_arrival(0, "ApproximateArrivalTimestamp", arrival_ms).ok()?;
+            arrival = Some(arrival_ms);
+        } else {
+            return None;
+        }
+        if !scanner.exactly(b",") {
+            break;
+        }
+    }
+    if !scanner.exactly(b"}") {
+        return None;
+    }
+    let (key, sequence, data, arrival_ms) = (key?, sequence?, data?, arrival?);
+    check_sequence(scanner.raw(sequence)).ok()?;
+    let key_text = scanner.raw(key);
+    let span = |literal: Text| Span::new(literal.start, literal.end);
+    (key_text.len() <= KEY_BYTES_MAX).then(|| {
+        let hash = key_hash(key_text.as_bytes());
+        Entry::new(span(key), span(sequence), span(data), arrival_ms, hash)
+    })
 }
 
 fn record(scanner: &mut Scanner<'_>, body: &str, canonical: &mut String) -> Result<Entry> {
@@ -143,4 +188,89 @@ fn child_shard(scanner: &mut Scanner<'_>) -> Result<ChildShard> {
         shard_id: shard_id.ok_or_else(|| missing(start, "ShardId"))?,
         parent_shards: parent_shards.ok_or_else(|| missing(start, "ParentShards"))?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Format, Page, PageError};
+
+    /// What a page of one record holds, or what is wrong with it.
+    fn read(record: &str) -> Result<String, PageError> {
+        let body = format!(r#"{{"Records":[{record}]}}"#);
+        let page = Page::parse(body, Format::Kinesis)?;
+        let record = page.record(0);
+        let texts = (record.key(), record.sequence(), record.data_base64());
+        Ok(format!(
+            "{texts:?} {} {}",
+            record.arrival_ms(),
+            record.key_hash()
+        ))
+    }
+
+    #[test]
+    fn a_plain_record_is_read_as_one_with_a_blank_is() {
+        let values = [
+            vec![
+                r#""PartitionKey":"a""#,
+                r#""PartitionKey":"caf\u00e9""#,
+                r#""PartitionKey":"é""#,
+                r#""PartitionKey":7"#,
+                r#""PartitionKey":"a","Other":[1]"#,
+                "",
+            ],
+            vec![
+                r#""SequenceNumber":"12""#,
+                r#""SequenceNumber":"1x""#,
+                r#""SequenceNumber":"""#,
+                r#""SequenceNumber":"1x","SequenceNumber":"12""#,
+                "",
+            ],
+            vec![
+                r#""Data":"SGVsbG8=""#,
+                r#""Data":"a\nb""#,
+                "\"Data\":\"a\nb\"",
+                r#""Data":null"#,
+                r#""Data":"SGVs"#,
+                "",
+            ],
+            vec![
+                r#""ApproximateArrivalTimestamp":1.545084650987E9"#,
+                r#""ApproximateArrivalTimestamp":1545084650.5"#,
+                r#""ApproximateArrivalTimestamp":1e300"#,
+                r#""ApproximateArrivalTimestamp":1e300,"ApproximateArrivalTimestamp":1"#,
+                r#""ApproximateArrivalTimestamp":-"#,
+                r#""ApproximateArrivalTimestamp":"1""#,
+                "",
+            ],
+        ];
+        let (mut read_well, mut refused) = (0, 0);
+        for key in &values[0] {
+            for sequence in &values[1] {
+                for data in &values[2] {
+                    for arrival in &values[3] {
+                        for order in [[0, 1, 2, 3], [3, 2, 0, 1]] {
+                            let members = order.map(|at| *[key, sequence, data, arrival][at]);
+                            let members: Vec<_> =
+                                members.into_iter().filter(|one| !one.is_empty()).collect();
+                            let members = members.join(",");
+                            let plain = read(&format!("{{{members}}}"));
+                            let blank = read(&format!("{{ {members}}}"));
+                            match (&plain, &blank) {
+                                (Ok(plain), Ok(blank)) => assert_eq!(plain, blank, "{members}"),
+                                (Err(plain), Err(blank)) => assert_eq!(
+                                    std::mem::discriminant(plain),
+                                    std::mem::discriminant(blank),
+                                    "{members}"
+                                ),
+                                _ => panic!("{members}: {plain:?}, with a blank {blank:?}"),
+                            }
+                            read_well += u32::from(plain.is_ok());
+                            refused += u32::from(plain.is_err());
+                        }
+                    }
+                }
+            }
+        }
+        assert!(read_well > 50 && refused > 500, "{read_well}, {refused}");
+    }
 }

@@ -590,7 +590,7 @@ impl Shard {
             .response
             .as_ref()
             .and_then(|response| response.request_id.clone())
-            .unwrap_or_else(|| self.chance.request_id(frame.serial));
+            .unwrap_or_else(|| self.chance.request_id(frame.serial).text());
         let id = DiscardId(Ticket::new(self.info.shard, number, serial));
         let serial = id.0.serial();
         let discard = Discard {
@@ -744,7 +744,7 @@ pub(super) fn records(buffer: &Buffer, runs: &[Run]) -> Records {
 }
 
 fn handed_out(lane: u8, batch: &Batch) -> Event {
-    let (attempt, request_id) = (batch.attempt, batch.request_id.clone());
+    let (attempt, request_id) = (batch.attempt, batch.request_id());
     match (&batch.window, batch.first(), batch.last()) {
         (_, Some(first), Some(last)) => Event::HandedOut {
             lane,

@@ -181,10 +181,10 @@ fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
         match engine.take(now) {
             Taken::Task(Task::Run(batch)) => {
                 let numbers_of = batch_numbers(&batch);
-                if !ids.iter().any(|id| id == batch.request_id()) {
-                    ids.push(batch.request_id().to_owned());
+                if !ids.iter().any(|id| *id == batch.request_id()) {
+                    ids.push(batch.request_id());
                 }
-                let identity = ids.iter().position(|id| id == batch.request_id()).unwrap();
+                let identity = ids.iter().position(|id| *id == batch.request_id()).unwrap();
                 steps.push(Step::Invoked(numbers_of.clone(), batch.attempt(), identity));
                 counted.batches += 1;
                 counted.records += batch.len() as u64;

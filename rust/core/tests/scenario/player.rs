@@ -582,7 +582,7 @@ impl Player {
         if shown.is_empty() && !batch.is_empty() {
             return;
         }
-        let request = self.request(batch.request_id());
+        let request = self.request(&batch.request_id());
         self.batches.insert(
             request.clone(),
             (batch.ticket(), engine_numbers, state(batch)),

@@ -366,9 +366,9 @@ impl Reference {
             top.not_before
         );
         match &top.request_id {
-            Some(own) => assert_eq!(batch.request_id(), own, "I6: a retry keeps its request id"),
+            Some(own) => assert_eq!(batch.request_id(), *own, "I6: a retry keeps its request id"),
             None => assert!(
-                self.request_ids.insert(batch.request_id().to_owned()),
+                self.request_ids.insert(batch.request_id()),
                 "I6: a new batch has a request id of its own"
             ),
         }
@@ -410,7 +410,7 @@ impl Reference {
             self.replay_now = self.replay_now.max(self.log.entries[*record].arrival_ms);
         }
         let top = self.lanes[index].stack.last_mut().unwrap();
-        top.request_id = Some(batch.request_id().to_owned());
+        top.request_id = Some(batch.request_id());
         self.lanes[index].in_flight = true;
         assert!(
             self.in_flight() <= self.mapping.parallelization_factor.into(),

@@ -1,0 +1,99 @@
+//! The objects that an event has many of, texts and lists, made with the calls of `CPython` that fill them in place.
+//!
+//! Beside `arrow` this is the one module with `unsafe`. What all of it rests on: the interpreter is attached, of which `py` is the
+//! proof, and a pointer that a call gives is owned by a `Bound` before anything else is done.
+#![expect(
+    unsafe_code,
+    reason = "the calls of CPython that fill an object in place take pointers"
+)]
+
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString};
+
+/// A text of which is known that it is ASCII.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ascii<'a>(&'a str);
+
+impl<'a> Ascii<'a> {
+    #[inline]
+    pub(crate) fn of(text: &'a str) -> Option<Self> {
+        text.is_ascii().then_some(Self(text))
+    }
+}
+
+fn size(length: usize) -> ffi::Py_ssize_t {
+    ffi::Py_ssize_t::try_from(length).expect("nothing in memory is larger than half of it")
+}
+
+/// A text as a `str`.
+#[inline]
+pub(crate) fn text<'py>(py: Python<'py>, text: &str) -> Bound<'py, PyString> {
+    match Ascii::of(text) {
+        Some(ascii) => join(py, [ascii]),
+        None => PyString::new(py, text),
+    }
+}
+
+/// Texts in ASCII as one `str`.
+#[cfg(not(feature = "abi3"))]
+#[inline]
+pub(crate) fn join<'py, const N: usize>(
+    py: Python<'py>,
+    parts: [Ascii<'_>; N],
+) -> Bound<'py, PyString> {
+    let length: usize = parts.iter().map(|part| part.0.len()).sum();
+    // Of texts so short CPython has one for all.
+    if length < 2 {
+        return PyString::new(py, &parts.map(|part| part.0).concat());
+    }
+    // SAFETY: `PyUnicode_New` gives a `str` that nobody else has, or null, at which `from_owned_ptr` panics. Until it is returned its
+    // characters may be written. For a largest character of 127 they are `length` bytes at `PyUnicode_DATA`; the parts are ASCII, have
+    // that many bytes together, and do not overlap with what was made just now.
+    unsafe {
+        let joined = Bound::from_owned_ptr(py, ffi::PyUnicode_New(size(length), 127));
+        let mut to = ffi::PyUnicode_DATA(joined.as_ptr()).cast::<u8>();
+        for Ascii(part) in parts {
+            to.copy_from_nonoverlapping(part.as_ptr(), part.len());
+            to = to.add(part.len());
+        }
+        joined.cast_into_unchecked()
+    }
+}
+
+/// The same with the stable ABI, which lets nobody write into a `str`.
+#[cfg(feature = "abi3")]
+pub(crate) fn join<'py, const N: usize>(
+    py: Python<'py>,
+    parts: [Ascii<'_>; N],
+) -> Bound<'py, PyString> {
+    match parts[..] {
+        [part] => PyString::new(py, part.0),
+        _ => PyString::new(py, &parts.map(|part| part.0).concat()),
+    }
+}
+
+/// A list of `length` dicts, made one after the other; so many items there must be.
+#[inline]
+pub(crate) fn list<'py, T>(
+    py: Python<'py>,
+    length: usize,
+    items: impl Iterator<Item = T>,
+    mut make: impl FnMut(T) -> PyResult<Bound<'py, PyDict>>,
+) -> PyResult<Bound<'py, PyList>> {
+    // SAFETY: `PyList_New` gives a list, or null, at which `from_owned_ptr` panics. Its places are empty, which visiting and dropping
+    // it allow; none is when it is returned.
+    let list: Bound<'py, PyList> =
+        unsafe { Bound::from_owned_ptr(py, ffi::PyList_New(size(length))).cast_into_unchecked() };
+    let mut filled = 0;
+    for (index, item) in (0..length).zip(items) {
+        let dict = make(item)?.into_ptr();
+        // SAFETY: it takes over the reference that `into_ptr` gave up, in any case, and looks itself whether there is such a place.
+        if unsafe { ffi::PyList_SetItem(list.as_ptr(), size(index), dict) } != 0 {
+            return Err(PyErr::fetch(py));
+        }
+        filled += 1;
+    }
+    assert_eq!(filled, length, "a batch has as many records as it says");
+    Ok(list)
+}
