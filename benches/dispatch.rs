@@ -41,13 +41,13 @@ impl Random {
     }
 }
 
-fn pages(records: u64, keys: u64) -> Vec<Arc<Page>> {
+fn pages(records: u64, keys: u64, page_records: u64) -> Vec<Arc<Page>> {
     let mut random = Random(SEED);
     let mut sequence = 0_u64;
-    (0..records.div_ceil(PAGE_RECORDS))
+    (0..records / page_records)
         .map(|_| {
             let mut builder = PageBuilder::new();
-            for _ in 0..PAGE_RECORDS.min(records) {
+            for _ in 0..page_records {
                 sequence += 1 + random.next() % 9;
                 let number = format!("4959033827149025660855969253836157109592{sequence:016}");
                 let key = format!("key-{}", random.zipf(keys));
@@ -106,7 +106,7 @@ fn dispatch(criterion: &mut Criterion) {
     group.sample_size(10);
     for buffered in [1_000, 10_000, 100_000, 1_000_000] {
         for keys in [1, 1_000, 1_000_000] {
-            let pages = pages(buffered, keys);
+            let pages = pages(buffered, keys, PAGE_RECORDS);
             for lanes in [1, 3, 10] {
                 group.throughput(Throughput::Elements(buffered));
                 let id = BenchmarkId::from_parameter(format!(
@@ -122,19 +122,25 @@ fn dispatch(criterion: &mut Criterion) {
             }
         }
     }
-    let pages = pages(1_000_000, 10_000);
-    for shards in [10, 100, 1_000] {
-        group.throughput(Throughput::Elements(1_000_000));
-        let id = BenchmarkId::from_parameter(format!(
-            "buffered=1000000/keys=10000/lanes=10/shards={shards}"
-        ));
-        group.bench_function(id, |bencher| {
-            bencher.iter_batched_ref(
-                || engine(10, shards),
-                |(engine, shards)| run(engine, shards, &pages),
-                BatchSize::PerIteration,
-            );
-        });
+    // Of many shards each has its part of what is buffered, down to a page of one record.
+    for buffered in [1_000, 10_000, 100_000, 1_000_000] {
+        for shards in [10, 100, 1_000] {
+            let page_records = PAGE_RECORDS.min(buffered / u64::from(shards));
+            let pages = pages(buffered, 10_000, page_records);
+            for lanes in [1, 10] {
+                group.throughput(Throughput::Elements(buffered));
+                let id = BenchmarkId::from_parameter(format!(
+                    "buffered={buffered}/keys=10000/lanes={lanes}/shards={shards}"
+                ));
+                group.bench_function(id, |bencher| {
+                    bencher.iter_batched_ref(
+                        || engine(lanes, shards),
+                        |(engine, shards)| run(engine, shards, &pages),
+                        BatchSize::PerIteration,
+                    );
+                });
+            }
+        }
     }
     group.finish();
 }

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::buffer::{Buffer, Run, SlotId, to_usize};
+use crate::buffer::{Buffer, Run, to_usize};
 use crate::event::{ENVELOPE_BYTES, bounds_bytes};
 use crate::window::{Boundary, Bounds, EMPTY_STATE};
 
@@ -95,11 +95,11 @@ impl LaneQueue {
             && let Some(run) = self.runs.get(open.runs)
         {
             let leaf = &buffer.slot(run.slot).leaf;
-            let waiting = &leaf.order[to_usize(run.start + open.part)..to_usize(run.end)];
+            let waiting = to_usize(run.start + open.part)..to_usize(run.end);
             let mut joined = 0;
-            for index in waiting {
+            for (at, size) in waiting.clone().zip(&leaf.sizes[waiting]) {
                 if let Some(boundary) = limits.boundary {
-                    let arrival_ms = leaf.page.arrival_ms(to_usize(*index));
+                    let arrival_ms = leaf.page.arrival_ms(to_usize(leaf.order[at]));
                     if open.records == 0 {
                         open.begin(boundary, arrival_ms);
                     } else if open
@@ -113,7 +113,7 @@ impl LaneQueue {
                     open.envelope = ENVELOPE_BYTES;
                     open.bytes = ENVELOPE_BYTES;
                 }
-                let bytes = limits.record_bytes + leaf.page.event_bytes(to_usize(*index));
+                let bytes = limits.record_bytes + size;
                 let comma = u32::from(open.records > 0);
                 let after = open.bytes.saturating_add(bytes).saturating_add(comma);
                 if after > limits.payload_bytes_max {
@@ -162,12 +162,9 @@ impl LaneQueue {
         }
     }
 
-    /// The run of a slot, if the queue has one. Runs stand in the order of their pages, at most one a page.
-    pub(crate) fn run_of(&mut self, buffer: &Buffer, slot: SlotId) -> Option<&mut Run> {
-        let wanted = buffer.slot(slot).leaf.first_ordinal();
-        let at = self
-            .runs
-            .partition_point(|run| buffer.slot(run.slot).leaf.first_ordinal() < wanted);
-        self.runs.get_mut(at).filter(|run| run.slot == slot)
+    /// The runs, to be changed for others that hold the same records. What is open is looked at anew.
+    pub(crate) fn runs_mut(&mut self) -> &mut VecDeque<Run> {
+        self.open = Open::default();
+        &mut self.runs
     }
 }

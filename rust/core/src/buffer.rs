@@ -1,19 +1,26 @@
 //! The pages that a shard holds, and where each record of them is. Owns the byte half of invariant I10.
 //!
 //! At intake the records of a page are grouped by lane with a counting sort: `order` holds their indices, lane after lane, each lane
-//! in the page's order. What a lane has of a page is then a range of `order`, a [`Run`]; queues and batches are lists of runs. That is
-//! 4 bytes a record beside its entry in the page, and O(1) a record.
+//! in the page's order, and `sizes` what each adds to an event, in the same order. What a lane has of a page is then a range of these,
+//! a [`Run`]; queues and batches are lists of runs. That is 8 bytes a record beside its entry in the page, and O(1) a record. From then
+//! on a batch is cut by its sizes, which stand side by side, without a look at the page.
 //!
-//! A page is freed when all of its records are complete. Where few are left and a lane is parked, they move into a fresh page.
+//! A page is freed when all of its records are complete. Lanes that are stuck would keep pages of which little is alive: their waiting
+//! records move into pages of their own, see [`Buffer::gather`].
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::lanes::lane;
-use crate::page::Page;
+use crate::page::{ENTRY_BYTES, Page};
 use crate::position::Position;
 
 /// Index of a slot of the buffer.
 pub(crate) type SlotId = u32;
+
+/// A set of lanes, one bit each.
+pub(crate) type LaneSet = u16;
 
 /// Some records of one lane in one page: positions `start..end` of the slot's `order`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +34,10 @@ impl Run {
     pub(crate) fn len(self) -> u32 {
         self.end - self.start
     }
+
+    fn range(self) -> Range<usize> {
+        to_usize(self.start)..to_usize(self.end)
+    }
 }
 
 /// A page and what the shard knows of it. Shared with the batches made of it.
@@ -35,11 +46,20 @@ pub(crate) struct Leaf {
     pub(crate) page: Arc<Page>,
     /// Indices of the page's incomplete records at intake, grouped by lane.
     pub(crate) order: Vec<u32>,
+    /// What each of them adds to an event beside the constant parts; empty outside the buffer.
+    pub(crate) sizes: Vec<u32>,
     /// Ordinal of record 0.
     first_ordinal: u64,
-    /// Of a compacted page: what to add to `first_ordinal`, for each record; empty where it is the index.
+    /// Of a page of moved records: what to add to `first_ordinal`, for each record; empty where it is the index.
     gaps: Vec<u32>,
+    /// When record 0 was taken in.
+    offered_at: i64,
+    /// Of a page of moved records: the first records that were taken in at another instant than the one before them, and when.
+    offered_later: Vec<(u32, i64)>,
 }
+
+/// What a record takes beside its text.
+const RECORD_BYTES: u64 = ENTRY_BYTES as u64 + 8;
 
 impl Leaf {
     /// A page of its own, outside the buffer, with its records in order.
@@ -47,9 +67,52 @@ impl Leaf {
         Self {
             order: (0..to_u32(page.len())).collect(),
             page: Arc::new(page),
+            sizes: Vec::new(),
             first_ordinal: 0,
             gaps: Vec::new(),
+            offered_at: 0,
+            offered_later: Vec::new(),
         }
+    }
+
+    /// Some records in the order of the log in a page of their own, not grouped by lane yet.
+    fn of<'a>(records: impl Iterator<Item = (&'a Self, u32)> + Clone) -> Self {
+        let mut ordinals = records.clone().map(|(leaf, index)| leaf.ordinal(index));
+        let first_ordinal = ordinals.next().expect("there is a record to move");
+        let gap = |ordinal| {
+            u32::try_from(ordinal - first_ordinal).expect("a shard has less than 2^32 records")
+        };
+        let gaps = std::iter::once(0).chain(ordinals.map(gap)).collect();
+        let mut offered = records.clone().map(|(leaf, index)| leaf.offered_at(index));
+        let offered_at = offered.next().expect("there is a record to move");
+        let mut offered_later: Vec<(u32, i64)> = Vec::new();
+        for (index, at) in (1..).zip(offered) {
+            if at != offered_later.last().map_or(offered_at, |(_, last)| *last) {
+                offered_later.push((index, at));
+            }
+        }
+        offered_later.shrink_to_fit();
+        Self {
+            page: Arc::new(Page::gather(
+                records.map(|(leaf, index)| (&*leaf.page, index)),
+            )),
+            order: Vec::new(),
+            sizes: Vec::new(),
+            first_ordinal,
+            gaps,
+            offered_at,
+            offered_later,
+        }
+    }
+
+    /// When a record was taken in.
+    pub(crate) fn offered_at(&self, index: u32) -> i64 {
+        let later = self
+            .offered_later
+            .partition_point(|(first, _)| *first <= index);
+        later
+            .checked_sub(1)
+            .map_or(self.offered_at, |last| self.offered_later[last].1)
     }
 
     pub(crate) fn ordinal(&self, index: u32) -> u64 {
@@ -57,12 +120,16 @@ impl Leaf {
         self.first_ordinal + u64::from(gap)
     }
 
-    pub(crate) fn first_ordinal(&self) -> u64 {
-        self.first_ordinal
+    pub(crate) fn held_bytes(&self) -> usize {
+        let numbers = self.order.capacity() + self.sizes.capacity() + self.gaps.capacity();
+        let offers = self.offered_later.capacity() * size_of::<(u32, i64)>();
+        self.page.held_bytes() + numbers * 4 + offers
     }
 
-    pub(crate) fn held_bytes(&self) -> usize {
-        self.page.held_bytes() + (self.order.capacity() + self.gaps.capacity()) * 4
+    /// About what the records of a run take by themselves.
+    fn weight(&self, run: Run) -> u64 {
+        let sizes = self.sizes[run.range()].iter().copied().map(u64::from);
+        sizes.sum::<u64>() + u64::from(run.len()) * RECORD_BYTES
     }
 }
 
@@ -71,12 +138,13 @@ pub(crate) struct Slot {
     pub(crate) leaf: Arc<Leaf>,
     /// The last record taken in before this page.
     before: Option<Position>,
-    /// When the page was taken in.
-    pub(crate) offered_at: i64,
     /// Records not complete.
     live: u32,
-    /// Whether the slot is already listed as sparse.
-    sparse: bool,
+    /// The lanes that they are in.
+    lanes: LaneSet,
+    /// What all records of the page weigh, and those of them that are complete.
+    weight: u64,
+    dead: u64,
 }
 
 impl Slot {
@@ -88,7 +156,7 @@ impl Slot {
     /// The position before the record at index `index` of the page; before its aggregate, if it is part of one. A source goes on after a
     /// sequence number, so an aggregate of which a part is complete must be read again as a whole.
     ///
-    /// Exact in a page as it came. In a compacted page it may be lower: the record before it among those that moved.
+    /// Exact in a page as it came. In a page of moved records it may be lower: the record before it among those that moved.
     fn predecessor(&self, index: u32) -> Option<Position> {
         let begin = self.leaf.page.begin_of_aggregate(to_usize(index));
         match begin.checked_sub(1) {
@@ -96,6 +164,22 @@ impl Slot {
             None => self.before.clone(),
         }
     }
+
+    fn is_sparse(&self) -> bool {
+        self.dead * SPARSE_PART >= self.weight
+    }
+
+    fn is_small(&self) -> bool {
+        self.weight < SMALL_BYTES
+    }
+}
+
+/// What the move of some records did to the bytes held.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moved {
+    pub(crate) records: u32,
+    pub(crate) bytes_before: usize,
+    pub(crate) bytes_after: usize,
 }
 
 /// Slots of pages, reused.
@@ -105,12 +189,30 @@ pub(crate) struct Buffer {
     free: Vec<SlotId>,
     bytes: usize,
     live: u64,
-    /// Slots of which at most a quarter is alive, looked at again when a lane parks.
-    sparse: Vec<SlotId>,
+    /// What is complete of the pages held.
+    dead: u64,
+    /// Lanes that were stuck when it was last said.
+    stuck: LaneSet,
+    /// What is complete of pages that only stuck lanes keep, as far as it has come since the last relief.
+    dead_behind_stuck: u64,
+    /// For a time's use, kept for its memory.
+    next: Vec<u32>,
 }
 
-/// Compaction of a smaller page would save less than it costs to think about.
-const COMPACTION_BYTES_MIN: usize = 16 * 1024;
+/// Relief of fewer bytes would save less than it costs to think about.
+const RELIEF_BYTES_MIN: u64 = 16 * 1024;
+/// Relief comes when this part of what is held could go, so that what it costs is a few steps for each record completed.
+const RELIEF_PART: u64 = 16;
+/// A page is sparse when this part of it is complete.
+const SPARSE_PART: u64 = 8;
+/// Pages smaller than this are put together.
+const SMALL_BYTES: u64 = 4 * 1024;
+/// Moved records go into pages of about this size, so that little is there twice while they move.
+const GATHERED_BYTES: u64 = 4 << 20;
+/// An update puts the records held into pages of so many.
+const RELANED_RECORDS: usize = 10_000;
+/// The lane of a record that is complete when it is taken in.
+pub(crate) const NO_LANE: u8 = u8::MAX;
 
 impl Buffer {
     pub(crate) fn bytes(&self) -> usize {
@@ -127,149 +229,291 @@ impl Buffer {
             .expect("a run points to a held page")
     }
 
-    /// Takes a page in. `lane_of` gives each record's lane, or None for one that is complete already. Returns a run for each lane
+    fn slot_mut(&mut self, id: SlotId) -> &mut Slot {
+        self.slots[to_usize(id)]
+            .as_mut()
+            .expect("a run points to a held page")
+    }
+
+    /// Takes a page in. `lanes` has each record's lane, or [`NO_LANE`] for one that is complete already. Returns a run for each lane
     /// (empty ones too), or None if nothing of the page is alive.
     pub(crate) fn insert(
         &mut self,
         page: Arc<Page>,
-        lanes: &[Option<u8>],
+        lanes: &[u8],
         lane_count: u8,
         first_ordinal: u64,
         before: Option<Position>,
         offered_at: i64,
     ) -> Option<Vec<Run>> {
-        let (order, bounds) = group(lanes, lane_count);
-        let live = u32::try_from(order.len()).expect("a page has less than 2^32 records");
+        let leaf = Leaf {
+            page,
+            order: Vec::new(),
+            sizes: Vec::new(),
+            first_ordinal,
+            gaps: Vec::new(),
+            offered_at,
+            offered_later: Vec::new(),
+        };
+        self.insert_leaf(leaf, lanes, lane_count, before)
+    }
+
+    /// Groups the records of a leaf by lane and gives it a slot.
+    fn insert_leaf(
+        &mut self,
+        mut leaf: Leaf,
+        lanes: &[u8],
+        lane_count: u8,
+        before: Option<Position>,
+    ) -> Option<Vec<Run>> {
+        let next = &mut self.next;
+        next.clear();
+        next.resize(usize::from(lane_count) + 1, 0);
+        for lane in lanes {
+            // What stands at a lane is where it begins, so it is counted behind it. Records without a lane have no place.
+            if let Some(count) = next.get_mut(usize::from(*lane) + 1) {
+                *count += 1;
+            }
+        }
+        for lane in 0..usize::from(lane_count) {
+            next[lane + 1] += next[lane];
+        }
+        let live = next[usize::from(lane_count)];
         if live == 0 {
             return None;
         }
-        let leaf = Leaf {
-            page,
-            order,
-            first_ordinal,
-            gaps: Vec::new(),
-        };
-        self.bytes += leaf.held_bytes();
-        self.live += u64::from(live);
-        let slot = Slot {
+        let mut runs: Vec<Run> = next
+            .windows(2)
+            .map(|bounds| Run {
+                slot: 0,
+                start: bounds[0],
+                end: bounds[1],
+            })
+            .collect();
+        leaf.order = vec![0; to_usize(live)];
+        leaf.sizes = vec![0; to_usize(live)];
+        let (mut weight, mut dead) = (0, 0);
+        for ((index, lane), bytes) in (0..).zip(lanes).zip(leaf.page.all_event_bytes()) {
+            let own = u64::from(bytes) + RECORD_BYTES;
+            weight += own;
+            if *lane == NO_LANE {
+                dead += own;
+                continue;
+            }
+            let at = &mut next[usize::from(*lane)];
+            leaf.order[to_usize(*at)] = index;
+            leaf.sizes[to_usize(*at)] = bytes;
+            *at += 1;
+        }
+        let in_it = runs.iter().zip(0..).filter(|(run, _)| run.len() > 0);
+        let lanes = in_it.fold(0, |set, (_, lane)| set | 1 << lane);
+        let id = self.hold(Slot {
             leaf: Arc::new(leaf),
             before,
-            offered_at,
             live,
-            sparse: false,
-        };
-        let id = if let Some(id) = self.free.pop() {
-            self.slots[to_usize(id)] = Some(slot);
-            id
-        } else {
-            self.slots.push(Some(slot));
-            to_u32(self.slots.len() - 1)
-        };
-        Some(
-            bounds
-                .windows(2)
-                .map(|b| Run {
-                    slot: id,
-                    start: b[0],
-                    end: b[1],
-                })
-                .collect(),
-        )
+            lanes,
+            weight,
+            dead,
+        });
+        for run in &mut runs {
+            run.slot = id;
+        }
+        Some(runs)
     }
 
-    /// Says that the records of a run are complete; frees the page with its last one.
-    pub(crate) fn complete(&mut self, run: Run) {
-        let entry = &mut self.slots[to_usize(run.slot)];
-        let slot = entry.as_mut().expect("a run points to a held page");
+    fn hold(&mut self, slot: Slot) -> SlotId {
+        self.bytes += slot.leaf.held_bytes();
+        self.live += u64::from(slot.live);
+        self.dead += slot.dead;
+        if slot.lanes & !self.stuck == 0 {
+            self.dead_behind_stuck += slot.dead;
+        }
+        if let Some(id) = self.free.pop() {
+            self.slots[to_usize(id)] = Some(slot);
+            return id;
+        }
+        self.slots.push(Some(slot));
+        to_u32(self.slots.len() - 1)
+    }
+
+    /// Says that the records of a run are complete; frees the page with its last one. `left` is the lane, where it has no more in the page.
+    pub(crate) fn complete(&mut self, run: Run, left: Option<u8>) {
+        let stuck = self.stuck;
+        let slot = self.slot_mut(run.slot);
+        let weight = slot.leaf.weight(run);
         slot.live -= run.len();
+        slot.dead += weight;
+        let live = slot.live;
+        let mut behind_stuck = 0;
+        if let Some(lane) = left {
+            slot.lanes &= !(1 << lane);
+            if slot.lanes & !stuck == 0 {
+                behind_stuck = slot.dead;
+            }
+        }
         self.live -= u64::from(run.len());
-        if slot.live == 0 {
-            self.bytes -= slot.leaf.held_bytes();
-            *entry = None;
-            self.free.push(run.slot);
-        } else if !slot.sparse
-            && to_usize(slot.live) * 4 <= slot.leaf.page.len()
-            && slot.leaf.held_bytes() >= COMPACTION_BYTES_MIN
-        {
-            slot.sparse = true;
-            self.sparse.push(run.slot);
+        self.dead += weight;
+        if live == 0 {
+            self.release(run.slot);
+        } else {
+            self.dead_behind_stuck += behind_stuck;
         }
     }
 
-    /// The sparse slots, to look at; give back those that stay with [`Self::keep_sparse`].
-    pub(crate) fn take_sparse(&mut self) -> Vec<SlotId> {
-        let mut sparse = std::mem::take(&mut self.sparse);
-        // A freed and reused slot is listed anew when it becomes sparse itself.
-        sparse.retain(|id| {
-            self.slots[to_usize(*id)]
-                .as_ref()
-                .is_some_and(|slot| slot.sparse)
-        });
-        sparse.sort_unstable();
-        sparse.dedup();
-        sparse
+    fn release(&mut self, id: SlotId) {
+        let slot = self.slots[to_usize(id)].take();
+        let slot = slot.expect("only a held page is released");
+        self.bytes -= slot.leaf.held_bytes();
+        self.dead -= slot.dead;
+        self.free.push(id);
     }
 
-    pub(crate) fn keep_sparse(&mut self, id: SlotId) {
-        self.sparse.push(id);
+    // ---- relief ----
+
+    /// Whether so much is complete of the pages held that it may be worth to ask which lanes are stuck.
+    pub(crate) fn may_need_relief(&self) -> bool {
+        self.dead >= self.relief_bytes()
     }
 
-    /// Moves the live records of a slot into a fresh page. `live` holds the live run of each lane; the returned runs take their place.
+    fn relief_bytes(&self) -> u64 {
+        RELIEF_BYTES_MIN.max(self.bytes as u64 / RELIEF_PART)
+    }
+
+    /// Says which lanes are stuck. True if the pages that only they keep are to be looked at now: enough of such pages is complete, or
+    /// another lane is stuck and with it others of them may be such pages.
+    pub(crate) fn needs_relief(&mut self, stuck: LaneSet) -> bool {
+        let more = stuck & !self.stuck != 0;
+        self.stuck = stuck;
+        let needed = stuck != 0
+            && self.may_need_relief()
+            && (more || self.dead_behind_stuck >= self.relief_bytes());
+        if needed {
+            self.dead_behind_stuck = 0;
+        }
+        needed
+    }
+
+    /// Moves the records of some waiting runs of a stuck lane, which are in order, into pages of the lane's own: those whose pages only
+    /// stuck lanes keep, and of which a part is complete or which are small. `in_flight` has, in order, the pages that batches in
+    /// flight hold in any case, and `beside` is the page in which the lane has others than these runs. Calls `moved` for each new page.
     ///
-    /// No batch of the slot may be in flight: it would keep the old page in memory beside the new one.
-    pub(crate) fn compact(&mut self, id: SlotId, live: &[Run]) -> Vec<Run> {
-        let order = &self.slot(id).leaf.order;
-        let by_lane: Vec<u32> = live
-            .iter()
-            .flat_map(|run| &order[to_usize(run.start)..to_usize(run.end)])
-            .copied()
-            .collect();
-        self.repack(id, &by_lane);
-        let mut start = 0;
-        live.iter()
-            .map(|run| {
-                let moved = Run {
-                    slot: id,
-                    start,
-                    end: start + run.len(),
-                };
-                start = moved.end;
-                moved
-            })
-            .collect()
+    /// A record moves at most once while its lane is stuck, so this is O(1) a record.
+    pub(crate) fn gather(
+        &mut self,
+        lane: u8,
+        runs: &mut VecDeque<Run>,
+        in_flight: &[SlotId],
+        beside: Option<SlotId>,
+        mut moved: impl FnMut(Moved),
+    ) {
+        let mut stretch: Vec<Run> = Vec::new();
+        let (mut weight, mut sparse) = (0, false);
+        for run in std::mem::take(runs) {
+            let slot = self.slot(run.slot);
+            let movable = slot.lanes & !self.stuck == 0
+                && (slot.is_sparse() || slot.is_small())
+                && in_flight.binary_search(&run.slot).is_err();
+            if !movable || weight >= GATHERED_BYTES {
+                self.gather_stretch(lane, &mut stretch, sparse, beside, runs, &mut moved);
+                (weight, sparse) = (0, false);
+            }
+            if movable {
+                let slot = self.slot(run.slot);
+                weight += slot.leaf.weight(run);
+                sparse |= slot.is_sparse();
+                stretch.push(run);
+            } else {
+                runs.push_back(run);
+            }
+        }
+        self.gather_stretch(lane, &mut stretch, sparse, beside, runs, &mut moved);
     }
 
-    /// Gives a slot a fresh page with all of its live records, and `by_lane` as their order.
-    fn repack(&mut self, id: SlotId, by_lane: &[u32]) {
-        let slot = self.slots[to_usize(id)]
-            .as_mut()
-            .expect("only a held page is repacked");
-        assert_eq!(
-            by_lane.len(),
-            to_usize(slot.live),
-            "I10: live records of a page are those of its runs"
-        );
-        let old = &slot.leaf;
-        let mut indices = by_lane.to_vec();
-        indices.sort_unstable();
-        let gap = |index: &u32| {
-            u32::try_from(old.ordinal(*index) - old.first_ordinal)
-                .expect("a page has less than 2^32 records")
+    /// Moves the records of runs that follow each other, where that gains something, and puts what is then in their place behind `runs`.
+    fn gather_stretch(
+        &mut self,
+        lane: u8,
+        stretch: &mut Vec<Run>,
+        sparse: bool,
+        beside: Option<SlotId>,
+        runs: &mut VecDeque<Run>,
+        moved: &mut impl FnMut(Moved),
+    ) {
+        if !sparse && stretch.len() < 2 {
+            runs.extend(stretch.drain(..));
+            return;
+        }
+        let bytes_before = self.bytes;
+        let own = self.move_out(lane, stretch, beside);
+        stretch.clear();
+        moved(Moved {
+            records: own.len(),
+            bytes_before,
+            bytes_after: self.bytes,
+        });
+        runs.push_back(own);
+    }
+
+    /// Moves the records of some runs of a lane into a fresh page.
+    fn move_out(&mut self, lane: u8, runs: &[Run], beside: Option<SlotId>) -> Run {
+        let records = || {
+            runs.iter().flat_map(|run| {
+                let leaf = &self.slot(run.slot).leaf;
+                leaf.order[run.range()]
+                    .iter()
+                    .map(|index| (&**leaf, *index))
+            })
         };
-        let leaf = Leaf {
-            page: Arc::new(old.page.compact(&indices)),
-            order: by_lane
+        let leaf = Leaf::of(records());
+        let before = self.predecessor(runs[0].slot, runs[0].start);
+        let lanes = vec![lane; leaf.page.len()];
+        for run in runs {
+            self.complete(*run, (Some(run.slot) != beside).then_some(lane));
+        }
+        let own = self.insert_leaf(leaf, &lanes, lane + 1, before);
+        own.expect("moved records are alive")[usize::from(lane)]
+    }
+
+    /// Moves all incomplete records into fresh pages, in the order of the log, for other lanes. `live` holds every live run. Returns the
+    /// runs of each page, oldest page first.
+    pub(crate) fn relane(&mut self, live: &[Run], lane_count: u8) -> Vec<Vec<Run>> {
+        let mut records: Vec<(u64, SlotId, u32)> = Vec::new();
+        for run in live {
+            let leaf = &self.slot(run.slot).leaf;
+            let indices = leaf.order[run.range()].iter();
+            records.extend(indices.map(|index| (leaf.ordinal(*index), run.slot, *index)));
+        }
+        records.sort_unstable();
+        let mut pages = Vec::new();
+        for moved in records.chunks(RELANED_RECORDS) {
+            let refs = moved
                 .iter()
-                .map(|index| to_u32(indices.partition_point(|moved| moved < index)))
-                .collect(),
-            first_ordinal: old.first_ordinal,
-            gaps: indices.iter().map(gap).collect(),
-        };
-        // The record before the first that moved, while its text is still here.
-        slot.before = slot.predecessor(indices[0]).max(slot.before.take());
-        self.bytes = self.bytes - slot.leaf.held_bytes() + leaf.held_bytes();
-        slot.leaf = Arc::new(leaf);
-        slot.sparse = false;
+                .map(|(_, slot, index)| (&*self.slot(*slot).leaf, *index));
+            let leaf = Leaf::of(refs);
+            let (_, slot, index) = moved[0];
+            let first = self.slot(slot);
+            let before = first.predecessor(index).max(first.before.clone());
+            let lanes: Vec<u8> = (0..leaf.page.len())
+                .map(|index| lane(leaf.page.key_hash(index), lane_count))
+                .collect();
+            for (_, slot, _) in moved {
+                self.let_go(*slot);
+            }
+            let runs = self.insert_leaf(leaf, &lanes, lane_count, before);
+            pages.push(runs.expect("moved records are alive"));
+        }
+        pages
+    }
+
+    /// One record of a page has moved elsewhere, and all others will.
+    fn let_go(&mut self, id: SlotId) {
+        let slot = self.slot_mut(id);
+        slot.live -= 1;
+        let live = slot.live;
+        self.live -= 1;
+        if live == 0 {
+            self.release(id);
+        }
     }
 
     /// The ordinal of the record at position `at` of a slot's order.
@@ -284,96 +528,40 @@ impl Buffer {
         slot.predecessor(slot.index(at)).max(slot.before.clone())
     }
 
-    /// Puts the incomplete records of every page into other lanes. `live` holds every live run. Returns the runs of each page, oldest
-    /// page first.
-    pub(crate) fn relane(&mut self, live: &[Run], lane_count: u8) -> Vec<Vec<Run>> {
-        let mut by_slot: Vec<(u64, SlotId, Vec<u32>)> = Vec::new();
-        let mut sorted = live.to_vec();
-        sorted.sort_unstable_by_key(|run| run.slot);
-        for run in sorted {
-            let leaf = &self.slot(run.slot).leaf;
-            let indices = &leaf.order[to_usize(run.start)..to_usize(run.end)];
-            match by_slot.last_mut() {
-                Some((_, slot, all)) if *slot == run.slot => all.extend_from_slice(indices),
-                _ => by_slot.push((leaf.first_ordinal, run.slot, indices.to_vec())),
-            }
-        }
-        by_slot.sort_unstable();
-        by_slot
-            .into_iter()
-            .map(|(_, id, mut indices)| {
-                indices.sort_unstable();
-                let page = &self.slot(id).leaf.page;
-                let lanes: Vec<_> = indices
-                    .iter()
-                    .map(|index| Some(lane(page.key_hash(to_usize(*index)), lane_count)))
-                    .collect();
-                let (grouped, bounds) = group(&lanes, lane_count);
-                let by_lane: Vec<u32> = grouped
-                    .into_iter()
-                    .map(|at| indices[to_usize(at)])
-                    .collect();
-                self.repack(id, &by_lane);
-                bounds
-                    .windows(2)
-                    .map(|b| Run {
-                        slot: id,
-                        start: b[0],
-                        end: b[1],
-                    })
-                    .collect()
-            })
-            .collect()
-    }
-
-    /// Counts bytes and live records anew and compares.
-    pub(crate) fn check(&self, live: &[Run]) {
+    /// Counts bytes and records anew and compares. `live` holds every live run with its lane.
+    pub(crate) fn check(&self, live: &[(u8, Run)]) {
         let held: Vec<_> = self.slots.iter().flatten().collect();
         let bytes: usize = held.iter().map(|slot| slot.leaf.held_bytes()).sum();
         assert_eq!(
             bytes, self.bytes,
             "I10: bytes held are those of the pages held"
         );
-        let mut counts = vec![0; self.slots.len()];
-        for run in live {
-            assert!(run.start <= run.end, "I10: a run is a range");
-            counts[to_usize(run.slot)] += run.len();
+        let dead: u64 = held.iter().map(|slot| slot.dead).sum();
+        assert_eq!(dead, self.dead, "I10: what is complete is counted by page");
+        let mut found = vec![(0, 0, 0); self.slots.len()];
+        for (lane, run) in live {
+            assert!(run.start < run.end, "I10: a run holds a record");
+            let (count, lanes, weight) = &mut found[to_usize(run.slot)];
+            *count += run.len();
+            *lanes |= 1 << lane;
+            *weight += self.slot(run.slot).leaf.weight(*run);
         }
-        for (id, slot) in self.slots.iter().enumerate() {
-            let live = slot.as_ref().map_or(0, |slot| slot.live);
+        for (slot, found) in self.slots.iter().zip(&found) {
+            let own = slot.as_ref().map_or((0, 0, 0), |slot| {
+                (slot.live, slot.lanes, slot.weight - slot.dead)
+            });
             assert_eq!(
-                counts[id], live,
+                *found, own,
                 "I10: live records of a page are those of its runs"
             );
             assert!(
-                slot.is_none() || live > 0,
+                slot.is_none() || own.0 > 0,
                 "I10: a page without live records is freed"
             );
         }
-        let live: u64 = counts.iter().copied().map(u64::from).sum();
+        let live: u64 = found.iter().map(|(count, ..)| u64::from(*count)).sum();
         assert_eq!(live, self.live, "I10: live records are those of the pages");
     }
-}
-
-/// Counting sort of record indices by lane: the order, and the bounds of each lane in it.
-fn group(lanes: &[Option<u8>], lane_count: u8) -> (Vec<u32>, Vec<u32>) {
-    let mut bounds = vec![0_u32; usize::from(lane_count) + 1];
-    for lane in lanes.iter().flatten() {
-        bounds[usize::from(*lane) + 1] += 1;
-    }
-    for lane in 0..usize::from(lane_count) {
-        bounds[lane + 1] += bounds[lane];
-    }
-    let mut next = bounds.clone();
-    let mut order = vec![0; to_usize(bounds[usize::from(lane_count)])];
-    for (index, lane) in lanes.iter().enumerate() {
-        if let Some(lane) = lane {
-            let at = &mut next[usize::from(*lane)];
-            order[to_usize(*at)] = to_u32(index);
-            *at += 1;
-        }
-    }
-    (order, bounds)
 }
 
 pub(crate) fn to_usize(n: u32) -> usize {

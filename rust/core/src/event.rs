@@ -304,7 +304,12 @@ pub(crate) fn seconds_bytes(ms: i64) -> u32 {
         0 => 0,
         digits => 1 + u32::try_from(digits).unwrap_or_default(),
     };
-    u32::from(ms < 0) + seconds.checked_ilog10().unwrap_or_default() + 1 + point_and_fraction
+    let digits = match seconds {
+        // The years 2001 to 2286.
+        1_000_000_000..10_000_000_000 => 10,
+        _ => seconds.checked_ilog10().unwrap_or_default() + 1,
+    };
+    u32::from(ms < 0) + digits + point_and_fraction
 }
 
 /// Digits after the point that milliseconds below a second need.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::checkpoint::LaneTag;
 use crate::lanes::{LANE_FUNCTION_VERSION, lane};
-use crate::position::Position;
+use crate::position::{Position, compare_sequences};
 use crate::window::WindowState;
 
 /// How far one lane is, for the checkpoint.
@@ -185,7 +185,13 @@ impl FormerLanes {
     }
 
     /// Whether a record with this key hash and position was complete under former lanes.
-    pub(crate) fn has_completed(&self, key_hash: u64, position: &Position) -> bool {
+    pub(crate) fn has_completed(&self, key_hash: u64, sequence: &str, sub: u32) -> bool {
+        let is_at_or_below = |mark: &Position| {
+            let own = sequence.as_bytes();
+            compare_sequences(own, mark.sequence.as_str().as_bytes())
+                .then(sub.cmp(&mark.sub))
+                .is_le()
+        };
         self.tags.iter().any(|tag| {
             // A tag of another lane function says nothing about keys hashed by this one: its records are handed out again.
             let factor = u8::try_from(tag.marks.len()).unwrap_or(0);
@@ -193,7 +199,7 @@ impl FormerLanes {
                 && factor > 0
                 && tag.marks[usize::from(lane(key_hash, factor))]
                     .as_ref()
-                    .is_some_and(|mark| position <= mark)
+                    .is_some_and(is_at_or_below)
         })
     }
 

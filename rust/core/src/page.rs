@@ -15,6 +15,7 @@ mod builder;
 mod record;
 mod text;
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
 
@@ -120,7 +121,9 @@ pub(crate) struct Entry {
     sub: u32,
 }
 
-const _: () = assert!(size_of::<Entry>() == 40);
+/// What a page takes for a record beside its text.
+pub(crate) const ENTRY_BYTES: usize = size_of::<Entry>();
+const _: () = assert!(ENTRY_BYTES == 40);
 // The canonical form has at most six bytes for one.
 const _: () = assert!(KEY_BYTES_MAX * 6 < 1 << 24 && SEQUENCE_DIGITS_MAX < 1 << 8);
 
@@ -217,9 +220,39 @@ pub struct Page {
     entries: Vec<Entry>,
     trailer: Trailer,
     format: Format,
+    /// Each position is above the one before it.
+    ascending: bool,
+    /// A record has no sequence number yet.
+    unassigned: bool,
 }
 
 impl Page {
+    /// A page of these records. Their order is looked at here, where their text was read or written just now.
+    fn new(body: Text, entries: Vec<Entry>, trailer: Trailer, format: Format) -> Self {
+        let mut page = Self {
+            body,
+            entries,
+            trailer,
+            format,
+            ascending: false,
+            unassigned: false,
+        };
+        page.look_at_order();
+        page
+    }
+
+    fn look_at_order(&mut self) {
+        self.unassigned = self.entries.iter().any(Entry::is_unassigned);
+        self.ascending = self
+            .entries
+            .is_sorted_by(|a, b| self.compare_entries(a, b).is_lt());
+    }
+
+    fn compare_entries(&self, a: &Entry, b: &Entry) -> Ordering {
+        let [first, second] = [a, b].map(|entry| entry.sequence().text(&self.body).as_bytes());
+        compare_sequences(first, second).then(a.sub.cmp(&b.sub))
+    }
+
     /// Read the body of an answer as it came from the wire. The page keeps it and copies nothing, unless a string of it has a backslash.
     ///
     /// Unknown fields are skipped. The last one of fields of the same name counts, but each must have the right type. `Records` must
@@ -249,12 +282,7 @@ impl Page {
             body = [&*body, &*decoded.canonical].concat().into();
         }
         decoded.entries.shrink_to_fit();
-        Ok(Self {
-            body,
-            entries: decoded.entries,
-            trailer: decoded.trailer,
-            format,
-        })
+        Ok(Self::new(body, decoded.entries, decoded.trailer, format))
     }
 
     /// How many records there are.
@@ -297,7 +325,7 @@ impl Page {
         });
         size_of::<Self>()
             + self.body.held_bytes()
-            + self.entries.capacity() * size_of::<Entry>()
+            + self.entries.capacity() * ENTRY_BYTES
             + self
                 .trailer
                 .next_iterator
@@ -381,6 +409,11 @@ impl Page {
         self.record(index).event_bytes()
     }
 
+    /// What each record adds to an event beside the constant parts.
+    pub(crate) fn all_event_bytes(&self) -> impl Iterator<Item = u32> {
+        self.records().map(|record| record.event_bytes())
+    }
+
     /// The position of the record at an index.
     ///
     /// # Panics
@@ -400,7 +433,12 @@ impl Page {
     /// Whether a record has no sequence number yet. Only pages of [`PageBuilder`] can have such records.
     #[must_use]
     pub fn has_unassigned(&self) -> bool {
-        self.entries.iter().any(Entry::is_unassigned)
+        self.unassigned
+    }
+
+    /// Whether every record has a sequence number, and each position is above the one before it.
+    pub(crate) fn is_ascending(&self) -> bool {
+        self.ascending && !self.unassigned
     }
 
     /// Give each record without a sequence number the successor of the highest one before it, which for the first is `after`, or 0.
@@ -438,6 +476,7 @@ impl Page {
             }
             self.body.to_mut().truncate(body_bytes);
         }
+        self.look_at_order();
         result
     }
 
@@ -601,13 +640,9 @@ impl Page {
             });
         }
         body.shrink_to_fit();
-        Self {
-            body: body.into(),
-            entries,
-            trailer: Trailer::default(),
-            format: moved
-                .first()
-                .map_or(Format::Kinesis, |(page, _)| page.format),
-        }
+        let format = moved
+            .first()
+            .map_or(Format::Kinesis, |(page, _)| page.format);
+        Self::new(body.into(), entries, Trailer::default(), format)
     }
 }

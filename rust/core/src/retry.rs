@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use crate::assemble::Cut;
 use crate::batch::Response;
-use crate::buffer::{Buffer, Run, SlotId, to_usize};
+use crate::buffer::{Buffer, Run, to_usize};
 use crate::window::Bounds;
 
 /// What is to become of a range.
@@ -136,8 +136,9 @@ impl Work {
         self.runs.front().copied()
     }
 
-    pub(crate) fn run_of(&mut self, slot: SlotId) -> Option<&mut Run> {
-        self.runs.iter_mut().find(|run| run.slot == slot)
+    /// The runs, to be changed for others that hold the same records.
+    pub(crate) fn runs_mut(&mut self) -> &mut VecDeque<Run> {
+        &mut self.runs
     }
 
     /// The runs of the top frame.

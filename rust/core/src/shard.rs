@@ -5,13 +5,14 @@
 //! Everything that is not determined by its input is an argument: the time, pages, outcomes, the seed.
 //!
 //! The calls of intake, checkpoint and life cycle stand here; `dispatch` hands out and finishes, `counting` counts that, `windows` opens and
-//! closes tumbling windows, `invariants` counts anew.
+//! closes tumbling windows, `relief` frees what stuck lanes keep, `invariants` counts anew.
 //!
 //! Owns invariants I1 (every record ends as succeeded, discarded or expired), I3 and I4 (order and one batch a lane).
 
 mod counting;
 mod dispatch;
 mod invariants;
+mod relief;
 mod windows;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,7 +21,7 @@ use std::sync::Arc;
 use self::counting::Sent;
 use crate::assemble::{LaneQueue, Limits};
 use crate::batch::{Batch, ShardInfo};
-use crate::buffer::{Buffer, Run, to_usize};
+use crate::buffer::{Buffer, NO_LANE, Run, to_usize};
 use crate::chance::Chance;
 use crate::checkpoint::{Checkpoint, LaneTag};
 use crate::config::{FETCH_RECORDS_MAX, MappingConfig, SPAN_MAX, ShardConfig};
@@ -116,9 +117,25 @@ enum Mode {
     Draining,
 }
 
+/// What is looked at of every lane at each step; it stands apart from the rest, so that this takes few cache lines.
+#[derive(Debug, Clone, Copy)]
+struct Head {
+    state: LaneState,
+    /// The ordinal of its first incomplete record; the highest number where it has none.
+    first: u64,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self {
+            state: LaneState::Empty,
+            first: u64::MAX,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Lane {
-    state: LaneState,
     queue: LaneQueue,
     work: Option<Work>,
     /// When its last batch ended; the batching window does not start before.
@@ -126,17 +143,19 @@ struct Lane {
     /// What is to be known of its batch in flight when it comes to an end.
     sent: Sent,
     marks: LaneMarks,
+    /// How many batches of the shard had ended when it was handed a fresh batch or completed records last.
+    moved_on: u64,
 }
 
 impl Lane {
     fn new() -> Self {
         Self {
-            state: LaneState::Empty,
             queue: LaneQueue::default(),
             work: None,
             last_completion: i64::MIN,
             sent: Sent::default(),
             marks: LaneMarks::default(),
+            moved_on: 0,
         }
     }
 
@@ -172,6 +191,8 @@ pub struct Shard {
     /// No room to fetch: what waits for a batching window is handed out.
     starved: bool,
     lanes: Vec<Lane>,
+    /// One for each lane.
+    heads: Vec<Head>,
     buffer: Buffer,
     former: FormerLanes,
     /// The highest watermark known; `watermark()` moves it on.
@@ -193,6 +214,8 @@ pub struct Shard {
     unconfirmed_bytes: usize,
     outbox: VecDeque<Discard>,
     next_serial: u64,
+    /// Batches whose outcome has come.
+    batches_ended: u64,
     /// Changes that a checkpoint would show, and how many of them the store has.
     changed: u64,
     saved: u64,
@@ -203,7 +226,7 @@ pub struct Shard {
     finished: Option<Age>,
     trace: Option<Vec<Event>>,
     /// The lane of each record of the page that is taken in; kept for its memory.
-    scratch: Vec<Option<u8>>,
+    scratch: Vec<u8>,
 }
 
 impl Shard {
@@ -244,6 +267,7 @@ impl Shard {
             mode: Mode::Running,
             closed: restored.ended,
             starved: false,
+            heads: vec![Head::default(); lanes.len()],
             lanes,
             buffer: Buffer::default(),
             former: FormerLanes::new(restored.lanes),
@@ -260,6 +284,7 @@ impl Shard {
             unconfirmed_bytes: 0,
             outbox: VecDeque::new(),
             next_serial: 0,
+            batches_ended: 0,
             changed: u64::from(fresh),
             saved: 0,
             counters: Counters::default(),
@@ -407,6 +432,7 @@ impl Shard {
             });
         }
         self.refresh_window(now);
+        self.relieve();
         self.after_step();
         Ok(Offered {
             accepted: true,
@@ -431,14 +457,20 @@ impl Shard {
         let mut highest = self.last_taken_in.as_ref().map_or(("", 0), |position| {
             (position.sequence.as_str(), position.sub)
         });
+        let is_above = |index, highest: (&str, u32)| {
+            let (sequence, sub): (&str, u32) = (page.sequence(index), page.sub(index));
+            let order = compare_sequences(sequence.as_bytes(), highest.0.as_bytes());
+            order.then(sub.cmp(&highest.1)).is_gt() || highest.0.is_empty()
+        };
+        // As pages come from a stream: nothing of it was there before.
+        if page.is_empty() || page.is_ascending() && is_above(0, highest) {
+            return (page, sifted, 0);
+        }
         let mut fresh: Vec<u32> = Vec::new();
         let mut dropped: u32 = 0;
         for (index, at) in (0..page.len()).zip(0_u32..) {
-            let (sequence, sub) = (page.sequence(index), page.sub(index));
-            let order = compare_sequences(sequence.as_bytes(), highest.0.as_bytes())
-                .then(sub.cmp(&highest.1));
-            if order.is_gt() || highest.0.is_empty() {
-                highest = (sequence, sub);
+            if is_above(index, highest) {
+                highest = (page.sequence(index), page.sub(index));
                 if dropped > 0 {
                     fresh.push(at);
                 }
@@ -464,15 +496,16 @@ impl Shard {
         let (mut complete, mut filtered) = (0, 0);
         lanes.extend((0..page.len()).map(|index| {
             let hash = page.key_hash(index);
-            if !self.former.is_empty() && self.former.has_completed(hash, &page.position(index)) {
+            let (sequence, sub) = (page.sequence(index), page.sub(index));
+            if !self.former.is_empty() && self.former.has_completed(hash, sequence, sub) {
                 complete += 1;
-                return None;
+                return NO_LANE;
             }
             if sifted.is_some_and(|sifted| !sifted.passes[index]) {
                 filtered += 1;
-                return None;
+                return NO_LANE;
             }
-            Some(lane(hash, factor))
+            lane(hash, factor)
         }));
         let last = page.position(page.len() - 1);
         let first_ordinal = self.next_ordinal;
@@ -485,6 +518,9 @@ impl Shard {
         for (index, run) in runs.into_iter().flatten().enumerate() {
             if run.len() > 0 {
                 self.lanes[index].queue.push(run);
+                if self.heads[index].first == u64::MAX {
+                    self.heads[index].first = self.buffer.ordinal(run.slot, run.start);
+                }
                 if self.lanes[index].work.is_none() {
                     self.refresh(index, now);
                 }
@@ -549,20 +585,29 @@ impl Shard {
         self.note(|| Event::Saved { version });
     }
 
+    /// The ordinal of the lowest incomplete record, and its lane; the highest number and some lane where there is none.
+    fn oldest(&self) -> (u64, usize) {
+        let firsts = self.heads.iter().map(|head| head.first).zip(0..);
+        firsts.min().expect("a shard has a lane")
+    }
+
+    /// The first incomplete record of a lane is another now.
+    fn find_first(&mut self, index: usize) {
+        let front = self.lanes[index].front();
+        self.heads[index].first =
+            front.map_or(u64::MAX, |run| self.buffer.ordinal(run.slot, run.start));
+    }
+
     /// The record before the lowest incomplete one. Never goes back.
     fn move_watermark(&mut self) -> Option<Position> {
-        let fronts = self.lanes.iter().filter_map(|lane| {
-            let run = lane.front()?;
-            Some((self.buffer.ordinal(run.slot, run.start), Some(run), None))
-        });
-        let held = self.lanes.iter().filter_map(|lane| {
-            let (ordinal, before) = lane.marks.held_back()?;
-            Some((ordinal, None, before))
-        });
-        let position = match fronts.chain(held).min_by_key(|(ordinal, ..)| *ordinal) {
-            None => self.last_taken_in.clone(),
-            Some((_, Some(run), _)) => self.buffer.predecessor(run.slot, run.start),
-            Some((_, None, before)) => before.cloned(),
+        let (first, oldest) = self.oldest();
+        let held = self.lanes.iter().filter_map(|lane| lane.marks.held_back());
+        let position = match held.min_by_key(|(ordinal, _)| *ordinal) {
+            Some((ordinal, before)) if ordinal <= first => before.cloned(),
+            _ => match self.lanes[oldest].front() {
+                Some(run) => self.buffer.predecessor(run.slot, run.start),
+                None => self.last_taken_in.clone(),
+            },
         };
         if position > self.watermark {
             self.watermark = position;
@@ -573,18 +618,11 @@ impl Shard {
     /// Records from the lowest incomplete one to the last taken in.
     #[must_use]
     pub fn span(&self) -> u64 {
-        let fronts = self.lanes.iter().filter_map(|lane| {
-            let run = lane.front()?;
-            Some(self.buffer.ordinal(run.slot, run.start))
-        });
-        let held = self
-            .lanes
-            .iter()
-            .filter_map(|lane| lane.marks.held_back().map(|(ordinal, _)| ordinal));
-        fronts
-            .chain(held)
-            .min()
-            .map_or(0, |lowest| self.next_ordinal - lowest)
+        let held = self.lanes.iter().filter_map(|lane| lane.marks.held_back());
+        let lowest = held
+            .map(|(ordinal, _)| ordinal)
+            .fold(self.oldest().0, u64::min);
+        self.next_ordinal.saturating_sub(lowest)
     }
 
     // ---- life cycle ----
@@ -645,6 +683,7 @@ impl Shard {
             },
         );
         self.lanes = (0..factor).map(|_| Lane::new()).collect();
+        self.heads = vec![Head::default(); self.lanes.len()];
         self.lanes[0].marks.complete(None, self.window.clone());
         for runs in self.buffer.relane(&live, factor) {
             for (lane, run) in self.lanes.iter_mut().zip(runs) {
@@ -653,6 +692,7 @@ impl Shard {
         }
         for index in 0..self.lanes.len() {
             self.lanes[index].last_completion = last_completion.unwrap_or(i64::MIN);
+            self.find_first(index);
             self.refresh(index, now);
         }
         self.changed += 1;
@@ -664,8 +704,8 @@ impl Shard {
     }
 
     fn in_flight(&self) -> usize {
-        let in_flight = |lane: &&Lane| matches!(lane.state, LaneState::InFlight(_));
-        self.lanes.iter().filter(in_flight).count()
+        let in_flight = |head: &&Head| matches!(head.state, LaneState::InFlight(_));
+        self.heads.iter().filter(in_flight).count()
     }
 
     fn is_idle(&self) -> bool {
@@ -694,8 +734,9 @@ impl Shard {
     /// The shard, at this moment.
     pub fn stats(&mut self) -> ShardStats {
         let watermark = self.move_watermark();
-        let lanes = self.lanes.iter().map(|lane| LaneStats {
-            state: lane.state,
+        let lanes = self.lanes.iter().zip(&self.heads);
+        let lanes = lanes.map(|(lane, head)| LaneStats {
+            state: head.state,
             records: lane.runs().map(|run| u64::from(run.len())).sum(),
             attempts: lane
                 .work

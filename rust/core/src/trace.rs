@@ -89,7 +89,7 @@ pub enum Event {
     Confirmed { lane: u8, how: Confirmation },
     /// A snapshot was stored.
     Saved { version: u64 },
-    /// Live records of a page moved into a fresh page.
+    /// Waiting records of a stuck lane moved into a page of their own.
     Compacted {
         records: u32,
         bytes_before: usize,

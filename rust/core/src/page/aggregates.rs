@@ -87,12 +87,7 @@ impl Page {
         body.shrink_to_fit();
         entries.shrink_to_fit();
         Some(Deaggregated {
-            page: Self {
-                body: body.into(),
-                entries,
-                trailer: self.trailer.clone(),
-                format: self.format,
-            },
+            page: Self::new(body.into(), entries, self.trailer.clone(), self.format),
             foreign,
         })
     }

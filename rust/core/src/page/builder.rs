@@ -98,11 +98,6 @@ impl PageBuilder {
         } = self;
         body.shrink_to_fit();
         entries.shrink_to_fit();
-        Page {
-            body: body.into(),
-            entries,
-            trailer: Trailer::default(),
-            format: Format::Kinesis,
-        }
+        Page::new(body.into(), entries, Trailer::default(), Format::Kinesis)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Finished, Mode, Shard, Task, Unconfirmed};
 use crate::batch::{Batch, Outcome, Records, Response, Slice, Ticket};
-use crate::buffer::{Buffer, Leaf, Run, SlotId, to_usize};
+use crate::buffer::{Buffer, Leaf, Run, to_usize};
 use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
 use crate::discard::{Condition, Confirmation, Discard, DiscardId};
 use crate::error::UsageError;
@@ -28,9 +28,9 @@ impl Shard {
     #[must_use]
     pub fn ready_count(&self) -> usize {
         let lanes = if self.may_hand_out() {
-            self.lanes
+            self.heads
                 .iter()
-                .filter(|lane| lane.state == LaneState::Ready)
+                .filter(|head| head.state == LaneState::Ready)
                 .count()
         } else {
             0
@@ -56,7 +56,7 @@ impl Shard {
     /// The instant at which a lane becomes ready by itself.
     #[must_use]
     pub fn next_wake(&self) -> Option<i64> {
-        let times = self.lanes.iter().filter_map(|lane| match lane.state {
+        let times = self.heads.iter().filter_map(|head| match head.state {
             LaneState::Waiting(until) | LaneState::Parked(until) => Some(until),
             _ => None,
         });
@@ -66,10 +66,10 @@ impl Shard {
     /// Lets time pass: lanes whose wait is over become ready.
     pub fn tick(&mut self, now: i64) {
         for index in 0..self.lanes.len() {
-            match self.lanes[index].state {
+            match self.heads[index].state {
                 LaneState::Waiting(until) if until <= now => self.refresh(index, now),
                 LaneState::Parked(until) if until <= now => {
-                    self.lanes[index].state = LaneState::Ready;
+                    self.heads[index].state = LaneState::Ready;
                 }
                 _ => {}
             }
@@ -97,7 +97,7 @@ impl Shard {
             // What expired just now may have to be saved first.
             if self.outbox.is_empty()
                 && self.may_hand_out()
-                && self.lanes[lane].state == LaneState::Ready
+                && self.heads[lane].state == LaneState::Ready
                 && self.lanes[lane].work.is_some()
             {
                 let batch = self.hand_out(lane, now);
@@ -111,17 +111,12 @@ impl Shard {
 
     /// Of the ready lanes the one with the oldest record, so that the watermark moves.
     fn oldest_ready(&self) -> Option<usize> {
-        let ready = self
-            .lanes
-            .iter()
-            .enumerate()
-            .filter(|(_, lane)| lane.state == LaneState::Ready);
+        let heads = self.heads.iter().zip(0..);
+        let ready = heads.filter(|(head, _)| head.state == LaneState::Ready);
         ready
-            .min_by_key(|(_, lane)| {
-                lane.front()
-                    .map(|run| self.buffer.ordinal(run.slot, run.start))
-            })
-            .map(|(index, _)| index)
+            // A lane without a record is ready to close a window, and goes first.
+            .min_by_key(|(head, _)| head.first.wrapping_add(1))
+            .map(|(_, index)| index)
     }
 
     fn cut(&mut self, index: usize, now: i64) {
@@ -141,6 +136,7 @@ impl Shard {
         lane.queue.fill(&self.buffer, limits);
         let cut = lane.queue.cut();
         lane.work = Some(Work::new(cut, serial));
+        lane.moved_on = self.batches_ended;
     }
 
     pub(super) fn serial(&mut self) -> u64 {
@@ -176,7 +172,7 @@ impl Shard {
             records,
             window,
         };
-        lane.state = LaneState::InFlight(ticket.serial());
+        self.heads[index].state = LaneState::InFlight(ticket.serial());
         if self.info.config.clock == StreamClock::Replay {
             let latest = batch.records().map(|record| record.arrival_ms()).max();
             self.replay_now = self.replay_now.max(latest.unwrap_or(i64::MIN));
@@ -202,7 +198,7 @@ impl Shard {
     ) -> Result<Finished, UsageError> {
         let index = usize::from(ticket.lane());
         let lane = self.lanes.get(index).ok_or(UsageError::NotInFlight)?;
-        if lane.state != LaneState::InFlight(ticket.serial()) {
+        if self.heads[index].state != LaneState::InFlight(ticket.serial()) {
             return Err(UsageError::NotInFlight);
         }
         let records = lane.work.as_ref().and_then(Work::top).map_or(0, Frame::len);
@@ -214,7 +210,8 @@ impl Shard {
         if let Some(returned) = &returned {
             self.check_returned(index, returned)?;
         }
-        self.lanes[index].state = LaneState::Ready;
+        self.heads[index].state = LaneState::Ready;
+        self.batches_ended += 1;
         self.count_finished(index, &outcome, records, now);
         match outcome {
             Outcome::Success => {
@@ -256,6 +253,7 @@ impl Shard {
                 self.park(index, self.chance.backoff_ms(serial, throttles), now);
             }
         }
+        self.relieve();
         self.note_if_ended();
         self.after_step();
         Ok(Finished {
@@ -394,7 +392,7 @@ impl Shard {
                     if self.split_by_age(index, now) || self.split_to_fit(index) {
                         continue;
                     }
-                    if fate == Fate::Oversized && self.lanes[index].state == LaneState::Ready {
+                    if fate == Fate::Oversized && self.heads[index].state == LaneState::Ready {
                         self.try_oversized(index, now);
                     }
                     return;
@@ -442,16 +440,11 @@ impl Shard {
                 arrival.saturating_add(limit.0.saturating_add(1))
             }));
         }
-        self.lanes[index].state = LaneState::Parked(until);
+        self.heads[index].state = LaneState::Parked(until);
         self.note(|| Event::Parked {
             lane: lane_number(index),
             until,
         });
-        for slot in self.buffer.take_sparse() {
-            if !self.compact(slot) {
-                self.buffer.keep_sparse(slot);
-            }
-        }
     }
 
     /// A lane without a batch in work: empty, waiting for its batching window, or ready.
@@ -462,19 +455,19 @@ impl Shard {
             .age_limit()
             .filter(|_| self.info.config.clock == StreamClock::Wall);
         if let Some(state) = self.window_wait(index, now) {
-            self.lanes[index].state = state;
+            self.heads[index].state = state;
             return;
         }
         let limits = self.limits();
         let lane = &mut self.lanes[index];
-        lane.state = match lane.queue.front() {
+        self.heads[index].state = match lane.queue.front() {
             None => LaneState::Empty,
             Some(_) if at_once || lane.queue.fill(&self.buffer, limits) => LaneState::Ready,
             Some(front) => {
                 let slot = self.buffer.slot(front.slot);
                 let mut until = lane
                     .last_completion
-                    .max(slot.offered_at)
+                    .max(slot.leaf.offered_at(slot.index(front.start)))
                     .saturating_add(window);
                 if let Some((limit, _)) = limit {
                     let arrival = slot.leaf.page.arrival_ms(to_usize(slot.index(front.start)));
@@ -491,7 +484,7 @@ impl Shard {
 
     pub(super) fn refresh_waiting(&mut self, now: i64) {
         for index in 0..self.lanes.len() {
-            if matches!(self.lanes[index].state, LaneState::Waiting(_)) {
+            if matches!(self.heads[index].state, LaneState::Waiting(_)) {
                 self.refresh(index, now);
             }
         }
@@ -627,7 +620,7 @@ impl Shard {
         );
         self.unconfirmed_bytes += bytes;
         self.outbox.push_back(discard);
-        self.free(&runs);
+        self.free(index, &runs);
     }
 
     /// The runs of the top frame are passed over: the stream no longer keeps them.
@@ -647,14 +640,19 @@ impl Shard {
     fn complete(&mut self, index: usize, runs: &[Run]) {
         let (last, window) = (self.last_of(runs), self.window.clone());
         self.lanes[index].marks.complete(last, window);
-        self.free(runs);
+        self.free(index, runs);
     }
 
-    fn free(&mut self, runs: &[Run]) {
+    fn free(&mut self, index: usize, runs: &[Run]) {
         self.changed += 1;
+        let lane = &mut self.lanes[index];
+        lane.moved_on = self.batches_ended;
+        let more_in = lane.front().map(|run| run.slot);
         for run in runs {
-            self.buffer.complete(*run);
+            let left = (more_in != Some(run.slot)).then_some(lane_number(index));
+            self.buffer.complete(*run, left);
         }
+        self.find_first(index);
     }
 
     /// None for a closing call.
@@ -662,46 +660,6 @@ impl Shard {
         let run = runs.last()?;
         let slot = self.buffer.slot(run.slot);
         Some(slot.leaf.page.position(to_usize(slot.index(run.end - 1))))
-    }
-
-    /// Moves the live records of a sparse page into a fresh one, if a parked lane is what keeps it and nothing of it is in flight.
-    fn compact(&mut self, slot: SlotId) -> bool {
-        let mut live: Vec<Run> = Vec::new();
-        let (mut parked, mut in_flight) = (false, false);
-        for lane in &mut self.lanes {
-            let work = lane
-                .work
-                .as_mut()
-                .and_then(|work| work.run_of(slot).copied());
-            let queued = lane.queue.run_of(&self.buffer, slot).copied();
-            in_flight |= work.is_some() && matches!(lane.state, LaneState::InFlight(_));
-            parked |=
-                (work.is_some() || queued.is_some()) && matches!(lane.state, LaneState::Parked(_));
-            live.extend(work);
-            live.extend(queued);
-        }
-        if in_flight || !parked {
-            return false;
-        }
-        let bytes_before = self.buffer.bytes();
-        let mut moved = self.buffer.compact(slot, &live).into_iter();
-        for lane in &mut self.lanes {
-            let work = lane.work.as_mut().and_then(|work| work.run_of(slot));
-            for run in work
-                .into_iter()
-                .chain(lane.queue.run_of(&self.buffer, slot))
-            {
-                *run = moved.next().expect("each live run has moved");
-            }
-        }
-        let bytes_after = self.buffer.bytes();
-        let records = live.iter().map(|run| run.len()).sum();
-        self.note(|| Event::Compacted {
-            records,
-            bytes_before,
-            bytes_after,
-        });
-        true
     }
 
     /// A discard has reached its destination, or is given up: the checkpoint may pass it. False if it was confirmed before.

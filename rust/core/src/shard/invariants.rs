@@ -1,7 +1,7 @@
 //! The invariants that a shard can see, counted anew from its parts.
 
 use super::dispatch::{lane_number, records};
-use super::{Lane, Shard};
+use super::{Head, Lane, Shard};
 use crate::buffer::{Run, to_usize};
 use crate::config::SPAN_MAX;
 use crate::lanes::lane as lane_of;
@@ -15,12 +15,16 @@ impl Shard {
     /// One of them is broken; the message begins with its number.
     pub fn check_invariants(&mut self) {
         let live: Vec<Run> = self.lanes.iter().flat_map(Lane::runs).copied().collect();
-        self.buffer.check(&live);
+        let lanes = self.lanes.iter().zip(0..);
+        let with_lanes: Vec<(u8, Run)> = lanes
+            .flat_map(|(lane, index)| lane.runs().map(move |run| (index, *run)))
+            .collect();
+        self.buffer.check(&with_lanes);
         let lanes = usize::from(self.mapping().parallelization_factor);
         assert!(self.in_flight() <= lanes, "I4: one batch a lane");
         for (index, lane) in self.lanes.iter().enumerate() {
             self.check_order(index, lane);
-            self.check_work(lane);
+            self.check_work(lane, self.heads[index]);
         }
         self.check_completion(&live);
         self.check_window();
@@ -49,7 +53,15 @@ impl Shard {
         }
     }
 
-    fn check_work(&self, lane: &Lane) {
+    fn check_work(&self, lane: &Lane, head: Head) {
+        let first = lane
+            .front()
+            .map(|run| self.buffer.ordinal(run.slot, run.start));
+        assert_eq!(
+            head.first,
+            first.unwrap_or(u64::MAX),
+            "I3: the first record of a lane"
+        );
         if let Some(work) = &lane.work {
             work.check(&self.buffer);
             let mapping = self.mapping();
@@ -64,7 +76,7 @@ impl Shard {
                     "I5: at most MaximumRetryAttempts + 1 attempts"
                 );
             }
-            if matches!(lane.state, LaneState::InFlight(_)) {
+            if matches!(head.state, LaneState::InFlight(_)) {
                 let mut event = Vec::new();
                 let records = records(&self.buffer, &work.top_runs());
                 let window = self.window_of(0);
@@ -81,17 +93,17 @@ impl Shard {
                 );
             }
         }
-        let busy = matches!(lane.state, LaneState::InFlight(_) | LaneState::Parked(_));
+        let busy = matches!(head.state, LaneState::InFlight(_) | LaneState::Parked(_));
         assert!(
             !busy || lane.work.is_some(),
             "I4: a lane that runs or is parked has a batch in work"
         );
         assert!(
-            lane.state != LaneState::Empty || lane.front().is_none() && lane.work.is_none(),
+            head.state != LaneState::Empty || lane.front().is_none() && lane.work.is_none(),
             "I1: an empty lane has no records"
         );
         assert!(
-            lane.state == LaneState::Empty || lane.front().is_some() || self.window.is_some(),
+            head.state == LaneState::Empty || lane.front().is_some() || self.window.is_some(),
             "I1: a lane without records is empty, or closes a window"
         );
     }

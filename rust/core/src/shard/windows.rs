@@ -322,7 +322,7 @@ impl Shard {
         let lane = &self.lanes[0];
         self.window.is_some()
             && lane.work.as_ref().map_or(
-                lane.state == LaneState::Ready && lane.queue.front().is_none(),
+                self.heads[0].state == LaneState::Ready && lane.queue.front().is_none(),
                 |work| work.top().is_some_and(|top| top.closing.is_some()),
             )
     }
