@@ -1,9 +1,10 @@
 //! What a buffer takes, as the allocator counts it: full, and behind a lane that is stuck. It measures no time.
 //!
-//! `cargo bench --bench memory` prints a table. The bars are 1.1 times the bytes that came and 48 bytes a record, and 1.3 times those of
-//! the records alive behind a stuck lane and 48 bytes a record.
+//! The bars (P8) are 1.1 times the bytes that came and 48 bytes a record, and 1.3 times those of the records alive behind a stuck lane and 48
+//! bytes a record. `cargo bench --bench memory` prints a line of JSON for each buffer, with what is held, 48 bytes a record left out, in
+//! parts of those bytes.
 
-#![expect(clippy::print_stdout, reason = "the table is what it is for")]
+#![expect(clippy::print_stdout, reason = "the lines are what it is for")]
 
 #[path = "memory/held.rs"]
 mod held;
@@ -13,26 +14,29 @@ use held::{Counting, Form, Held, Scenario, Stuck};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-fn row(what: &str, scenario: &Scenario, held: &Held) {
+/// Prints a measurement, as `measure.py` reads them.
+fn print(what: &str, bar: f64, scenario: &Scenario, held: &Held) {
+    let Scenario {
+        form,
+        page_records,
+        payload_bytes,
+        lanes,
+        batch_size,
+        pages_ahead,
+        ..
+    } = scenario;
+    let form = match form {
+        Form::Body => "bodies",
+        Form::Records => "records",
+    };
     println!(
-        "| {what} | {:?} | {} | {} | {} | {} | {} | {} | {} | {:.2} |",
-        scenario.form,
-        scenario.payload_bytes,
-        scenario.page_records,
-        scenario.pages_ahead,
-        scenario.lanes,
-        scenario.batch_size,
-        held.records,
-        held.bytes,
+        "{{\"part\": \"P8\", \"name\": \"{what}: {form} of {page_records} x {payload_bytes} B, {pages_ahead} ahead, {lanes} lanes, \
+         batches of {batch_size}\", \"value\": {:.3}, \"unit\": \"of the live bytes\", \"bar\": {bar}}}",
         held.ratio()
     );
 }
 
 fn main() {
-    println!(
-        "| buffer | form | payload | page | pages ahead | lanes | batch | records alive | bytes held | times the text |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
     let usual = Scenario {
         form: Form::Body,
         records: 1_000_000,
@@ -50,11 +54,11 @@ fn main() {
                 payload_bytes,
                 ..usual
             };
-            row("full", &scenario, &scenario.full());
+            print("full", 1.1, &scenario, &scenario.full());
         }
         for (stuck, name) in [
-            (Stuck::InFlight, "a lane in flight"),
-            (Stuck::Retried, "a lane retried"),
+            (Stuck::InFlight, "behind a lane in flight"),
+            (Stuck::Retried, "behind a lane retried"),
         ] {
             for (lanes, batch_size, page_records, pages_ahead) in [
                 (10, 100, 1_000, 1),
@@ -73,7 +77,7 @@ fn main() {
                     pages_ahead,
                     ..usual
                 };
-                row(name, &scenario, &scenario.behind(stuck));
+                print(name, 1.3, &scenario, &scenario.behind(stuck));
             }
         }
     }

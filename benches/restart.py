@@ -1,28 +1,33 @@
 """How long a restart takes from a checkpoint behind which a million records are, until the first fetch.
 
-    .venv/bin/python -P benches/restart.py
+    make bench ONLY=P9
 
-The first record of the shard is stuck and the lanes without it are done, so that the checkpoint must know what is complete of the whole span.
-Three checkpoints: two lanes of which one is done, that is every second record; ten lanes of which nine are done; and the largest that there
-can be without a tumbling window: the ParallelizationFactor was changed ten times while the record was stuck, so that 55 lanes have marks, and
-sequence numbers have 129 digits. Each is stored with SQLite, and restarted 30 times by a worker of its own, from the opening of the store to
-the first fetch of the source. A claim is a durable transaction, so a bare one of SQLite is timed beside it, and the whole with the file on
-`/dev/shm`, which Linux keeps in memory.
+The first record of the shard is stuck and the lanes without it are done, so that the checkpoint must know what is complete of the whole
+span. Three checkpoints: two lanes of which one is done, that is every second record; ten lanes of which nine are done; and the largest that
+there can be without a tumbling window: the ParallelizationFactor was changed ten times while the record was stuck, so that 55 lanes have
+marks, and sequence numbers have 129 digits. Each is stored with SQLite and restarted several times by a worker of its own, from opening
+the store to the first fetch of the source. A claim is a durable transaction, so a bare one of SQLite is timed beside it, and the whole with
+the file on `/dev/shm`, which Linux keeps in memory.
 """
 
 from __future__ import annotations
 
 import sqlite3
-import statistics
 import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from measure import Measurement, Sizes, measurement
 from streamcore import Batch, Engine, EventSourceMapping, LocalFunction, Outcome, Page, SqliteCheckpointStore, Worker
 from streamcore.protocols import CheckpointKey, Fetched, ShardDescription, ShardReader, Start, StreamDescription, Wakeup
 
-RECORDS, PAGE, ROUNDS = 1_000_000, 10_000, 30
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RECORDS, PAGE = 1_000_000, 10_000
+IN_MEMORY = Path("/dev/shm")  # noqa: S108  (only so that no disk is in the time)
 SHARD, IDENTITY = "shardId-000000000000", "bench"
 ARN = "arn:aws:kinesis:us-east-1:123456789012:stream/orders"
 STUCK = "stuck"
@@ -33,26 +38,26 @@ def mapping(factor: int) -> EventSourceMapping:
     return EventSourceMapping(starting_position="TRIM_HORIZON", parallelization_factor=factor, batch_size=10_000, event_source_arn=ARN)
 
 
-def checkpoint(factors: list[int], digits: int) -> bytes:
-    """Run a shard over a million records with these factors, one after another, and return the checkpoint."""
+def checkpoint(factors: list[int], digits: int, span: int) -> bytes:
+    """Run a shard over so many records with these factors, one after another, and return the checkpoint."""
     engine = Engine(budget_bytes=1 << 33)
     shard = engine.add_shard(mapping(factors[0]), SHARD, now=0, identity=IDENTITY)
-    pages, number = RECORDS // PAGE, 0
+    records_of_page = min(PAGE, span // 10)
+    pages, number = span // records_of_page, 0
     first = 10 ** (digits - 1)
     for turn, factor in enumerate(factors):
         if turn:
             engine.update(shard, mapping(factor), 0)
         for _ in range(pages // len(factors)):
             records = []
-            for _ in range(PAGE):
+            for _ in range(records_of_page):
                 records.append((f"key-{number % 9973}" if number else STUCK, b"", 0, str(first + number)))
                 number += 1
             engine.offer(shard, Page.from_records(records), 0)
             while isinstance(batch := engine.take(0), Batch):
                 is_stuck = batch.first_sequence_number == str(first)
                 engine.finish(batch.ticket, Outcome.throttled() if is_stuck else Outcome.success(), 0)
-    span = engine.stats(shard).span
-    assert span == number, (span, number)
+    assert engine.stats(shard).span == number
     found = engine.checkpoint(shard)
     assert found is not None
     return found.blob
@@ -116,12 +121,12 @@ def commit(path: Path) -> float:
         return (time.perf_counter() - begin) * 1000
 
 
-def stored(blob: bytes, factor: int, parent: str | None) -> tuple[list[float], list[float]]:
+def stored(blob: bytes, factor: int, parent: Path | None, rounds: int) -> tuple[list[float], list[float]]:
     """Restart from a checkpoint that is stored in a folder below `parent`: milliseconds of each restart, and of a bare transaction."""
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         path = Path(folder) / "state.sqlite"
         restarts, commits = [], []
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             with closing(SqliteCheckpointStore(path)) as store:
                 claim = store.claim(CheckpointKey(mapping(factor).uuid, IDENTITY, SHARD), "bench")
                 assert store.save([(claim.token, blob)]) == [True]
@@ -130,31 +135,27 @@ def stored(blob: bytes, factor: int, parent: str | None) -> tuple[list[float], l
         return restarts, commits
 
 
-def main() -> None:
-    """Print a table."""
-    median = statistics.median
-    print("| checkpoint | bytes | shard made of it, us | first fetch, ms: median | worst | bare transaction, ms | in memory, ms: median | worst |")
-    print("|---|---|---|---|---|---|---|---|")
+def p9(sizes: Sizes) -> Iterator[Measurement]:
+    """Restart from each of the checkpoints."""
+    rounds = 2 * sizes.rounds
     for name, factors, digits in (
         ("two lanes, one done", [2], 56),
         ("ten lanes, nine done", [10], 56),
         ("ten factors, 129 digits", [*range(1, 11)], 129),
     ):
-        blob = checkpoint(factors, digits)
+        blob = checkpoint(factors, digits, RECORDS if sizes.records > PAGE else PAGE)
         last = factors[-1]
         made = []
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             engine = Engine()
             begin = time.perf_counter()
             engine.add_shard(mapping(last), SHARD, now=0, identity=IDENTITY, checkpoint=blob)
-            made.append((time.perf_counter() - begin) * 1e6)
-        on_disk, bare = stored(blob, last, None)
-        in_memory, _ = stored(blob, last, "/dev/shm")
-        print(
-            f"| {name} | {len(blob)} | {median(made):.0f} | {median(on_disk):.1f} | {max(on_disk):.1f} | {median(bare):.1f} "
-            f"| {median(in_memory):.1f} | {max(in_memory):.1f} |"
-        )
-
-
-if __name__ == "__main__":
-    main()
+            made.append((time.perf_counter() - begin) * 1000)
+        on_disk, bare = stored(blob, last, None, rounds)
+        yield Measurement(part="P9", name=f"{name}, size", value=len(blob), unit="bytes")
+        yield measurement(on_disk, part="P9", name=name, unit="ms", bar=50)
+        yield Measurement(part="P9", name=f"{name}, the worst", value=max(on_disk), unit="ms")
+        yield measurement(made, part="P9", name=f"{name}, the shard alone", unit="ms")
+        yield measurement(bare, part="P9", name=f"{name}, a bare transaction", unit="ms")
+        if IN_MEMORY.is_dir():
+            yield measurement(stored(blob, last, IN_MEMORY, rounds)[0], part="P9", name=f"{name}, store in memory", unit="ms")

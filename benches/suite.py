@@ -28,6 +28,7 @@ import latency
 import limits
 import peers
 import report
+import restart
 import scaling
 from measure import TINY, Measurement, Sizes, from_command
 
@@ -50,6 +51,8 @@ PARTS: dict[str, Part] = {
     "P5": bars.p5,
     "P6": bars.p6,
     "P7": bars.p7,
+    "P8": printed_by("cargo", "bench", "--locked", "--package", "streamcore", "--bench", "memory"),
+    "P9": restart.p9,
     "P10": latency.p10,
     "P11": bars.p11,
     "limits": limits.limits,
