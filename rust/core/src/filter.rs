@@ -195,14 +195,10 @@ impl Sieve {
         let mut bytes = Vec::new();
         let passes = page.records().map(|record| match page.format() {
             Format::Kinesis => {
-                bytes.clear();
-                let is_decoded = wants_data
-                    && base64_simd::STANDARD
-                        .decode_append(record.data_base64(), &mut bytes)
-                        .is_ok();
-                let data = simdutf8::basic::from_utf8(&bytes)
-                    .ok()
-                    .filter(|_| is_decoded);
+                let data = wants_data
+                    .then(|| record.payload_in(&mut bytes))
+                    .flatten()
+                    .and_then(|data| simdutf8::basic::from_utf8(data).ok());
                 machines.iter().any(|machine| {
                     Run::new(machine, &mut outcomes)
                         .event(|run, name, node| self.kinesis(run, name, node, record, data))

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use crate::error::PageError;
 use crate::json::escapes::{escape, escape_end, write_character};
 use crate::json::number::DIGITS_EXACT;
-use crate::json::search::{plain_number_end, skip_blanks, special};
+use crate::json::search::{plain_number_end, plain_string_end, skip_blanks, special};
 
 pub(crate) use crate::json::escapes::write_escaped;
 pub(crate) use crate::json::number::{Number, OutOfRange};
@@ -189,8 +189,7 @@ impl<'a> Scanner<'a> {
             return Err(unexpected(offset, byte, expected));
         }
         let start = offset + 1;
-        let end = special(self.bytes, start);
-        if self.bytes.get(end) == Some(&b'"') {
+        if let Some(end) = plain_string_end(self.bytes, start) {
             self.at = end + 1;
             return Ok(Text {
                 start,
@@ -198,12 +197,13 @@ impl<'a> Scanner<'a> {
                 escaped: false,
             });
         }
-        self.string_with_escapes(start, end)
+        self.string_with_escapes(start)
     }
 
-    /// The rest of a string, from the first byte that is not plain.
+    /// The rest of a string that is not plain.
     #[cold]
-    fn string_with_escapes(&mut self, start: usize, mut at: usize) -> Result<Text> {
+    fn string_with_escapes(&mut self, start: usize) -> Result<Text> {
+        let mut at = special(self.bytes, start);
         loop {
             match self.bytes.get(at) {
                 Some(b'"') => break,
@@ -468,8 +468,7 @@ impl<'a> Scanner<'a> {
     /// Where the string that begins at `at` ends.
     #[inline]
     fn string_end(&mut self, bytes: &[u8], at: usize) -> Result<usize> {
-        let end = special(bytes, at + 1);
-        if bytes.get(end) == Some(&b'"') {
+        if let Some(end) = plain_string_end(bytes, at + 1) {
             return Ok(end + 1);
         }
         self.after(at, |scanner| scanner.string("a string").map(drop))
@@ -478,11 +477,11 @@ impl<'a> Scanner<'a> {
     /// Where the value of a member begins, whose name begins at `at`; blanks perhaps before either.
     #[inline]
     fn name_end(&mut self, bytes: &[u8], at: usize) -> Result<usize> {
-        if bytes.get(at) == Some(&b'"') {
-            let end = special(bytes, at + 1);
-            if let Some(b"\":") = bytes.get(end..).and_then(<[u8]>::first_chunk) {
-                return Ok(end + 2);
-            }
+        if bytes.get(at) == Some(&b'"')
+            && let Some(end) = plain_string_end(bytes, at + 1)
+            && bytes.get(end + 1) == Some(&b':')
+        {
+            return Ok(end + 2);
         }
         self.after(at, |scanner| scanner.name_apart().map(drop))
     }
@@ -519,8 +518,9 @@ impl<'a> Scanner<'a> {
     pub(crate) fn name(&mut self) -> Result<Text> {
         if self.bytes.get(self.at) == Some(&b'"') {
             let start = self.at + 1;
-            let end = special(self.bytes, start);
-            if let Some(b"\":") = self.bytes.get(end..).and_then(<[u8]>::first_chunk) {
+            if let Some(end) = plain_string_end(self.bytes, start)
+                && self.bytes.get(end + 1) == Some(&b':')
+            {
                 self.at = end + 2;
                 return Ok(Text {
                     start,

@@ -4,9 +4,10 @@
 //! per lane, so the function never changes; another one would be version 2. It does not know records or pages.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::codec::STANDARD;
 
 /// The version of the functions in this module. Checkpoints carry it.
 pub const LANE_FUNCTION_VERSION: u16 = 1;

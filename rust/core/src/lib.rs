@@ -156,6 +156,7 @@ mod batch;
 mod buffer;
 mod chance;
 mod checkpoint;
+mod codec;
 mod config;
 mod decode;
 mod discard;

@@ -18,6 +18,7 @@ mod text;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -103,8 +104,17 @@ impl Span {
     }
 
     pub(crate) fn text(self, body: &str) -> &str {
+        &body[self.range()]
+    }
+
+    /// The same as bytes, whose ends need not be looked at: they may be far from the processor.
+    pub(crate) fn bytes(self, body: &str) -> &[u8] {
+        &body.as_bytes()[self.range()]
+    }
+
+    fn range(self) -> Range<usize> {
         let start = self.start as usize;
-        &body[start..start + self.bytes as usize]
+        start..start + self.bytes as usize
     }
 }
 

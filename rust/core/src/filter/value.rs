@@ -111,31 +111,34 @@ impl<'a> Decimal<&'a str> {
             Some(unsigned) => (true, unsigned),
             None => (false, text),
         };
-        let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
-        let digits = mantissa.trim_start_matches(['0', '.']);
-        let whole = mantissa.find('.').unwrap_or(mantissa.len());
-        let first = mantissa.len() - digits.len();
+        // Byte by byte: numbers are short.
+        let place = |text: &str, is: fn(u8) -> bool| text.bytes().position(is);
+        let end = place(unsigned, |byte| byte | 0x20 == b'e').unwrap_or(unsigned.len());
+        let mantissa = &unsigned[..end];
+        let whole = place(mantissa, |byte| byte == b'.').unwrap_or(end);
+        let counts = |byte| byte != b'0' && byte != b'.';
+        let first = place(mantissa, counts).unwrap_or(end);
         let length = |bytes: usize| i64::try_from(bytes).unwrap_or(i64::MAX);
         let point = if first < whole {
             length(whole - first)
         } else {
             -length((first - whole).saturating_sub(1))
         };
-        let digits = if mantissa.len() == whole {
-            digits.trim_end_matches('0')
-        } else {
-            digits.trim_end_matches(['0', '.'])
+        let last = mantissa.bytes().rposition(counts);
+        let digits = &mantissa[first..last.map_or(first, |last| last + 1)];
+        let exponent = match unsigned.get(end + 1..) {
+            None => 0,
+            Some(exponent) => {
+                // More digits than fit stand for a power that is as good as the largest one.
+                let far = if exponent.starts_with('-') {
+                    i64::MIN / 2
+                } else {
+                    i64::MAX / 2
+                };
+                let exponent = exponent.parse().unwrap_or(far);
+                exponent.clamp(i64::MIN / 2, i64::MAX / 2)
+            }
         };
-        // More digits than fit stand for a power that is as good as the largest one.
-        let far = if exponent.starts_with('-') {
-            i64::MIN / 2
-        } else {
-            i64::MAX / 2
-        };
-        let exponent = exponent
-            .parse()
-            .unwrap_or(far)
-            .clamp(i64::MIN / 2, i64::MAX / 2);
         Self {
             negative: negative && !digits.is_empty(),
             digits,

@@ -2,24 +2,36 @@
 
 use wide::u8x16;
 
-/// The first special byte from `start` on, that is a quote, a backslash or a control character; the length if there is none.
+/// Where the string that begins at `start` ends, if nothing is escaped in it: its closing quote.
 ///
 /// Most strings are short, so it begins with one word, which tells the place at once: how long a string is cannot be guessed, and a
-/// branch for each few bytes would be guessed wrong too often.
+/// branch for each few bytes would be guessed wrong too often. All that follows waits for the place, so it comes from the quotes alone;
+/// that nothing special stands before is looked at beside.
 #[inline]
-pub(super) fn special(bytes: &[u8], start: usize) -> usize {
+pub(super) fn plain_string_end(bytes: &[u8], start: usize) -> Option<usize> {
     if let Some(word) = bytes.get(start..).and_then(<[u8]>::first_chunk) {
-        let found = specials(word).to_bitmask();
-        if found != 0 {
-            return start + found.trailing_zeros() as usize;
+        let word = u8x16::new(*word);
+        let quotes = word.simd_eq(u8x16::splat(b'"')).to_bitmask();
+        let others = word.simd_le(u8x16::splat(0x1f)) | word.simd_eq(u8x16::splat(b'\\'));
+        let place = quotes.trailing_zeros();
+        if place < others.to_bitmask().trailing_zeros() {
+            return Some(start + place as usize);
         }
     }
-    special_far(bytes, start)
+    plain_string_end_far(bytes, start)
 }
 
-/// The same for longer strings: a few words, then blocks of four, of which is only asked whether they have one.
+/// The same for other strings.
 #[inline(never)]
-fn special_far(bytes: &[u8], start: usize) -> usize {
+fn plain_string_end_far(bytes: &[u8], start: usize) -> Option<usize> {
+    let end = special(bytes, start);
+    (bytes.get(end) == Some(&b'"')).then_some(end)
+}
+
+/// The first special byte from `start` on, that is a quote, a backslash or a control character; the length if there is none.
+///
+/// It looks at a few words, then at blocks of four, of which is only asked whether they have one.
+pub(super) fn special(bytes: &[u8], start: usize) -> usize {
     let mut rest = &bytes[start..];
     loop {
         for _ in 0..4 {
@@ -67,27 +79,29 @@ pub(super) fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// Where a number without an exponent ends; None for what is no such number, and for one that cannot be told so quickly.
+/// Where a number without an exponent ends; None for what is no such number, and for one that cannot be told so quickly. It begins with
+/// a digit or a sign.
 #[inline]
 pub(super) fn plain_number_end(bytes: &[u8], start: usize) -> Option<usize> {
-    let whole = start + usize::from(bytes.get(start) == Some(&b'-'));
-    let word = bytes.get(whole..)?.first_chunk()?;
-    let others = others_than_digits(*word);
+    let word = bytes.get(start..)?.first_chunk()?;
+    // As for strings, the end does not wait for what the bytes are: a sign is let pass, and looked at beside.
+    let others = others_than_digits(word) & !1;
     let digits = others.trailing_zeros() as usize;
-    if digits == 0 || digits > 1 && word[0] == b'0' {
+    let sign = usize::from(bytes[start] == b'-');
+    if digits <= sign || bytes[start + sign] == b'0' && digits > sign + 1 {
         return None;
     }
-    let mut end = whole + digits;
+    let mut end = start + digits;
     let mut next = *word.get(digits)?;
     if next == b'.' {
         let others = others & (others - 1);
         if others == 0 {
-            end = skip_digits(bytes, whole + word.len());
-            (end > whole + digits + 1).then_some(())?;
+            end = skip_digits(bytes, start + word.len());
+            (end > start + digits + 1).then_some(())?;
         } else {
             let all = others.trailing_zeros() as usize;
             (all > digits + 1).then_some(())?;
-            end = whole + all;
+            end = start + all;
         }
         next = *bytes.get(end)?;
     }
@@ -103,8 +117,8 @@ fn skip_digits(bytes: &[u8], mut at: usize) -> usize {
 }
 
 #[inline]
-fn others_than_digits(word: [u8; 16]) -> u32 {
-    let digits = u8x16::new(word) - u8x16::splat(b'0');
+fn others_than_digits(word: &[u8; 16]) -> u32 {
+    let digits = u8x16::new(*word) - u8x16::splat(b'0');
     digits.simd_ge(u8x16::splat(10)).to_bitmask()
 }
 
@@ -119,12 +133,15 @@ mod tests {
             let mut text = plain[..length].to_vec();
             for start in 0..=length {
                 assert_eq!(special(&text, start), length);
+                assert_eq!(plain_string_end(&text, start), None);
             }
             for at in 0..length {
                 for byte in [b'"', b'\\', b'\0', b'\n', 0x1f] {
                     text[at] = byte;
                     for start in [0, at / 2, at] {
                         assert_eq!(special(&text, start), at, "{byte} at {at} of {length}");
+                        let end = (byte == b'"').then_some(at);
+                        assert_eq!(plain_string_end(&text, start), end, "{byte} at {at}");
                     }
                 }
                 text[at] = plain[at];
@@ -157,6 +174,10 @@ mod tests {
                 for exponent in ["", "e5", "E-2", "e", ","] {
                     for sign in ["", "-"] {
                         let number = format!("{sign}{whole}{fraction}");
+                        if !number.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+                        {
+                            continue; // nobody asks for where that ends
+                        }
                         let is_number = !whole.is_empty()
                             && (whole.len() == 1 || !whole.starts_with('0'))
                             && fraction != "."
@@ -164,7 +185,10 @@ mod tests {
                         for rest in ["", "}", ", 1234567890123456"] {
                             let text = format!("{number}{exponent}{rest}");
                             let end = plain_number_end(text.as_bytes(), 0);
-                            if is_number && whole.len() < 16 && text.len() > number.len() + 16 {
+                            if is_number
+                                && sign.len() + whole.len() < 16
+                                && text.len() > number.len() + 16
+                            {
                                 assert_eq!(end, Some(number.len()), "{text}");
                             } else {
                                 assert!(

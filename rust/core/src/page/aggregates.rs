@@ -3,9 +3,9 @@
 use std::ops::RangeInclusive;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use super::{Entry, KEY_BYTES_MAX, PAGE_BYTES_MAX, Page, Span};
+use crate::codec::STANDARD;
 use crate::decode::kpl::{self, Aggregate};
 use crate::json::write_escaped;
 use crate::lanes::key_hash;

@@ -1,9 +1,9 @@
 //! Records that are handed over one by one, written into the form of a page.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use super::{Entry, Format, KEY_BYTES_MAX, Page, Span, Trailer, check_arrival, check_size};
+use crate::codec::STANDARD;
 use crate::error::PageError;
 use crate::json::write_escaped;
 use crate::lanes::key_hash;

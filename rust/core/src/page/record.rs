@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use base64::DecodeError;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use super::{Entry, Format, Page};
+use crate::codec::STANDARD;
 use crate::decode;
 use crate::error::PageError;
 use crate::event;
@@ -157,20 +157,23 @@ impl<'a> Record<'a> {
             return Ok(());
         }
         let length = out.len();
-        if base64_simd::STANDARD
-            .decode_append(self.data_base64(), out)
-            .is_ok()
-        {
-            return Ok(());
-        }
-        // The other decoder says where it is wrong.
-        out.truncate(length);
         STANDARD
             .decode_vec(self.data_base64(), out)
             .map_err(|error| {
                 out.truncate(length);
                 bad_base64(&error, self.data_base64().len())
             })
+    }
+
+    /// The decoded data of a record of Kinesis, in memory that is used again; None if it is not base64.
+    pub(crate) fn payload_in<'m>(&self, memory: &'m mut Vec<u8>) -> Option<&'m [u8]> {
+        let text = self.entry.data.bytes(&self.page.body);
+        let bytes_max = base64::decoded_len_estimate(text.len());
+        if memory.len() < bytes_max {
+            memory.resize(bytes_max, 0);
+        }
+        let bytes = STANDARD.decode_slice(text, memory).ok()?;
+        Some(&memory[..bytes])
     }
 
     /// The bytes that the record adds to an event beside the constant parts, which
