@@ -59,6 +59,7 @@ fn main() {
         for (stuck, name) in [
             (Stuck::InFlight, "behind a lane in flight"),
             (Stuck::Retried, "behind a lane retried"),
+            (Stuck::Failed, "behind a lane that hung and failed"),
         ] {
             for (lanes, batch_size, page_records, pages_ahead) in [
                 (10, 100, 1_000, 1),

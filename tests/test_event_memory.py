@@ -1,4 +1,8 @@
-"""The texts of events are written straight into memory of Python's: here its debug allocator looks whether a byte beside it was touched."""
+"""Texts and lists of events are made in place, in memory of Python's.
+
+Its debug allocator looks whether a byte beside it was touched, and whoever asks the collector for all objects sees no list that is half
+made.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +40,40 @@ print("done")
 """
 
 
+LISTS = """
+import gc
+from streamcore import Engine, EventSourceMapping, Page
+
+NOW, RECORDS = 1_700_000_000_000, 201
+engine = Engine()
+shard = engine.add_shard(EventSourceMapping(starting_position="TRIM_HORIZON", batch_size=RECORDS), "shard", now=NOW)
+engine.offer(shard, Page.from_records([("key", b"{}", NOW, str(number)) for number in range(1, RECORDS + 1)]), NOW)
+batch = engine.take(NOW)
+collected = 0
+
+def look(phase, _info):
+    global collected
+    collected += 1
+    for found in gc.get_objects():
+        if type(found) is list and len(found) == RECORDS:
+            assert all(isinstance(record, dict) for record in found)
+
+gc.callbacks.append(look)
+gc.set_threshold(1)
+event = batch.event()
+gc.callbacks.clear()
+assert collected > RECORDS
+assert gc.is_tracked(event["Records"])
+print("done")
+"""
+
+
 def test_pythons_debug_allocator_finds_nothing_wrong_with_events() -> None:
     environment = {**os.environ, "PYTHONMALLOC": "debug"}
     done = subprocess.run([sys.executable, "-P", "-X", "dev", "-c", SCRIPT], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_nobody_sees_a_list_that_is_half_made() -> None:
+    done = subprocess.run([sys.executable, "-P", "-X", "faulthandler", "-c", LISTS], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

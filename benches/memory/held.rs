@@ -57,6 +57,8 @@ pub(crate) enum Stuck {
     InFlight,
     /// Its function fails again and again.
     Retried,
+    /// Its function has answered with a failure at last.
+    Failed,
 }
 
 /// What is held.
@@ -202,7 +204,7 @@ impl Scenario {
                 let outcome = match stuck {
                     _ if lane(record.key_hash(), self.lanes) != stuck_lane => Outcome::Success,
                     Stuck::Retried => Outcome::Failure(Response::default()),
-                    Stuck::InFlight => {
+                    Stuck::InFlight | Stuck::Failed => {
                         in_flight.push(batch);
                         continue;
                     }
@@ -212,7 +214,14 @@ impl Scenario {
                     .expect("an outcome");
             }
         }
-        assert_eq!(in_flight.len(), usize::from(stuck == Stuck::InFlight));
+        assert_eq!(in_flight.len(), usize::from(stuck != Stuck::Retried));
+        if stuck == Stuck::Failed {
+            let batch = in_flight.pop().expect("there is one");
+            let outcome = Outcome::Failure(Response::default());
+            engine
+                .finish(batch.ticket(), outcome, None, now)
+                .expect("an outcome");
+        }
         held(&mut engine, shard, before, text_bytes)
     }
 }

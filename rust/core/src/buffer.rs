@@ -193,6 +193,8 @@ pub(crate) struct Buffer {
     dead: u64,
     /// Lanes that were stuck when it was last said.
     stuck: LaneSet,
+    /// Those of them that were parked.
+    parked: LaneSet,
     /// What is complete of pages that only stuck lanes keep, as far as it has come since the last relief.
     dead_behind_stuck: u64,
     /// For a time's use, kept for its memory.
@@ -379,11 +381,12 @@ impl Buffer {
         RELIEF_BYTES_MIN.max(self.bytes as u64 / RELIEF_PART)
     }
 
-    /// Says which lanes are stuck. True if the pages that only they keep are to be looked at now: enough of such pages is complete, or
-    /// another lane is stuck and with it others of them may be such pages.
-    pub(crate) fn needs_relief(&mut self, stuck: LaneSet) -> bool {
-        let more = stuck & !self.stuck != 0;
-        self.stuck = stuck;
+    /// Says which lanes are stuck, and which of these are parked. True if the pages that only they keep are to be looked at now: enough of
+    /// such pages is complete, another lane is stuck and with it others of them may be such pages, or another is parked and with it what a
+    /// batch in flight has kept.
+    pub(crate) fn needs_relief(&mut self, stuck: LaneSet, parked: LaneSet) -> bool {
+        let more = stuck & !self.stuck != 0 || parked & !self.parked != 0;
+        (self.stuck, self.parked) = (stuck, parked);
         let needed = stuck != 0
             && self.may_need_relief()
             && (more || self.dead_behind_stuck >= self.relief_bytes());
@@ -477,6 +480,8 @@ impl Buffer {
     /// Moves all incomplete records into fresh pages, in the order of the log, for other lanes. `live` holds every live run. Returns the
     /// runs of each page, oldest page first.
     pub(crate) fn relane(&mut self, live: &[Run], lane_count: u8) -> Vec<Vec<Run>> {
+        // Lanes have other numbers now.
+        (self.stuck, self.parked, self.dead_behind_stuck) = (0, 0, 0);
         let mut records: Vec<(u64, SlotId, u32)> = Vec::new();
         for run in live {
             let leaf = &self.slot(run.slot).leaf;
@@ -485,7 +490,19 @@ impl Buffer {
         }
         records.sort_unstable();
         let mut pages = Vec::new();
-        for moved in records.chunks(RELANED_RECORDS) {
+        let mut rest = &records[..];
+        while !rest.is_empty() {
+            let mut weight = 0;
+            let fitting = rest
+                .iter()
+                .take(RELANED_RECORDS)
+                .take_while(|(_, slot, index)| {
+                    let room = weight < GATHERED_BYTES;
+                    weight += u64::from(self.slot(*slot).leaf.page.event_bytes(*index as usize));
+                    room
+                });
+            let (moved, later) = rest.split_at(fitting.count());
+            rest = later;
             let refs = moved
                 .iter()
                 .map(|(_, slot, index)| (&*self.slot(*slot).leaf, *index));

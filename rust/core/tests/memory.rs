@@ -38,18 +38,23 @@ fn a_full_buffer_takes_little_more_than_its_pages() {
 /// At most 1.3 times the text of the records that are alive and 48 bytes a record, whatever keeps the lane from going on.
 #[test]
 fn a_stuck_lane_keeps_little_more_than_its_own_records() {
-    for (stuck, form, lanes, page_records, records) in [
-        (Stuck::InFlight, Form::Body, 10, 100, 30_000),
-        (Stuck::InFlight, Form::Records, 3, 100, 10_000),
-        (Stuck::InFlight, Form::Body, 10, 10, 20_000),
-        (Stuck::Retried, Form::Body, 10, 100, 30_000),
-        (Stuck::Retried, Form::Records, 10, 20, 20_000),
+    for (stuck, form, lanes, page_records, records, pages_ahead, batch_size) in [
+        (Stuck::InFlight, Form::Body, 10, 100, 30_000, 1, 10),
+        (Stuck::InFlight, Form::Records, 3, 100, 10_000, 1, 10),
+        (Stuck::InFlight, Form::Body, 10, 10, 20_000, 1, 10),
+        (Stuck::Retried, Form::Body, 10, 100, 30_000, 1, 10),
+        (Stuck::Retried, Form::Records, 10, 20, 20_000, 1, 10),
+        // The batch that hangs has records of every page, which can go when it has failed.
+        (Stuck::Failed, Form::Body, 10, 100, 30_000, 300, 10_000),
+        (Stuck::Failed, Form::Records, 10, 100, 30_000, 300, 1_000),
     ] {
         let scenario = Scenario {
             form,
             records,
             page_records,
             lanes,
+            batch_size,
+            pages_ahead,
             ..USUAL
         };
         let held = scenario.behind(stuck);

@@ -46,6 +46,8 @@ impl Calls<'_, '_> {
             });
             // All of them are called, and the first error is raised.
             discards.fold(told.and(instant.map(drop)), Result::and)?;
+            // Where handler and clock are not Python code, nothing else looks for Ctrl-C.
+            py.check_signals()?;
         }
     }
 

@@ -82,9 +82,13 @@ pub(crate) fn list<'py, T>(
     mut make: impl FnMut(T) -> PyResult<Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyList>> {
     // SAFETY: `PyList_New` gives a list, or null, at which `from_owned_ptr` panics. Its places are empty, which visiting and dropping
-    // it allow; none is when it is returned.
-    let list: Bound<'py, PyList> =
-        unsafe { Bound::from_owned_ptr(py, ffi::PyList_New(size(length))).cast_into_unchecked() };
+    // it allow, but not reading it. Making a dict may run the collector and with it any Python code, which could find the list in
+    // `gc.get_objects()`; so the collector does not know of it until every place is filled. A list that it does not know may be dropped.
+    let list: Bound<'py, PyList> = unsafe {
+        let list = Bound::from_owned_ptr(py, ffi::PyList_New(size(length)));
+        ffi::PyObject_GC_UnTrack(list.as_ptr().cast());
+        list.cast_into_unchecked()
+    };
     let mut filled = 0;
     for (index, item) in (0..length).zip(items) {
         let dict = make(item)?.into_ptr();
@@ -95,5 +99,7 @@ pub(crate) fn list<'py, T>(
         filled += 1;
     }
     assert_eq!(filled, length, "a batch has as many records as it says");
+    // SAFETY: the list is valid, every place of it is filled, and it was untracked above.
+    unsafe { ffi::PyObject_GC_Track(list.as_ptr().cast()) };
     Ok(list)
 }

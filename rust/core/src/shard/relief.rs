@@ -33,7 +33,11 @@ impl Shard {
             .clone()
             .filter(|index| self.is_stuck(*index))
             .fold(0, |set, index| set | 1 << index);
-        if !self.buffer.needs_relief(stuck) {
+        let parked: LaneSet = lanes
+            .clone()
+            .filter(|index| matches!(self.heads[*index].state, LaneState::Parked(_)))
+            .fold(0, |set, index| set | 1 << index);
+        if !self.buffer.needs_relief(stuck, parked) {
             return;
         }
         let works = self
