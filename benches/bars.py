@@ -36,15 +36,25 @@ class MissingError(Exception):
 @functools.cache
 def kinesis_pages(records: int, payload_bytes: int) -> list[bytes]:
     """Return the bodies of so many records, of up to 10,000 each."""
-    page = min(records, PAGE_RECORDS)
-    return bodies(records // page, page, payload_bytes)
+    return bodies(*pages_of(records, PAGE_RECORDS), payload_bytes)
 
 
 @functools.cache
 def dynamodb_pages(records: int) -> list[bytes]:
     """Return the bodies of so many updates of items with ten attributes, with new and old images."""
-    page = min(records, DYNAMODB_PAGE_RECORDS)
-    return dynamodb_bodies(records // page, page)
+    return dynamodb_bodies(*pages_of(records, DYNAMODB_PAGE_RECORDS))
+
+
+def pages_of(records: int, largest: int) -> tuple[int, int]:
+    """Return how many pages of how many records there are in so many records.
+
+    >>> pages_of(50_000, 10_000), pages_of(2_000, 10_000), pages_of(15_000, 10_000)
+    ((5, 10000), (1, 2000), (2, 7500))
+    """
+    pages = -(-records // largest)
+    if records % pages:
+        raise ValueError(f"{records} records do not make {pages} equal pages of up to {largest}")
+    return pages, records // pages
 
 
 def p1(sizes: Sizes) -> Iterator[Measurement]:

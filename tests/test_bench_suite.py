@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import bars
 import measure
 import report
 from measure import Measurement, by_turns, from_command, measurement
@@ -72,7 +73,7 @@ def test_a_wrong_option_is_refused(tmp_path: Path, arguments: tuple[str, ...], m
     assert message in done.stderr
 
 
-@pytest.mark.parametrize("document", report.DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", report.DOCUMENTS, ids=lambda document: str(document.relative_to(ROOT)))
 def test_the_tables_are_those_of_the_results(document: Path) -> None:
     written = document.read_text()
     assert report.fill(written, json.loads(report.RESULTS.read_text())) == written, "run: python -P benches/suite.py --render"
@@ -114,7 +115,7 @@ def test_a_program_prints_its_measurements(capfd: pytest.CaptureFixture[str]) ->
         list(from_command([sys.executable, "-c", "raise SystemExit(3)"]))
 
 
-@pytest.mark.parametrize("module", [measure, report], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("module", [bars, measure, report], ids=lambda module: module.__name__)
 def test_the_examples_are_true(module: Any) -> None:
     tried = doctest.testmod(module)
     assert tried.attempted > 0

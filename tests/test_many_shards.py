@@ -373,3 +373,27 @@ def test_kinds_of_things_that_are_told_are_forgotten_after_ten_minutes() -> None
     assert [rarely.count(number, 0) for number in range(1000)] == [1] * 1000
     assert [rarely.count("one more", 1), rarely.count("another", 1)] == [1, 2]  # as one kind
     assert [rarely.count("one more", 600_000), rarely.count("another", 600_000)] == [1, 1]
+
+
+def test_a_mapping_is_listed_by_one_thread_at_a_time_and_again_after_an_end_that_came_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    world.run()
+    poller, (job,) = world.worker._poller, world.worker._poller.jobs
+    deep, deepest, listings = 0, 0, 0
+    list_shards = world.stream.list_shards
+
+    def listed() -> Any:
+        nonlocal deep, deepest, listings
+        deep, listings = deep + 1, listings + 1
+        deepest = max(deepest, deep)
+        if listings == 1:
+            poller._schedule(job, world.clock.now_ms())  # as the end of another shard does when it is saved
+            while poller.step(world.clock.now_ms()):  # as another thread does meanwhile
+                pass
+        deep -= 1
+        return list_shards()
+
+    monkeypatch.setattr(world.stream, "list_shards", listed)
+    poller._schedule(job, world.clock.now_ms())
+    world.polled()
+    assert (deepest, listings) == (1, 2)

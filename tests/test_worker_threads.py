@@ -298,15 +298,15 @@ def test_a_run_ends_when_idle_though_some_tip_is_always_being_looked_at() -> Non
     assert worker.run(until_idle=True, timeout_s=60).reason == "idle"
 
 
-def test_a_shard_that_is_taken_again_before_its_read_is_over_is_counted_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One thread puts the shard back and another takes it, at its tip now, before the first one has noted that it is done."""
+def test_a_shard_that_is_due_again_before_its_read_is_over_waits_for_that_and_is_counted_rightly(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = Worker(checkpoints=MemoryCheckpointStore())
     worker.add(mapping(), SlowTip(), LocalFunction(Noted()))
     worker._open(None)
     poller, others = worker._poller, []
 
-    def read_and_taken_again(reading: Any, now: int) -> None:
+    def read_and_due_again(reading: Any, now: int) -> None:
         reading.at_tip = True
+        poller._schedule(reading, now + 1000)
         poller._schedule(reading, now)
         while (taken := poller._take(now)) is not None:
             others.append(taken)
@@ -314,11 +314,13 @@ def test_a_shard_that_is_taken_again_before_its_read_is_over_is_counted_rightly(
     now = worker._clock.now_ms()
     first = poller._take(now)
     assert first is not None
-    monkeypatch.setattr(poller, "_poll", read_and_taken_again)
+    monkeypatch.setattr(poller, "_poll", read_and_due_again)
     poller._do(first, now)
     monkeypatch.setattr(poller, "_poll", lambda _reading, _now: None)
-    assert first in others
-    for task in others:
+    assert len(others) == 1
+    assert first not in others
+    assert poller._take(now) is first
+    for task in [first, *others]:
         poller._do(task, now)
     assert (poller._busy, poller._pressing) == (0, 0)
     worker.stop()

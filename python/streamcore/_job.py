@@ -21,16 +21,18 @@ _UNKNOWN = StreamDescription(identity="", event_source_arn="")
 class Task:
     """Something that the poller does when it is due.
 
-    `entry` is the number of its only valid place in the heap, 0 for none. `pressing` says of a task under way that a run must not end
-    without it.
+    `entry` is the number of its only valid place in the heap, 0 for none. `under_way` says that a thread does it, and `due_again` when it
+    is due after that. `pressing` says of a task under way that a run must not end without it.
     """
 
-    __slots__ = ("entry", "failures", "pressing")
+    __slots__ = ("due_again", "entry", "failures", "pressing", "under_way")
 
     def __init__(self) -> None:
         self.entry = 0
         self.failures = 0
         self.pressing = False
+        self.under_way = False
+        self.due_again: int | None = None
 
 
 class Job(Task):

@@ -55,8 +55,9 @@ def _says_tip(fetched: Fetched, page: Page) -> bool:
 class Poller:
     """Feeds the engine from the sources of all mappings.
 
-    Every shard and every listing is a task with a due time in one heap. A task is out of the heap while a thread does it, so that a
-    reader is used by one thread at a time. A source that wakes its readers moves those at its tip to the front.
+    Every shard and every listing is a task with a due time in one heap. A task is out of the heap while a thread does it, and whoever
+    schedules it meanwhile says when it is due again, so that a reader is used and a mapping is listed by one thread at a time. A source
+    that wakes its readers moves those at its tip to the front.
     """
 
     def __init__(self, engine: Engine, clock: Clock, saver: Saver, shards: Shards, *, on_failed: Callable[[BaseException], None]) -> None:
@@ -108,6 +109,9 @@ class Poller:
             self._rouse()
 
     def _push(self, task: Task, due: int) -> None:
+        if task.under_way:
+            task.due_again = due if task.due_again is None else min(due, task.due_again)
+            return
         self._number += 1
         task.entry = self._number
         heapq.heappush(self._tasks, (due, self._number, task))
@@ -138,6 +142,7 @@ class Poller:
                 self._push(task, now + _FAILING_PAUSE_MS)
                 continue
             task.entry = 0
+            task.under_way = True
             if isinstance(task, Reading):
                 task.parked = False
             # A look at the tip of a polled stream is not pressing: with many shards one or another is always under way.
@@ -149,7 +154,7 @@ class Poller:
         return None
 
     def _do(self, task: Task, now: int) -> None:
-        # As `_take` saw them: once the task is back in the heap another thread may take it before this one is done.
+        # As `_take` saw them.
         failing, pressing = task.failures > 0, task.pressing
         try:
             if isinstance(task, Reading):
@@ -161,6 +166,11 @@ class Poller:
                 self._busy -= 1
                 self._pressing -= pressing
                 self._failing -= failing
+                task.under_way = False
+                if task.due_again is not None:
+                    due, task.due_again = task.due_again, None
+                    self._push(task, due)
+                    self._rouse()
 
     def _woken(self, job: Job, shard_id: str | None = None, /) -> None:
         """Poll a shard of the source if it waits to be woken, or each of them. Called by the source, from any thread."""
@@ -265,14 +275,15 @@ class Poller:
             due = self._fetch(reading, now)
         except UsageError:
             # The engine has it no more: its claim was lost, or the worker has stopped while the source kept this thread waiting.
-            if reading.state == "gone" or self._stopping:
-                self._close(reading)
-                return
-            raise
-        if reading.state == "gone":
+            if self._shards.has(reading) and not self._stopping:
+                raise
             self._close(reading)
             return
-        if due is None and reading.state != "polling":
+        state = reading.state  # it may be gone at any moment, of which the number of wake-ups tells below
+        if state == "gone":
+            self._close(reading)
+            return
+        if due is None and state != "polling":
             return
         with self._lock:
             if due is None or (due > now and reading.at_tip):

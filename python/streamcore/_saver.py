@@ -195,6 +195,16 @@ class Saver:
             self._thread.join(5)
 
     def release(self) -> None:
-        """Give every claim up."""
+        """Give every claim up.
+
+        Raises:
+            Exception: the first of what the store raised; the other claims are given up all the same.
+        """
+        failed: list[Exception] = []
         while self._tokens:
-            self._store.release(self._tokens.popitem()[1])
+            try:
+                self._store.release(self._tokens.popitem()[1])
+            except Exception as error:  # noqa: BLE001 - raised below
+                failed.append(error)
+        if failed:
+            raise failed[0]

@@ -192,6 +192,10 @@ class Shards:
         self._on_add(reading)
         return reading
 
+    def has(self, reading: Reading) -> bool:
+        """Return whether a shard is in the engine."""
+        return reading.handle in self.readings
+
     def leave(self, handle: int) -> Reading:
         """Forget a shard that is to leave the engine, and return it. That its end is saved is known to the lineage and to the store."""
         reading = self.readings.pop(handle)
