@@ -376,11 +376,12 @@ def test_failures_are_counted() -> None:
     assert (result.failed_invocations, result.discarded_records) == (15, 1500)  # with the run that notes the stages
 
 
-def result_of(*runs: BenchRun, rate: float | None = None) -> BenchResult:
-    return BenchResult(machine=Machine.this(), settings={"rate": rate}, runs=runs, service=None, latency=None, profile=None, reason="done")
+def result_of(*runs: BenchRun, rate: float | None = None, window_s: int = 0) -> BenchResult:
+    settings = {"rate": rate, "maximum_batching_window_in_seconds": window_s}
+    return BenchResult(machine=Machine.this(), settings=settings, runs=runs, service=None, latency=None, profile=None, reason="done")
 
 
-RUN = BenchRun(records=1000, discarded_records=0, invocations=10, failed_invocations=0, elapsed_s=0.5, cpu_s=0.25)
+RUN = BenchRun(records=1000, discarded_records=0, invocations=10, failed_invocations=0, elapsed_s=0.5, cpu_s=0.25, longest_call_s=0.0)
 
 
 def test_figures_are_medians_and_quartiles_of_the_runs_that_came_to_their_end() -> None:
@@ -392,9 +393,63 @@ def test_figures_are_medians_and_quartiles_of_the_runs_that_came_to_their_end() 
     assert result_of(dataclasses.replace(RUN, interrupted=True)).over_runs(lambda run: run.invocations_per_second).median == 20
 
 
-@pytest.mark.parametrize(("elapsed", "kept"), [(0.5, True), (0.59, True), (0.61, False)])
-def test_a_rate_is_kept_where_the_work_is_done_soon_after_the_last_arrival(elapsed: float, kept: bool) -> None:  # noqa: FBT001
-    assert result_of(dataclasses.replace(RUN, elapsed_s=elapsed), rate=2000).kept_rate == kept
+@pytest.mark.parametrize(
+    ("elapsed_s", "longest_call_s", "window_s", "kept"),
+    [
+        (0.5, 0.0, 0, True),
+        (0.59, 0.0, 0, True),
+        (0.61, 0.0, 0, False),
+        (1.59, 0.0, 1, True),
+        (1.61, 0.0, 1, False),
+        (1.19, 0.3, 0, True),  # a record may wait for one call before its own
+        (1.21, 0.3, 0, False),
+    ],
+)
+def test_a_rate_is_kept_where_the_work_is_done_soon_after_the_last_arrival(
+    elapsed_s: float,
+    longest_call_s: float,
+    window_s: int,
+    kept: bool,  # noqa: FBT001
+) -> None:
+    run = dataclasses.replace(RUN, elapsed_s=elapsed_s, longest_call_s=longest_call_s)
+    assert result_of(run, rate=2000, window_s=window_s).kept_rate == kept
+
+
+def test_a_slow_function_that_keeps_up_keeps_the_rate() -> None:
+    """Two records a call in 150 ms, and one every 100 ms: the last call ends 150 to 300 ms after the last arrival."""
+    slow = LocalFunction(lambda _event, _context: time.sleep(0.15))
+    result = bench(slow, workload=Workload(record_bytes=50), rate=10, records=4, warm_up_s=0, runs=1)
+    assert result.runs[0].longest_call_s >= 0.15
+    assert result.kept_rate
+
+
+def test_the_largest_record_fits_an_event() -> None:
+    largest = Workload(record_bytes=4_717_536, keys=10_000_000, key_skew=0)
+    result = bench(NOTHING, workload=largest, records=2, warm_up_s=0, runs=1)
+    assert [(run.records, run.discarded_records, run.invocations) for run in result.runs] == [(2, 0, 2)]
+    with pytest.raises(ConfigError, match="must be a whole number from 1 to 4,717,536, not 4717537"):
+        Workload(record_bytes=4_717_537)
+
+
+def test_a_recorded_record_that_fits_no_event_is_no_hang_and_no_interrupt(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text(f"name,text\na,{'x' * 5_000_000}\n")
+    with pytest.raises(SourceError, match="no records"):
+        bench(NOTHING, workload=FileSource(tmp_path / "rows.csv", key="name"), records=2, warm_up_s=0, runs=1)
+
+
+def test_a_mapping_runs_though_it_is_disabled_or_begins_elsewhere() -> None:
+    for mapping in (
+        EventSourceMapping(starting_position="LATEST", enabled=False),
+        EventSourceMapping(starting_position="AT_TIMESTAMP", starting_position_timestamp=1_700_000_000),
+    ):
+        assert bench(NOTHING, mapping, Workload(record_bytes=50), records=100, warm_up_s=0, runs=1).runs[0].records == 100
+
+
+def test_an_age_of_records_is_refused_with_a_rate() -> None:
+    mapping = EventSourceMapping(starting_position="TRIM_HORIZON", maximum_record_age_in_seconds=60)
+    with pytest.raises(ConfigError, match="cannot be measured with a rate") as raised:
+        bench(NOTHING, mapping, rate=100)
+    assert raised.value.parameter == "maximum_record_age_in_seconds"
 
 
 def test_the_json_says_all_of_it() -> None:
@@ -465,6 +520,9 @@ def test_more_times_than_memory_is_meant_for_are_refused() -> None:
         bench(NOTHING, rate=5_000_000, duration_s=2)
     with pytest.raises(ConfigError, match=r"25,000,000 calls would be measured"):
         bench(NOTHING, records=500_000_000)
+    with pytest.raises(ConfigError, match=r"6,000,000,000 records would arrive meanwhile, and at most 20,000,000 may") as raised:
+        bench(NOTHING, rate=10_000_000, duration_s=0.01, warm_up_s=600, runs=1)
+    assert raised.value.parameter == "warm_up_s"
 
 
 def test_windows_and_filters_are_refused() -> None:

@@ -115,8 +115,8 @@ def test_with_a_rate_latency_is_printed(folder: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_rate_that_is_not_kept_is_said(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
-    """150 records in 1.5 ms, each of which takes at least a millisecond."""
-    quick = ["--rate", "100000", "--records", "150", "--batch-size", "1", "--warm-up", "0", "--runs", "1", "--record-bytes", "50"]
+    """500 records in 5 ms, each of which takes at least a millisecond."""
+    quick = ["--rate", "100000", "--records", "500", "--batch-size", "1", "--warm-up", "0", "--runs", "1", "--record-bytes", "50"]
     assert bench(*quick, "--json", "b.json", function="handlers.py:busy") == 0
     assert json.loads((folder / "b.json").read_text())["kept_rate"] is False
     assert "THE RATE WAS NOT KEPT" in capsys.readouterr().out
@@ -157,6 +157,15 @@ def test_ctrl_c_prints_what_was_measured_so_far(folder: Path, function: str) -> 
     assert said["records_per_second"]["median"] == first["records_per_second"]
 
 
+def test_sigterm_ends_a_run_that_a_shell_keeps_from_ctrl_c(folder: Path) -> None:
+    command = [sys.executable, "-m", "streamcore", "bench", "--function", "handlers.py:terminate", *QUICK, "--json", "b.json"]
+    shell = ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command]
+    done = subprocess.run(shell, cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 130, done.stderr
+    assert json.loads((folder / "b.json").read_text())["reason"] == "interrupted"
+    assert "(interrupted)" in done.stdout
+
+
 def test_ctrl_c_before_anything_was_measured_prints_nothing(folder: Path) -> None:
     command = [sys.executable, "-m", "streamcore", "bench", "--function", "handlers.py:interrupt_at_once", "--record-bytes", "10"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
@@ -170,7 +179,7 @@ def test_ctrl_c_before_anything_was_measured_prints_nothing(folder: Path) -> Non
     [
         (["--rate", "0"], "--rate: must be a number from 0.001 to 10,000,000, not 0.0"),
         (["--rate", "fast"], "argument --rate: invalid float value: 'fast'"),
-        (["--record-bytes", "0"], "--record-bytes: must be a whole number from 1 to 10,485,760, not 0"),
+        (["--record-bytes", "0"], "--record-bytes: must be a whole number from 1 to 4,717,536, not 0"),
         (["--keys", "0"], "--keys: must be a whole number from 1 to 10,000,000, not 0"),
         (["--key-skew", "-1"], "--key-skew: must be a number from 0 to 10, not -1.0"),
         (["--records", "0"], "--records: must be a whole number from 1 to 1,000,000,000, not 0"),
@@ -181,6 +190,13 @@ def test_ctrl_c_before_anything_was_measured_prints_nothing(folder: Path) -> Non
         (["--state", "nowhere"], "--state: must be a folder, in which a file is made, not 'nowhere'"),
         (["--plot", "b.pdf"], "--plot: must end in .svg or .png, not 'b.pdf'"),
         (["--plot", "nowhere/b.svg"], "--plot: there is no folder for 'nowhere/b.svg'"),
+        (["--json", "."], "--json: must be a file, and '.' is a folder"),
+        (["--plot", "dir.svg"], "--plot: must be a file, and 'dir.svg' is a folder"),
+        (["--tumbling-window-in-seconds", "10"], "--tumbling-window-in-seconds: tumbling windows and filters cannot be measured"),
+        (["--filter-criteria", "{}"], "--filter-criteria: tumbling windows and filters cannot be measured"),
+        (["--maximum-batching-window-in-seconds", "1"], "--maximum-batching-window-in-seconds: goes with --rate"),
+        (["--duration", "1", "--records", "5"], "argument --records: not allowed with argument --duration; see "),
+        (["--rate", "10000000", "--warm-up", "600", "--records", "5"], "--warm-up: 6,000,000,000 records would arrive"),
         (["--json", "nowhere/b.json"], "--json: there is no folder for 'nowhere/b.json'"),
         (["--source", "kinesis:orders"], "--source: must be file:PATH?key=COLUMN or record:PATH, which have an end, not 'kinesis:orders'"),
         (["--source", "file:none.csv?key=name"], "--source: "),
@@ -188,6 +204,7 @@ def test_ctrl_c_before_anything_was_measured_prints_nothing(folder: Path) -> Non
     ],
 )
 def test_what_cannot_be_right_is_said_in_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("dir.svg").mkdir()
     assert bench(*arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"streamcore: {says}")

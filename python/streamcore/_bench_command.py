@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import json
 import logging
+import os
 import signal
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from streamcore._options import add_aws, add_calling, add_failing, add_logging, 
 from streamcore.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from streamcore._console import Say
@@ -33,6 +35,8 @@ Without --rate all records are there from the beginning, and the worker goes as 
 long a call takes, and nothing of how long a record waits. With --rate records arrive at their own instants, whether the worker is ready
 or not, and latency is counted from those instants, so that a stall shows in all records that it holds up.
 
+Tumbling windows and filters cannot be measured: records are repeated, and all of them are to be done.
+
   TARGET  as for `streamcore run`. A function that is not in this process uses CPU that is not counted here.
 """
 _EPILOG = """\
@@ -47,6 +51,7 @@ examples:
   streamcore bench --function handlers.py:handle --record-bytes 200 --shards 4 --parallelization-factor 10 --rate 20000
   streamcore bench --function handlers.py:handle --source 'file:flights.csv.gz?key=carrier' --json bench.json --plot bench.svg
 """
+_REFUSED = ("tumbling_window_in_seconds", "filter_criteria")
 _GENERATED = ("record_bytes", "keys", "key_skew", "shards")
 
 
@@ -73,8 +78,9 @@ def add(commands: argparse._SubParsersAction[Any], command: Callable[[argparse.N
 
     load = bench.add_argument_group("load")
     load.add_argument("--rate", type=float, metavar="R", help="records a second, over all shards (as fast as it goes)")
-    load.add_argument("--duration", type=seconds, default=2.0, metavar="S", help="about how many seconds a run takes (2)")
-    load.add_argument("--records", type=int, metavar="N", help="or how many records it has")
+    length = load.add_mutually_exclusive_group()
+    length.add_argument("--duration", type=seconds, default=2.0, metavar="S", help="about how many seconds a run takes (2)")
+    length.add_argument("--records", type=int, metavar="N", help="or how many records it has")
     load.add_argument("--warm-up", type=seconds, default=1.0, metavar="S", help="seconds to run before (1)")
     load.add_argument("--runs", type=int, default=5, metavar="N", help="how many runs; their median and quartiles are shown (5)")
 
@@ -86,6 +92,8 @@ def add(commands: argparse._SubParsersAction[Any], command: Callable[[argparse.N
     lambda_.add_argument("--parallelization-factor", type=int, default=1, metavar="N", help="most batches of a shard at a time (1)")
     lambda_.add_argument("--maximum-retry-attempts", type=int, default=0, metavar="N", help="before records are discarded (0)")
     add_failing(lambda_)
+    for name in _REFUSED:
+        lambda_.add_argument(f"--{name.replace('_', '-')}", help=argparse.SUPPRESS)
 
     running = bench.add_argument_group("running")
     add_calling(running)
@@ -121,8 +129,8 @@ def run(
     if arguments.plot is not None:
         check_plot(arguments.plot)
     for name in ("json", "plot"):
-        if (path := getattr(arguments, name)) is not None and not Path(path).absolute().parent.is_dir():
-            raise ConfigError(f"there is no folder for {path!r}", parameter=name)
+        if (path := getattr(arguments, name)) is not None:
+            _check_writable(path, name)
     mapping = _mapping(arguments)
     with contextlib.ExitStack() as opened:
         workload = _workload(arguments)
@@ -137,6 +145,7 @@ def run(
             profile=arguments.profile,
         )
         opened.callback(function.close)
+        opened.enter_context(_interruptible())
         opened.enter_context(terminates(_Interrupt()))
         failures = logging.getLogger("streamcore.function")
         opened.callback(failures.setLevel, failures.level)
@@ -181,9 +190,39 @@ class _Interrupt:
         signal.raise_signal(signal.SIGINT)
 
 
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have SIGINT stop what runs also where it is ignored, as a shell has it for a script's `command &`: SIGTERM goes the same way."""
+    ignored = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _check_writable(path: str, name: str) -> None:
+    """Refuse a file that cannot be written."""
+    file = Path(path).absolute()
+    if not file.parent.is_dir():
+        raise ConfigError(f"there is no folder for {path!r}", parameter=name)
+    if file.is_dir():
+        raise ConfigError(f"must be a file, and {path!r} is a folder", parameter=name)
+    if not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ConfigError(f"{path!r} cannot be written: permission denied", parameter=name)
+
+
 def _mapping(arguments: argparse.Namespace) -> EventSourceMapping:
     from streamcore.mapping import EventSourceMapping  # noqa: PLC0415
 
+    for name in _REFUSED:
+        if getattr(arguments, name) is not None:
+            text = "tumbling windows and filters cannot be measured: records are repeated, and all of them are to be done"
+            raise ConfigError(text, parameter=name)
+    if arguments.maximum_batching_window_in_seconds and arguments.rate is None:
+        raise ConfigError("goes with --rate: without it all records are there", parameter="maximum_batching_window_in_seconds")
     return EventSourceMapping(
         starting_position="TRIM_HORIZON",
         batch_size=arguments.batch_size,
@@ -261,6 +300,8 @@ def _figures(result: BenchResult) -> str:
         line("CPU us/record", lambda run: run.cpu_us_per_record, 3),
         f"failed: {failed:,} of {calls:,} invocations, {discarded:,} records discarded",
     ]
+    if result.settings["rate"] is not None:
+        lines.append("records/s and invocations/s: from the first arrival to the end of the last call, which is after the last arrival")
     return "\n".join(lines)
 
 

@@ -172,18 +172,20 @@ def recorded(source: Source) -> Lap:
     What is beyond 128 MiB of the source is left out.
 
     Raises:
-        SourceError: the source cannot be read, or has no records.
+        SourceError: the source cannot be read, or has no records that fit an event.
     """
     collector = _Collector()
     worker = Worker(checkpoints=MemoryCheckpointStore())
     collector.full = worker.stop
     arn = source.describe().event_source_arn
-    worker.add(EventSourceMapping(event_source_arn=arn, starting_position="TRIM_HORIZON", batch_size=10_000), source, collector)
+    # A record that fits no event is left out, and not tried for ever.
+    mapping = EventSourceMapping(event_source_arn=arn, starting_position="TRIM_HORIZON", batch_size=10_000, maximum_retry_attempts=0)
+    worker.add(mapping, source, collector)
     if worker.run().reason == "interrupted":
         raise KeyboardInterrupt
     shards = sorted(collector.texts)
     if not shards:
-        raise SourceError("the source has no records")
+        raise SourceError("the source has no records that fit an event")
     texts = [collector.texts[shard_id] for shard_id in shards]
     # Which record came before which of another shard is not known: each shard's are spread evenly over the lap.
     evenly = np.concatenate([(np.arange(len(mine)) + 0.5) / len(mine) for mine in texts])

@@ -30,7 +30,7 @@ from streamcore._bench_meter import Meter, ProfiledWorker, Stages, seen_store
 from streamcore._bench_result import BenchResult, BenchRun, Machine, Profile, Quartiles, Times
 from streamcore.checkpoints.memory import MemoryCheckpointStore
 from streamcore.checkpoints.sqlite import SqliteCheckpointStore
-from streamcore.errors import ConfigError
+from streamcore.errors import ConfigError, SourceError
 from streamcore.mapping import EventSourceMapping
 from streamcore.worker import Worker
 
@@ -46,6 +46,8 @@ __all__ = ["BenchResult", "BenchRun", "Machine", "Profile", "Quartiles", "Times"
 
 # Times are kept one by one, 8 bytes each, so that percentiles are exact.
 _TIMES_MAX = 20_000_000
+# A record whose base64 fits an event of 6 MB (6,291,455 bytes), with 1,407 bytes for what stands around it.
+_RECORD_BYTES_MAX = (6_291_455 - 1407) // 4 * 3
 # The same settings give the same ids of requests. Never change this value.
 _NAMESPACE = uuid.UUID("a35d0c39-64ac-5d42-9d0e-5a4d6a6b6f0e")
 
@@ -58,7 +60,8 @@ class Workload:
     streams do.
 
     Attributes:
-        record_bytes: size of a record before base64, 1 to 10,485,760.
+        record_bytes: size of a record before base64, 1 to 4,717,536: the base64 of a larger one does not fit an event of
+            Lambda, 6 MB.
         keys: how many partition keys there are, 1 to 10,000,000.
         key_skew: exponent of Zipf's law, 0 to 10: the key of rank r comes r**key_skew times more rarely than the first. With 0 all keys
             come equally often.
@@ -75,7 +78,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        check("record_bytes", self.record_bytes, 1, 10 * 1024 * 1024)
+        check("record_bytes", self.record_bytes, 1, _RECORD_BYTES_MAX)
         check("keys", self.keys, 1, 10_000_000)
         check("key_skew", self.key_skew, 0, 10, whole=False)
         check("shards", self.shards, 1, 1000)
@@ -103,7 +106,9 @@ def bench(
 
     Args:
         function: what is called. It stays the caller's, and is the same for all runs.
-        mapping: how; by default a batch size of 100, ParallelizationFactor 1 and no retries. Tumbling windows and filters are refused.
+        mapping: how; by default a batch size of 100, ParallelizationFactor 1 and no retries. Tumbling windows and filters are refused, and
+            with a rate MaximumRecordAgeInSeconds. It is run whether it is enabled or not, from the beginning of its stream, and has no
+            destination.
         workload: what is made, or a source of recorded data, which is read into memory before (at most 128 MiB of it) and then repeated for
             as long as it takes. By default `Workload()`.
         rate: records a second, over all shards; 0.001 to 10,000,000. None for as fast as it goes.
@@ -121,7 +126,7 @@ def bench(
     Raises:
         ConfigError: an argument is out of range, or they do not go together. At most 20,000,000 times are measured: of records with a rate,
             else of calls.
-        SourceError: the source cannot be read, or has no records.
+        SourceError: the source cannot be read, has no records, or only such as are discarded before any call.
         CheckpointError: the checkpoints cannot be saved.
         KeyboardInterrupt: Ctrl-C before anything was measured. After that the result tells what was measured so far.
 
@@ -149,6 +154,9 @@ def bench(
         mapping = EventSourceMapping(starting_position="TRIM_HORIZON", maximum_retry_attempts=0)
     if mapping.tumbling_window_in_seconds or mapping.filter_criteria:
         raise ConfigError("a benchmark has neither tumbling windows nor filters: records are repeated, and all of them are to be done")
+    if rate is not None and mapping.maximum_record_age_in_seconds != -1:
+        text = "cannot be measured with a rate: records arrive by the clock on the wall, and have been made or recorded long before"
+        raise ConfigError(text, parameter="maximum_record_age_in_seconds")
     if not warm_up_s and records is None and rate is None:
         raise ConfigError("without a warm-up say how many records a run has, or give a rate", parameter="warm_up_s")
     if state is not None and not Path(state).is_dir():
@@ -156,11 +164,22 @@ def bench(
     total = records if records is not None or rate is None else max(1, round(rate * duration_s))
     if total is not None:
         _check_times(runs * (total if rate is not None else -(-total // mapping.batch_size)), of_records=rate is not None)
+    if rate is not None:
+        arriving = round(rate * warm_up_s)
+        if arriving > _TIMES_MAX:
+            raise ConfigError(f"{arriving:,} records would arrive meanwhile, and at most {_TIMES_MAX:,} may", parameter="warm_up_s")
 
     machine = Machine.this()
     workload = Workload() if workload is None else workload
     lap = generated(**dataclasses.asdict(workload), seed=seed, records_max=total) if isinstance(workload, Workload) else recorded(workload)
-    mapping = dataclasses.replace(mapping, event_source_arn=lap.event_source_arn, destination_config=None, starting_position="TRIM_HORIZON")
+    mapping = dataclasses.replace(
+        mapping,
+        enabled=True,
+        event_source_arn=lap.event_source_arn,
+        destination_config=None,
+        starting_position="TRIM_HORIZON",
+        starting_position_timestamp=None,
+    )
     profile: Profile | None = None
     reason: Literal["done", "interrupted"] = "done"
     with _checkpoints(state) as store:
@@ -174,7 +193,11 @@ def bench(
                     total = max(round(warm.records_per_second * duration_s), mapping.batch_size * len(lap.shard_ids))
                     total = min(total, _TIMES_MAX // runs * mapping.batch_size)
             for number in range(1, runs + 1):
-                on_run(_told(f"run {number} of {runs}", track.run(number, total=total, kept=True)))
+                run = track.run(number, total=total, kept=True)
+                if not run.invocations:
+                    limits = "an event has at most 6 MB, and what is older than MaximumRecordAgeInSeconds is discarded"
+                    raise SourceError(f"no call was made: all {run.records:,} records of the run were discarded before it; {limits}")
+                on_run(_told(f"run {number} of {runs}", run))
             plain = [one.run.cpu_s / max(one.run.invocations, 1) for one in track.kept]
             stages = Stages(every=Stages.every_for(float(np.median(plain)) * 1e9))
             stages.mark()
@@ -300,6 +323,7 @@ class _Track:
             summary = worker.run(timeout_s=timeout_s)
         finally:
             load.close()
+        service_ns = meter.service_ns()
         run = BenchRun(
             records=summary.records,
             discarded_records=summary.discarded_records,
@@ -307,10 +331,11 @@ class _Track:
             failed_invocations=summary.failed_invocations,
             elapsed_s=max(meter.last_ns - load.started_ns, 0) / 1e9,
             cpu_s=(time.process_time_ns() - cpu_began) / 1e9,
+            longest_call_s=float(service_ns.max(initial=0)) / 1e9,
             interrupted=summary.reason == "interrupted",
         )
         if kept:
-            self.kept.append(_Measured(run, meter.service_ns(), meter.latencies_ns()))
+            self.kept.append(_Measured(run, service_ns, meter.latencies_ns()))
         if run.interrupted:
             raise KeyboardInterrupt
         return run
