@@ -173,13 +173,14 @@ def test_a_message_that_fails_stays_and_the_next_one_is_run(tmp_path: Path) -> N
     stream, numbers = stream_of("a1", "a2", "a3", "a4")
     path = discards(tmp_path, stream, Noting("a1", "a2", "a3", "a4"), batch_size=1)
     # Discards are delivered side by side, in no order.
-    lines = [json.loads(line)["KinesisBatchInfo"]["startSequenceNumber"] for line in (tmp_path / "discards.ndjson").read_text().splitlines()]
+    lines = (tmp_path / "discards.ndjson").read_text().splitlines()
+    firsts = [json.loads(line)["KinesisBatchInfo"]["startSequenceNumber"] for line in lines]
     function = Noting("a2")
     summary = redrive(path, function, source=stream, maximum_retry_attempts=1)
     assert function.calls == [["a1"], ["a2"], ["a2"], ["a3"], ["a4"]]
     assert (summary.redriven, summary.failed_records, summary.invocations, summary.retries, summary.complete) == (3, 1, 5, 1, False)
     (left,) = summary.left
-    assert (left.outcome, left.message, left.deleted) == ("failed", f"{path}, line {1 + lines.index(numbers[1])}", False)
+    assert (left.outcome, left.message, left.deleted) == ("failed", f"{path}, line {1 + firsts.index(numbers[1])}", False)
     assert left.detail.startswith(f"RetryAttemptsExhausted at record {left.first_sequence_number}, invoked 2 times, request ")
 
     again = Noting()
