@@ -72,7 +72,7 @@ def limits(sizes: Sizes) -> Iterator[Measurement]:
         ways: dict[str, Callable[[], object]] = {
             IN_PLACE: functools.partial(copy_in_place, arrays, room),
             COPY: functools.partial(copy_all, pages),
-            COPIES: lambda pages=pages, made=made: (copy_all(pages), copy_all(made)),  # type: ignore[misc]
+            COPIES: lambda pages=pages, made=made: (copy_all(pages), copy_all(made)),  # type: ignore[misc] # mypy cannot infer it
             P1: functools.partial(paths.drive, pages, 1000, Batch.json),
             "orjson.loads of the body": functools.partial(paths.load_all, pages),
             MARSHAL: functools.partial(unmarshal_all, marshalled),

@@ -107,7 +107,7 @@ def boto3_over(records: list[dict[str, Any]], batch_size: int) -> Any:
         body = bodies[json.loads(request.body)["ShardIterator"] if name == "GetRecords" else name]
         return AWSResponse(request.url, 200, {"Content-Type": "application/x-amz-json-1.1"}, Body(body))
 
-    client = boto3.client("kinesis", region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")  # noqa: S106
+    client = boto3.client("kinesis", region_name="us-east-1", aws_access_key_id="test", aws_secret_access_key="test")  # noqa: S106 (a test server)
     client.meta.events.register("before-send.kinesis", answer)
     return client
 

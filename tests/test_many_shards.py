@@ -106,7 +106,7 @@ def test_a_save_costs_as_much_whatever_the_number_of_shards() -> None:
         world.polled()
         world.worker._invoker.step(world.clock.now_ms())
         assert not world.worker._engine.checkpoints()[1:]
-        costs.add(lines_run(lambda world=world: world.worker._saver.save(world.clock.now_ms())))  # type: ignore[misc]
+        costs.add(lines_run(lambda world=world: world.worker._saver.save(world.clock.now_ms())))  # type: ignore[misc] # mypy cannot infer it
         assert world.worker._engine.checkpoints() == []
     assert len(costs) == 1
 
@@ -127,9 +127,9 @@ def test_a_look_whether_a_run_is_over_costs_as_much_whatever_the_number_of_shard
             until_idle=True,
             failed=lambda: False,
             done=worker._done,
-            settled=lambda worker=worker, now=now: worker._settled(now),  # type: ignore[misc]
+            settled=lambda worker=worker, now=now: worker._settled(now),  # type: ignore[misc] # mypy cannot infer it
             unsaved=lambda: False,
-            stuck=lambda worker=worker: worker.stats().stuck,  # type: ignore[misc]
+            stuck=lambda worker=worker: worker.stats().stuck,  # type: ignore[misc] # mypy cannot infer it
         )
         assert watch.reason() is None
         costs.add(lines_run(watch.reason))
@@ -302,7 +302,7 @@ def test_a_mapping_is_held_all_the_time_though_the_claims_of_shards_that_are_don
             noted(reading)
             poller._list(reading.job, world.clock.now_ms())
 
-        poller.end_saved = end_saved  # type: ignore[method-assign]
+        poller.end_saved = end_saved  # type: ignore[method-assign] # watched
     stream, store, released = world.stream, world.store, []
     give_up, claimed = store.release, store.claim
 
@@ -313,7 +313,7 @@ def test_a_mapping_is_held_all_the_time_though_the_claims_of_shards_that_are_don
             claimed(key, "another worker")
         released.append(key.shard_id)
 
-    store.release = release  # type: ignore[method-assign]
+    store.release = release  # type: ignore[method-assign] # watched
     shard = "shardId-000000000000"
     for number in range(5):
         stream.put("customer", b"{}")
@@ -326,7 +326,7 @@ def test_a_mapping_is_held_all_the_time_though_the_claims_of_shards_that_are_don
     stream.close_shard(shard)
     world.run()
     assert len(released) == 5  # the last one is kept as long as the worker runs
-    store.release = give_up  # type: ignore[method-assign]
+    store.release = give_up  # type: ignore[method-assign] # watched
     world.worker.stop()
     assert store._claims == {}
 
@@ -338,13 +338,13 @@ def test_a_claim_that_cannot_be_given_up_is_told_and_given_up_at_the_end(caplog:
     def fails(token: str) -> None:
         raise CheckpointError("the disk is full; free some space")
 
-    world.store.release = fails  # type: ignore[method-assign]
+    world.store.release = fails  # type: ignore[method-assign] # watched
     world.run()
     world.stream.rotate("shardId-000000000000")
     world.run()
     assert "could not be given up: the disk is full" in caplog.text
     assert len(world.store._claims) == 2
-    world.store.release = give_up  # type: ignore[method-assign]
+    world.store.release = give_up  # type: ignore[method-assign] # watched
     world.worker.stop()
     assert world.store._claims == {}
 
