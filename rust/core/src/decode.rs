@@ -17,8 +17,18 @@ pub(crate) struct Decoded {
     pub(crate) entries: Vec<Entry>,
     /// Of Kinesis: the canonical form of the strings that have a backslash, to be appended to the body. Of `DynamoDB` Streams: the
     /// text of the page, which takes the place of the body.
-    pub(crate) canonical: String,
+    pub(crate) canonical: Vec<u8>,
     pub(crate) trailer: Trailer,
+}
+
+/// Look whether a text is UTF-8; `offset` is where it begins in the body.
+pub(crate) fn check_utf8(text: &[u8], offset: usize) -> Result<()> {
+    match simdutf8::compat::from_utf8(text) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(PageError::NotUtf8 {
+            offset: offset + error.valid_up_to(),
+        }),
+    }
 }
 
 pub(crate) fn literal(scanner: &mut Scanner<'_>, field: &'static str) -> Result<Text> {

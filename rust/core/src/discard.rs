@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::batch::{Records, Response, ShardInfo, Ticket};
 use crate::config::ShardConfig;
-use crate::json::write_escaped;
+use crate::json::escaped;
 use crate::page::{Format, Record};
 use crate::time::{iso_ms, iso_seconds};
 use crate::window::Window;
@@ -166,9 +166,7 @@ impl Discard {
     pub fn invocation_record(&self) -> String {
         let mut out = String::with_capacity(1024);
         let text = |out: &mut String, key: &str, value: &str| {
-            let _ = write!(out, "\"{key}\":\"");
-            write_escaped(value, out);
-            out.push('"');
+            let _ = write!(out, "\"{key}\":\"{}\"", escaped(value));
         };
         out.push_str("{\"requestContext\":{");
         text(&mut out, "requestId", &self.request_id);

@@ -4,7 +4,7 @@
 //! [`ENVELOPE_BYTES`], for each record [`EventTemplate::record_bytes`] and [`Record::event_bytes`](crate::Record::event_bytes), and a
 //! comma between records.
 
-use crate::json::write_escaped;
+use crate::json::escaped;
 use crate::page::{Format, Page};
 use crate::time::iso_seconds;
 use crate::window::{Bounds, Window};
@@ -124,7 +124,7 @@ impl EventTemplate {
     pub fn new(identity: &EventIdentity, format: Format) -> Self {
         let mut middle =
             String::from(r#"},"eventSource":"aws:kinesis","eventVersion":"1.0","eventID":""#);
-        write_escaped(&identity.shard_id, &mut middle);
+        middle.push_str(&escaped(&identity.shard_id));
         middle.push(':');
         let mut end = String::from(r#"","eventName":"aws:kinesis:record""#);
         for (name, value) in [
@@ -135,19 +135,18 @@ impl EventTemplate {
             end.push_str(",\"");
             end.push_str(name);
             end.push_str("\":\"");
-            write_escaped(value, &mut end);
+            end.push_str(&escaped(value));
             end.push('"');
         }
         end.push('}');
-        let mut region = String::new();
-        write_escaped(&identity.aws_region, &mut region);
+        let region = escaped(&identity.aws_region);
         let mut dynamodb_end = String::from(r#","eventSourceARN":""#);
-        write_escaped(&identity.event_source_arn, &mut dynamodb_end);
+        dynamodb_end.push_str(&escaped(&identity.event_source_arn));
         dynamodb_end.push_str(r#""}"#);
         let mut window = String::from(r#","shardId":""#);
-        write_escaped(&identity.shard_id, &mut window);
+        window.push_str(&escaped(&identity.shard_id));
         window.push_str(r#"","eventSourceARN":""#);
-        write_escaped(&identity.event_source_arn, &mut window);
+        window.push_str(&escaped(&identity.event_source_arn));
         window.push_str(r#"","window":{"start":""#);
         Self {
             format,
@@ -259,26 +258,26 @@ impl EventTemplate {
     #[inline]
     fn write_kinesis(&self, out: &mut impl Sink, page: &Page, index: usize) {
         let record = page.record(index);
-        let sequence = record.sequence().as_bytes();
+        let texts = record.as_bytes();
         out.put(KEY.as_bytes());
-        out.put(record.key_json().as_bytes());
+        out.put(texts.key_json);
         out.put(SEQUENCE.as_bytes());
-        out.put(sequence);
+        out.put(texts.sequence);
         out.put(DATA.as_bytes());
-        out.put(record.data_base64().as_bytes());
+        out.put(texts.data_base64);
         out.put(ARRIVAL.as_bytes());
         write_seconds(record.arrival_ms(), out);
         out.put(self.middle.as_bytes());
-        out.put(sequence);
+        out.put(texts.sequence);
         out.put(self.end.as_bytes());
     }
 
     #[inline]
     fn write_dynamodb(&self, out: &mut impl Sink, page: &Page, index: usize) {
         let record = page.record(index);
-        out.put(record.dynamodb_head().as_bytes());
+        out.put(record.dynamodb_head());
         out.put(self.region.as_bytes());
-        out.put(record.dynamodb_data().as_bytes());
+        out.put(record.dynamodb_data());
         out.put(self.dynamodb_end.as_bytes());
     }
 }

@@ -121,7 +121,7 @@ impl FilterCriteria {
     pub fn matches(&self, event: &str) -> Result<bool, PageError> {
         let mut outcomes = Vec::new();
         for machine in &self.machines {
-            let mut scanner = Scanner::lenient(event);
+            let mut scanner = Scanner::lenient(event.as_bytes());
             let accepted = Run::new(machine, &mut outcomes).text(&mut scanner)?;
             scanner.end()?;
             if accepted {
@@ -227,13 +227,13 @@ impl Sieve {
     ) -> Option<Outcome> {
         let identity = &self.info.config.identity;
         let text = match name {
-            "data" => return json(run, node, data?),
+            "data" => return json(run, node, data?.as_bytes()),
             "partitionKey" => record.key(),
             "sequenceNumber" => record.sequence().into(),
             "approximateArrivalTimestamp" => {
                 let mut seconds = Vec::new();
                 write_seconds(record.arrival_ms(), &mut seconds);
-                return json(run, node, str::from_utf8(&seconds).ok()?);
+                return json(run, node, &seconds);
             }
             "kinesisSchemaVersion" | "eventVersion" => "1.0".into(),
             "eventSource" => "aws:kinesis".into(),
@@ -257,7 +257,7 @@ impl Sieve {
     ) -> Option<Outcome> {
         let identity = &self.info.config.identity;
         let text = match name {
-            "dynamodb" => return json(run, node, record.dynamodb_json()?),
+            "dynamodb" => return json(run, node, record.dynamodb_object()?),
             "awsRegion" => &identity.aws_region,
             "eventSourceARN" => &identity.event_source_arn,
             _ => {
@@ -272,8 +272,8 @@ impl Sieve {
     }
 }
 
-/// Runs a value that is one JSON text; None if it is not JSON.
-fn json(run: &mut Run<'_>, node: NodeId, text: &str) -> Option<Outcome> {
+/// Runs a value that is one JSON text in UTF-8; None if it is not JSON.
+fn json(run: &mut Run<'_>, node: NodeId, text: &[u8]) -> Option<Outcome> {
     let mut scanner = Scanner::lenient(text);
     let outcome = run.value(&mut scanner, node).ok()?;
     scanner.end().ok()?;

@@ -15,9 +15,11 @@ use std::borrow::Cow;
 use crate::error::PageError;
 use crate::json::escapes::{escape, escape_end, write_character};
 use crate::json::number::DIGITS_EXACT;
-use crate::json::search::{plain_number_end, plain_string_end, skip_blanks, special};
+use crate::json::search::{
+    plain_number_end, plain_string_end, skip_blanks, special, special_or_not_ascii,
+};
 
-pub(crate) use crate::json::escapes::write_escaped;
+pub(crate) use crate::json::escapes::{escaped, write_escaped};
 pub(crate) use crate::json::number::{Number, OutOfRange};
 
 /// How deep arrays and objects may be nested: one bit of a `u128` each.
@@ -35,9 +37,11 @@ pub(crate) struct Text {
 }
 
 /// Reads one JSON text from its beginning to its end.
+///
+/// Outside of strings only ASCII is let pass. Whether what stands in strings is UTF-8 is looked at where a string is read as text, so
+/// whoever keeps slices of the text has to know that all of it is.
 #[derive(Debug)]
 pub(crate) struct Scanner<'a> {
-    text: &'a str,
     bytes: &'a [u8],
     at: usize,
     /// Neither white space nor a backslash has been read since this was last set; for [`Self::copy`].
@@ -47,10 +51,9 @@ pub(crate) struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self {
-            text,
-            bytes: text.as_bytes(),
+            bytes,
             at: 0,
             is_canonical: true,
             is_lenient: false,
@@ -58,10 +61,10 @@ impl<'a> Scanner<'a> {
     }
 
     /// A scanner for texts of others, which may hold half surrogate pairs.
-    pub(crate) fn lenient(text: &'a str) -> Self {
+    pub(crate) fn lenient(bytes: &'a [u8]) -> Self {
         Self {
             is_lenient: true,
-            ..Self::new(text)
+            ..Self::new(bytes)
         }
     }
 
@@ -76,38 +79,61 @@ impl<'a> Scanner<'a> {
         if literal.escaped {
             return self.unescaped(literal).map(Cow::Owned);
         }
-        Ok(Cow::Borrowed(&self.text[literal.start..literal.end]))
+        self.text(literal.start, literal.end).map(Cow::Borrowed)
+    }
+
+    /// A stretch as text.
+    #[inline]
+    fn text(&self, start: usize, end: usize) -> Result<&'a str> {
+        str::from_utf8(&self.bytes[start..end]).map_err(|error| PageError::NotUtf8 {
+            offset: start + error.valid_up_to(),
+        })
     }
 
     #[cold]
     fn unescaped(&self, literal: Text) -> Result<String> {
         let mut out = String::with_capacity(literal.end - literal.start);
-        self.unescape(literal, |run, character| {
-            out.push_str(run);
-            out.extend(character);
-        })?;
+        let mut start = literal.start;
+        while let Some((backslash, character, next)) = self.escape_from(start, literal.end)? {
+            out.push_str(self.text(start, backslash)?);
+            out.push(character);
+            start = next;
+        }
+        out.push_str(self.text(start, literal.end)?);
         Ok(out)
     }
 
     /// Append the canonical form of a literal.
-    pub(crate) fn write_canonical(&self, literal: Text, out: &mut String) -> Result<()> {
-        self.unescape(literal, |run, character| {
-            out.push_str(run);
-            if let Some(character) = character {
-                write_character(character, out);
-            }
-        })
+    pub(crate) fn write_canonical(&self, literal: Text, out: &mut Vec<u8>) -> Result<()> {
+        let mut start = literal.start;
+        while let Some((backslash, character, next)) = self.escape_from(start, literal.end)? {
+            out.extend_from_slice(&self.bytes[start..backslash]);
+            write_character(character, out);
+            start = next;
+        }
+        out.extend_from_slice(&self.bytes[start..literal.end]);
+        Ok(())
+    }
+
+    /// The first escape between two places: where it stands, what it means and where the text goes on.
+    fn escape_from(&self, start: usize, end: usize) -> Result<Option<(usize, char, usize)>> {
+        let mut bytes = self.bytes[start..end].iter();
+        let Some(length) = bytes.position(|byte| *byte == b'\\') else {
+            return Ok(None);
+        };
+        let (character, next) = escape(self.bytes, start + length)?;
+        Ok(Some((start + length, character, next)))
     }
 
     /// Append a literal in canonical form, with its quotes.
-    pub(crate) fn write_string(&self, literal: Text, out: &mut String) -> Result<()> {
-        out.push('"');
+    pub(crate) fn write_string(&self, literal: Text, out: &mut Vec<u8>) -> Result<()> {
+        out.push(b'"');
         if literal.escaped {
             self.write_canonical(literal, out)?;
         } else {
-            out.push_str(self.raw(literal));
+            out.extend_from_slice(self.raw(literal));
         }
-        out.push('"');
+        out.push(b'"');
         Ok(())
     }
 
@@ -115,14 +141,14 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub(crate) fn copy<T>(
         &mut self,
-        out: &mut String,
+        out: &mut Vec<u8>,
         read: impl FnOnce(&mut Self) -> Result<T>,
     ) -> Result<T> {
         let (_, start) = self.peek("a value")?;
         self.is_canonical = true;
         let value = read(self)?;
         if self.is_canonical {
-            out.push_str(&self.text[start..self.at]);
+            out.extend_from_slice(&self.bytes[start..self.at]);
         } else {
             self.rewrite(start, out)?;
         }
@@ -131,7 +157,7 @@ impl<'a> Scanner<'a> {
 
     /// Append the value that began at `start` and has been read.
     #[cold]
-    fn rewrite(&self, start: usize, out: &mut String) -> Result<()> {
+    fn rewrite(&self, start: usize, out: &mut Vec<u8>) -> Result<()> {
         let mut again = Scanner { at: start, ..*self };
         while again.at < self.at {
             let byte = self.bytes[again.at];
@@ -142,8 +168,7 @@ impl<'a> Scanner<'a> {
                 }
                 b' ' | b'\n' | b'\r' | b'\t' => again.at += 1,
                 _ => {
-                    // Outside of strings there is nothing but ASCII.
-                    out.push(char::from(byte));
+                    out.push(byte);
                     again.at += 1;
                 }
             }
@@ -152,20 +177,9 @@ impl<'a> Scanner<'a> {
     }
 
     /// What stands between the quotes of a literal.
-    pub(crate) fn raw(&self, literal: Text) -> &'a str {
-        &self.text[literal.start..literal.end]
-    }
-
-    /// Call `part` with each stretch that has no backslash and the character that the escape after it means.
-    fn unescape(&self, literal: Text, mut part: impl FnMut(&str, Option<char>)) -> Result<()> {
-        let mut start = literal.start;
-        while let Some(length) = self.text[start..literal.end].find('\\') {
-            let (character, next) = escape(self.bytes, start + length)?;
-            part(&self.text[start..start + length], Some(character));
-            start = next;
-        }
-        part(&self.text[start..literal.end], None);
-        Ok(())
+    #[inline]
+    pub(crate) fn raw(&self, literal: Text) -> &'a [u8] {
+        &self.bytes[literal.start..literal.end]
     }
 
     /// Skip white space and look at the byte after it; its offset is the second part.
@@ -262,7 +276,7 @@ impl<'a> Scanner<'a> {
             exponent = exponent.saturating_add(if sign == Some(b'-') { -power } else { power });
         }
         Ok(Number {
-            text: &self.text[start..self.at],
+            text: &self.bytes[start..self.at],
             negative,
             mantissa,
             digits,
@@ -551,11 +565,11 @@ impl<'a> Scanner<'a> {
         false
     }
 
-    /// Read the rest of a string without escapes, from behind its opening quote.
+    /// Read the rest of a string of ASCII without escapes, from behind its opening quote.
     #[inline]
     pub(crate) fn plain_string_rest(&mut self) -> Option<Text> {
         let start = self.at;
-        let end = special(self.bytes, start);
+        let end = special_or_not_ascii(self.bytes, start);
         if self.bytes.get(end) != Some(&b'"') {
             return None;
         }
@@ -618,14 +632,11 @@ pub(crate) fn kind(byte: u8) -> Option<&'static str> {
 }
 
 /// What a text in canonical form means.
-pub(crate) fn unescape_canonical(text: &str) -> Cow<'_, str> {
-    if !text.contains('\\') {
-        return Cow::Borrowed(text);
-    }
+pub(crate) fn unescape_canonical(text: &[u8]) -> Cow<'_, str> {
     let literal = Text {
         start: 0,
         end: text.len(),
-        escaped: true,
+        escaped: text.contains(&b'\\'),
     };
     match Scanner::new(text).value(literal) {
         Ok(value) => value,

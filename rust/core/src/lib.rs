@@ -198,7 +198,7 @@ pub use lanes::{
 };
 pub use page::{
     ARRIVAL_MS_MAX, ChildShard, Deaggregated, Format, KEY_BYTES_MAX, PAGE_BYTES_MAX, Page,
-    PageBuilder, Record, Trailer,
+    PageBuilder, Record, RecordBytes, Trailer,
 };
 pub use position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber};
 pub use shard::{Finished, Offered, Shard, Snapshot, Task, Want};

@@ -185,10 +185,9 @@ impl FormerLanes {
     }
 
     /// Whether a record with this key hash and position was complete under former lanes.
-    pub(crate) fn has_completed(&self, key_hash: u64, sequence: &str, sub: u32) -> bool {
+    pub(crate) fn has_completed(&self, key_hash: u64, sequence: &[u8], sub: u32) -> bool {
         let is_at_or_below = |mark: &Position| {
-            let own = sequence.as_bytes();
-            compare_sequences(own, mark.sequence.as_str().as_bytes())
+            compare_sequences(sequence, mark.sequence.as_str().as_bytes())
                 .then(sub.cmp(&mark.sub))
                 .is_le()
         };

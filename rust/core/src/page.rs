@@ -18,7 +18,6 @@ mod text;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
-use std::ops::Range;
 
 use bytes::Bytes;
 
@@ -30,7 +29,7 @@ use crate::position::{
 
 pub use aggregates::Deaggregated;
 pub use builder::PageBuilder;
-pub use record::Record;
+pub use record::{Record, RecordBytes};
 use text::Text;
 
 /// The most bytes of text that a page holds: 4 GiB less 1 MiB, so that sums of a record's sizes fit in 32 bits.
@@ -103,18 +102,15 @@ impl Span {
         }
     }
 
-    pub(crate) fn text(self, body: &str) -> &str {
-        &body[self.range()]
-    }
-
-    /// The same as bytes, whose ends need not be looked at: they may be far from the processor.
-    pub(crate) fn bytes(self, body: &str) -> &[u8] {
-        &body.as_bytes()[self.range()]
-    }
-
-    fn range(self) -> Range<usize> {
+    #[inline]
+    pub(crate) fn of(self, body: &[u8]) -> &[u8] {
         let start = self.start as usize;
-        start..start + self.bytes as usize
+        &body[start..start + self.bytes as usize]
+    }
+
+    /// The same as text. That costs a look at it; copying and comparing do not need that.
+    pub(crate) fn text(self, body: &[u8]) -> &str {
+        str::from_utf8(self.of(body)).expect("the text of a page is UTF-8")
     }
 }
 
@@ -259,7 +255,7 @@ impl Page {
     }
 
     fn compare_entries(&self, a: &Entry, b: &Entry) -> Ordering {
-        let [first, second] = [a, b].map(|entry| entry.sequence().text(&self.body).as_bytes());
+        let [first, second] = [a, b].map(|entry| entry.sequence().of(&self.body));
         compare_sequences(first, second).then(a.sub.cmp(&b.sub))
     }
 
@@ -280,19 +276,20 @@ impl Page {
     pub fn parse(body: impl Into<Bytes>, format: Format) -> Result<Self, PageError> {
         let body = body.into();
         check_size(0, body.len())?;
-        let mut body = Text::shared(body).map_err(|offset| PageError::NotUtf8 { offset })?;
         let mut decoded = match format {
             Format::Kinesis => decode::kinesis::decode(&body)?,
             Format::DynamoDb => decode::dynamodb::decode(&body)?,
         };
-        if format == Format::DynamoDb {
+        let text = if format == Format::DynamoDb {
             decoded.canonical.shrink_to_fit();
-            body = decoded.canonical.into();
-        } else if !decoded.canonical.is_empty() {
-            body = [&*body, &*decoded.canonical].concat().into();
-        }
+            decoded.canonical.into()
+        } else if decoded.canonical.is_empty() {
+            Text::Shared(body)
+        } else {
+            [&*body, &*decoded.canonical].concat().into()
+        };
         decoded.entries.shrink_to_fit();
-        Ok(Self::new(body, decoded.entries, decoded.trailer, format))
+        Ok(Self::new(text, decoded.entries, decoded.trailer, format))
     }
 
     /// How many records there are.
@@ -394,8 +391,8 @@ impl Page {
     }
 
     /// The sequence number of the record at an index; empty while it has none.
-    pub(crate) fn sequence(&self, index: usize) -> &str {
-        self.entries[index].sequence().text(&self.body)
+    pub(crate) fn sequence(&self, index: usize) -> &[u8] {
+        self.entries[index].sequence().of(&self.body)
     }
 
     /// The index of the record at an index inside its aggregate.
@@ -408,9 +405,9 @@ impl Page {
         if self.entries[index].sub == 0 {
             return index;
         }
-        let own = self.sequence(index).as_bytes();
+        let own = self.sequence(index);
         self.entries[..index].partition_point(|entry| {
-            compare_sequences(entry.sequence().text(&self.body).as_bytes(), own).is_lt()
+            compare_sequences(entry.sequence().of(&self.body), own).is_lt()
         })
     }
 
@@ -514,7 +511,7 @@ impl Page {
                 });
             }
             let start = self.body.len();
-            self.body.to_mut().push_str(&next);
+            self.body.to_mut().extend_from_slice(next.as_bytes());
             entry.set_sequence(Span::new(start, self.body.len()));
             std::mem::swap(&mut previous, &mut next);
         }
@@ -594,8 +591,8 @@ impl Page {
     #[must_use]
     pub fn up_to(&self, last: &SequenceNumber) -> Self {
         let kept = self.entries.partition_point(|entry| {
-            let sequence = entry.sequence().text(&self.body);
-            compare_sequences(sequence.as_bytes(), last.as_str().as_bytes()).is_le()
+            let sequence = entry.sequence().of(&self.body);
+            compare_sequences(sequence, last.as_str().as_bytes()).is_le()
         });
         let kept: Vec<u32> = (0_u32..).take(kept).collect();
         self.compact(&kept)
@@ -618,7 +615,7 @@ impl Page {
             _ => entry.data.bytes as usize,
         };
         let capacity = moved.iter().map(|(_, entry)| own_bytes(entry)).sum();
-        let mut body = String::with_capacity(capacity);
+        let mut body = Vec::with_capacity(capacity);
         let mut entries = Vec::with_capacity(moved.len());
         for (page, entry) in &moved {
             let mut append = |span: Span, shares: bool| {
@@ -631,7 +628,7 @@ impl Page {
                     start + span.bytes as usize <= PAGE_BYTES_MAX,
                     "the records have more bytes than a page holds"
                 );
-                body.push_str(span.text(&page.body));
+                body.extend_from_slice(span.of(&page.body));
                 let own = Span::new(start, body.len());
                 if shares {
                     moved_spans.insert(from, own);

@@ -137,13 +137,17 @@ pub(crate) fn compare_sequences(a: &[u8], b: &[u8]) -> Ordering {
 }
 
 /// Whether a text is a sequence number.
-pub(crate) fn check_sequence(text: &str) -> Result<(), PositionError> {
-    let bytes = text.as_bytes();
+pub(crate) fn is_sequence(bytes: &[u8]) -> bool {
     // One pass without an early exit: the compiler turns it into vector code.
     let wrong = bytes
         .iter()
         .fold(false, |wrong, byte| wrong | !byte.is_ascii_digit());
-    if !wrong && !bytes.is_empty() && bytes.len() <= SEQUENCE_DIGITS_MAX {
+    !wrong && !bytes.is_empty() && bytes.len() <= SEQUENCE_DIGITS_MAX
+}
+
+/// Say why a text is no sequence number, if it is none.
+pub(crate) fn check_sequence(text: &str) -> Result<(), PositionError> {
+    if is_sequence(text.as_bytes()) {
         return Ok(());
     }
     Err(wrong_sequence(text))

@@ -454,12 +454,13 @@ impl Shard {
         page: Arc<Page>,
         sifted: Option<Sifted>,
     ) -> (Arc<Page>, Option<Sifted>, u32) {
-        let mut highest = self.last_taken_in.as_ref().map_or(("", 0), |position| {
-            (position.sequence.as_str(), position.sub)
+        let nothing: (&[u8], u32) = (b"", 0);
+        let mut highest = self.last_taken_in.as_ref().map_or(nothing, |position| {
+            (position.sequence.as_str().as_bytes(), position.sub)
         });
-        let is_above = |index, highest: (&str, u32)| {
-            let (sequence, sub): (&str, u32) = (page.sequence(index), page.sub(index));
-            let order = compare_sequences(sequence.as_bytes(), highest.0.as_bytes());
+        let is_above = |index, highest: (&[u8], u32)| {
+            let (sequence, sub) = (page.sequence(index), page.sub(index));
+            let order = compare_sequences(sequence, highest.0);
             order.then(sub.cmp(&highest.1)).is_gt() || highest.0.is_empty()
         };
         // As pages come from a stream: nothing of it was there before.
@@ -745,10 +746,8 @@ impl Shard {
                 .map_or(0, |top| top.attempts),
             first_sequence_number: lane.front().map(|run| {
                 let slot = self.buffer.slot(run.slot);
-                slot.leaf
-                    .page
-                    .sequence(to_usize(slot.index(run.start)))
-                    .to_owned()
+                let record = slot.leaf.page.record(to_usize(slot.index(run.start)));
+                record.sequence().to_owned()
             }),
         });
         let state = match self.mode {

@@ -13,11 +13,11 @@ use pyo3::types::{PyDict, PyList, PyString};
 
 /// A text of which is known that it is ASCII.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Ascii<'a>(&'a str);
+pub(crate) struct Ascii<'a>(&'a [u8]);
 
 impl<'a> Ascii<'a> {
     #[inline]
-    pub(crate) fn of(text: &'a str) -> Option<Self> {
+    pub(crate) fn of(text: &'a [u8]) -> Option<Self> {
         text.is_ascii().then_some(Self(text))
     }
 }
@@ -26,12 +26,33 @@ fn size(length: usize) -> ffi::Py_ssize_t {
     ffi::Py_ssize_t::try_from(length).expect("nothing in memory is larger than half of it")
 }
 
-/// A text as a `str`.
+/// A text in UTF-8 as a `str`.
 #[inline]
-pub(crate) fn text<'py>(py: Python<'py>, text: &str) -> Bound<'py, PyString> {
+pub(crate) fn text<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
     match Ascii::of(text) {
         Some(ascii) => join(py, [ascii]),
-        None => PyString::new(py, text),
+        None => decoded(py, text),
+    }
+}
+
+fn decoded<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
+    PyString::new(py, str::from_utf8(text).expect("the core holds UTF-8"))
+}
+
+/// Has the processor fetch what will be read soon.
+#[inline]
+pub(crate) fn fetch_ahead(bytes: &[u8]) {
+    /// What a processor fetches at once.
+    const LINE_BYTES: usize = 64;
+    for line in bytes.chunks(LINE_BYTES) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: it is a hint, which reads nothing and may name any address.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = line;
     }
 }
 
@@ -45,7 +66,7 @@ pub(crate) fn join<'py, const N: usize>(
     let length: usize = parts.iter().map(|part| part.0.len()).sum();
     // Of texts so short CPython has one for all.
     if length < 2 {
-        return PyString::new(py, &parts.map(|part| part.0).concat());
+        return decoded(py, &parts.map(|part| part.0).concat());
     }
     // SAFETY: `PyUnicode_New` gives a `str` that nobody else has, or null, at which `from_owned_ptr` panics. Until it is returned its
     // characters may be written. For a largest character of 127 they are `length` bytes at `PyUnicode_DATA`; the parts are ASCII, have
@@ -68,8 +89,8 @@ pub(crate) fn join<'py, const N: usize>(
     parts: [Ascii<'_>; N],
 ) -> Bound<'py, PyString> {
     match parts[..] {
-        [part] => PyString::new(py, part.0),
-        _ => PyString::new(py, &parts.map(|part| part.0).concat()),
+        [part] => decoded(py, part.0),
+        _ => decoded(py, &parts.map(|part| part.0).concat()),
     }
 }
 

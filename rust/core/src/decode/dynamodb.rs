@@ -6,11 +6,11 @@
 //! and strings with a backslash are written in canonical form; everything else stays as it came, unknown members and their order too.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::io::Write;
 
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::decode::{Decoded, integer, literal, missing, nullable, string, typed};
+use crate::decode::{Decoded, check_utf8, integer, literal, missing, nullable, string, typed};
 use crate::error::PageError;
 use crate::json::{Scanner, Text, unescape_canonical};
 use crate::lanes::{KeyAttribute, KeyType, key_hash, write_key_bytes};
@@ -20,16 +20,17 @@ use crate::position::check_sequence;
 type Result<T> = std::result::Result<T, PageError>;
 
 /// What stands before the `dynamodb` object in the data of a record: it closes the region.
-pub(crate) const DATA_PREFIX: &str = r#"","dynamodb":"#;
+pub(crate) const DATA_PREFIX: &[u8] = br#"","dynamodb":"#;
 /// What a head begins with, in front of the literal that is the id.
-const ID: &str = r#"{"eventID":"#;
+const ID: &[u8] = br#"{"eventID":"#;
 /// What stands between the id and the name.
-const NAME: &str = r#","eventName":"#;
+const NAME: &[u8] = br#","eventName":"#;
 /// The most bytes of a record's head: its length has 24 bits.
 const HEAD_BYTES_MAX: usize = (1 << 24) - 1;
 
 /// Find the records; the text of the page is `canonical` alone.
-pub(crate) fn decode(body: &str) -> Result<Decoded> {
+pub(crate) fn decode(body: &[u8]) -> Result<Decoded> {
+    check_utf8(body, 0)?;
     let mut records = Records::default();
     records.out.reserve(body.len());
     let mut decoded = Decoded::default();
@@ -62,18 +63,17 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
 }
 
 /// The `eventID` and the `eventName` of a head.
-pub(crate) fn id_and_name(head: &str) -> (Cow<'_, str>, Cow<'_, str>) {
+pub(crate) fn id_and_name(head: &[u8]) -> (Cow<'_, str>, Cow<'_, str>) {
     let (id, behind) = leading_literal(&head[ID.len()..]);
     let (name, _) = leading_literal(&behind[NAME.len()..]);
     (id, name)
 }
 
 /// The text of the literal in canonical form that a text begins with, and what stands behind it.
-fn leading_literal(text: &str) -> (Cow<'_, str>, &str) {
-    let bytes = text.as_bytes();
+fn leading_literal(text: &[u8]) -> (Cow<'_, str>, &[u8]) {
     let mut end = 1;
-    while bytes[end] != b'"' {
-        end += if bytes[end] == b'\\' { 2 } else { 1 };
+    while text[end] != b'"' {
+        end += if text[end] == b'\\' { 2 } else { 1 };
     }
     (unescape_canonical(&text[1..end]), &text[end + 1..])
 }
@@ -84,7 +84,7 @@ type Attribute<'a> = (Cow<'a, str>, KeyType, Cow<'a, str>);
 /// Writes the text of the page. The two vectors are used for each record anew, so that none allocates.
 #[derive(Default)]
 struct Records<'a> {
-    out: String,
+    out: Vec<u8>,
     attributes: Vec<Attribute<'a>>,
     key_bytes: Vec<u8>,
 }
@@ -115,24 +115,24 @@ impl<'a> Records<'a> {
         let change = change.ok_or_else(|| missing(start, "dynamodb"))?;
 
         let head = self.out.len();
-        self.out.push_str(ID);
+        self.out.extend_from_slice(ID);
         match id {
             Some(id) => scanner.write_string(id, &mut self.out)?,
             None => self.write_made_id(change.sequence),
         }
         let out = &mut self.out;
-        out.push_str(NAME);
+        out.extend_from_slice(NAME);
         scanner.write_string(event_name, out)?;
-        out.push_str(r#","eventVersion":"1.1","eventSource":"aws:dynamodb""#);
+        out.extend_from_slice(br#","eventVersion":"1.1","eventSource":"aws:dynamodb""#);
         if let Some((kind, principal)) = identity {
             // Lambda's events have lower camel keys here, unlike the stream's own records.
-            out.push_str(r#","userIdentity":{"type":"#);
+            out.extend_from_slice(br#","userIdentity":{"type":"#);
             scanner.write_string(kind, out)?;
-            out.push_str(r#","principalId":"#);
+            out.extend_from_slice(br#","principalId":"#);
             scanner.write_string(principal, out)?;
-            out.push('}');
+            out.push(b'}');
         }
-        out.push_str(r#","awsRegion":""#);
+        out.extend_from_slice(br#","awsRegion":""#);
         check_size(start, out.len())?;
         let bytes = out.len() - head;
         if bytes > HEAD_BYTES_MAX {
@@ -154,24 +154,24 @@ impl<'a> Records<'a> {
     /// The id of a record that came without one: the same for the same sequence number.
     #[cold]
     fn write_made_id(&mut self, sequence: Span) {
-        let id = xxh3_128(sequence.text(&self.out).as_bytes());
+        let id = xxh3_128(sequence.of(&self.out));
         let _ = write!(self.out, "\"{id:032x}\"");
     }
 
     /// The `dynamodb` object, written member by member in the order in which they came.
     fn change(&mut self, scanner: &mut Scanner<'a>) -> Result<Change> {
         let data = self.out.len();
-        self.out.push_str(DATA_PREFIX);
-        self.out.push('{');
+        self.out.extend_from_slice(DATA_PREFIX);
+        self.out.push(b'{');
         let (mut hash, mut sequence, mut arrival) = (None, None, None);
         let mut comma = false;
         typed(scanner, b'{', "dynamodb", "an object")?;
         let start = scanner.object(|scanner, name| {
             if std::mem::replace(&mut comma, true) {
-                self.out.push(',');
+                self.out.push(b',');
             }
             scanner.write_string(name, &mut self.out)?;
-            self.out.push(':');
+            self.out.push(b':');
             match &*scanner.value(name)? {
                 "ApproximateCreationDateTime" => {
                     const FIELD: &str = "ApproximateCreationDateTime";
@@ -179,7 +179,9 @@ impl<'a> Records<'a> {
                     let arrival_ms = integer(scanner, FIELD, 3)?;
                     check_arrival(offset, FIELD, arrival_ms)?;
                     let seconds = arrival_ms.div_euclid(1000);
-                    self.out.push_str(itoa::Buffer::new().format(seconds));
+                    let mut digits = itoa::Buffer::new();
+                    self.out
+                        .extend_from_slice(digits.format(seconds).as_bytes());
                     arrival = Some(seconds * 1000);
                 }
                 "SequenceNumber" => {
@@ -189,12 +191,12 @@ impl<'a> Records<'a> {
                         offset: text.start,
                         reason,
                     })?;
-                    self.out.push('"');
+                    self.out.push(b'"');
                     let at = self.out.len();
-                    self.out.push_str(&digits);
+                    self.out.extend_from_slice(digits.as_bytes());
                     check_size(text.start, self.out.len())?;
                     sequence = Some(Span::new(at, self.out.len()));
-                    self.out.push('"');
+                    self.out.push(b'"');
                 }
                 "Keys" => {
                     let (attributes, key_bytes) = (&mut self.attributes, &mut self.key_bytes);
@@ -206,7 +208,7 @@ impl<'a> Records<'a> {
             }
             Ok(())
         })?;
-        self.out.push('}');
+        self.out.push(b'}');
         check_size(start, self.out.len())?;
         Ok(Change {
             data: Span::new(data, self.out.len()),

@@ -1,19 +1,30 @@
 //! The body of a `GetRecords` answer of Kinesis Data Streams, and of an event of `SubscribeToShard`, which has the same form (Kinesis
 //! API reference, `GetRecords` and `SubscribeToShardEvent`).
 
-use crate::decode::{Decoded, integer, literal, missing, nullable, string, typed};
+use crate::decode::{Decoded, check_utf8, integer, literal, missing, nullable, string, typed};
 use crate::error::PageError;
 use crate::json::{Scanner, Text};
 use crate::lanes::key_hash;
 use crate::page::{ChildShard, Entry, KEY_BYTES_MAX, Span, check_arrival, check_size};
-use crate::position::check_sequence;
+use crate::position::{check_sequence, is_sequence};
 
 type Result<T> = std::result::Result<T, PageError>;
 
 /// Find the records and what stands around them.
-pub(crate) fn decode(body: &str) -> Result<Decoded> {
+///
+/// # Errors
+///
+/// What is wrong with the body; first of all that it is not UTF-8.
+pub(crate) fn decode(body: &[u8]) -> Result<Decoded> {
+    read(body).map_err(|error| check_utf8(body, 0).err().unwrap_or(error))
+}
+
+/// The same, with any of the errors.
+fn read(body: &[u8]) -> Result<Decoded> {
     let mut decoded = Decoded::default();
     let mut has_records = false;
+    // Up to here the body is known to be UTF-8. Plain records are ASCII, and nothing that is UTF-8 begins before one and ends in it.
+    let mut checked = 0;
     let mut scanner = Scanner::new(body);
     let start = scanner.object(|scanner, name| match &*scanner.value(name)? {
         "Records" => {
@@ -24,6 +35,11 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
             scanner.array(|scanner| {
                 let start = scanner.offset();
                 let entry = if let Some(entry) = plain_record(scanner) {
+                    // One byte is the comma between two of them.
+                    if start - checked > 1 {
+                        check_utf8(&body[checked..start], checked)?;
+                    }
+                    checked = scanner.offset();
                     entry
                 } else {
                     scanner.return_to(start);
@@ -68,11 +84,12 @@ pub(crate) fn decode(body: &str) -> Result<Decoded> {
     if !has_records {
         return Err(missing(start, "Records"));
     }
+    check_utf8(&body[checked..], checked)?;
     check_size(body.len(), body.len() + decoded.canonical.len())?;
     Ok(decoded)
 }
 
-/// A record as AWS writes most of them: no blank, no escape, no other member. None for any other and for what is wrong: [`record`] reads
+/// A record as AWS writes most of them: no blank, no escape, no other member, nothing but ASCII. None for any other and for what is wrong: [`record`] reads
 /// those, and says what is wrong.
 #[inline]
 fn plain_record(scanner: &mut Scanner<'_>) -> Option<Entry> {
@@ -102,16 +119,15 @@ fn plain_record(scanner: &mut Scanner<'_>) -> Option<Entry> {
         return None;
     }
     let (key, sequence, data, arrival_ms) = (key?, sequence?, data?, arrival?);
-    check_sequence(scanner.raw(sequence)).ok()?;
     let key_text = scanner.raw(key);
     let span = |literal: Text| Span::new(literal.start, literal.end);
-    (key_text.len() <= KEY_BYTES_MAX).then(|| {
-        let hash = key_hash(key_text.as_bytes());
+    (is_sequence(scanner.raw(sequence)) && key_text.len() <= KEY_BYTES_MAX).then(|| {
+        let hash = key_hash(key_text);
         Entry::new(span(key), span(sequence), span(data), arrival_ms, hash)
     })
 }
 
-fn record(scanner: &mut Scanner<'_>, body: &str, canonical: &mut String) -> Result<Entry> {
+fn record(scanner: &mut Scanner<'_>, body: &[u8], canonical: &mut Vec<u8>) -> Result<Entry> {
     let (mut key, mut sequence, mut data, mut arrival) = (None, None, None, None);
     typed(scanner, b'{', "a record", "an object")?;
     let start = scanner.object(|scanner, name| {

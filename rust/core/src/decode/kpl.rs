@@ -8,7 +8,7 @@ use md5::{Digest, Md5};
 /// What an aggregate begins with.
 const MAGIC: [u8; 4] = [0xf3, 0x89, 0x9a, 0xc2];
 /// The first five characters of the base64 text of every aggregate: 30 of the 32 bits of the magic.
-pub(crate) const MAGIC_TEXT: &str = "84maw";
+pub(crate) const MAGIC_TEXT: &[u8] = b"84maw";
 const DIGEST_BYTES: usize = 16;
 /// How deep groups may be nested, as in Google's parsers.
 const NESTING_MAX: usize = 100;

@@ -7,8 +7,6 @@
 //! `{"exists": false}` is a *probe*: a bit that a value at its node sets. It travels up to the node at which it is judged, see
 //! [`Machine::new`], and takes its alternative away there.
 
-use std::borrow::Cow;
-
 use crate::error::PageError;
 use crate::filter::pattern::{Alternative, Need};
 use crate::filter::value::{Scalar, Test};
@@ -196,25 +194,26 @@ impl Machine {
 
     /// Whether an alternative mentions a name at the root.
     pub(crate) fn root_has(&self, name: &str) -> bool {
-        self.nodes[0].place(name).is_some()
+        self.nodes[0].place(name.as_bytes()).is_some()
     }
 
     /// Whether an alternative tests the value of a name at the root, or its absence.
     pub(crate) fn wants_value_of(&self, name: &str) -> bool {
         let root = &self.nodes[0];
-        let place = root.place(name);
+        let place = root.place(name.as_bytes());
         place.is_some_and(|place| self.nodes[root.children[place].node].is_leaf())
     }
 }
 
 impl Node {
     #[inline]
-    fn place(&self, name: &str) -> Option<usize> {
+    fn place(&self, name: &[u8]) -> Option<usize> {
         if self.children.len() <= 8 {
-            return self.children.iter().position(|child| *child.name == *name);
+            let mut children = self.children.iter();
+            return children.position(|child| child.name.as_bytes() == name);
         }
         self.children
-            .binary_search_by(|child| (*child.name).cmp(name))
+            .binary_search_by(|child| child.name.as_bytes().cmp(name))
             .ok()
     }
 
@@ -367,10 +366,11 @@ impl<'a> Run<'a> {
         let mut more = scanner.opens(b'{', b'}')?;
         while more {
             let name = scanner.name()?;
-            let place = match scanner.value(name) {
-                Ok(Cow::Borrowed(name)) => here.place(name),
-                Ok(Cow::Owned(name)) => here.place(&name),
-                Err(_) => None,
+            let place = if name.escaped {
+                let name = scanner.value(name);
+                name.ok().and_then(|name| here.place(name.as_bytes()))
+            } else {
+                here.place(scanner.raw(name))
             };
             match place {
                 Some(place) => {

@@ -93,7 +93,7 @@ type Object = Vec<(String, Field)>;
 /// Reads a pattern.
 pub(crate) fn parse(text: &str) -> Result<Vec<Alternative>> {
     let mut parser = Parser {
-        scanner: Scanner::new(text),
+        scanner: Scanner::new(text.as_bytes()),
         depth: 0,
     };
     let object = parser.object(false)?;

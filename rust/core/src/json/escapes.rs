@@ -82,13 +82,21 @@ fn code_unit(bytes: &[u8], at: usize) -> Result<u16> {
     Ok(unit)
 }
 
+/// A text in canonical form, without quotes.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    write_escaped(text, &mut out);
+    String::from_utf8(out).expect("escapes are ASCII")
+}
+
 /// Append a text in canonical form, without quotes.
-pub(crate) fn write_escaped(text: &str, out: &mut String) {
+pub(crate) fn write_escaped(text: &str, out: &mut Vec<u8>) {
+    let text = text.as_bytes();
     let mut start = 0;
     loop {
-        let at = special(text.as_bytes(), start);
-        out.push_str(&text[start..at]);
-        let Some(&byte) = text.as_bytes().get(at) else {
+        let at = special(text, start);
+        out.extend_from_slice(&text[start..at]);
+        let Some(&byte) = text.get(at) else {
             return;
         };
         write_character(char::from(byte), out);
@@ -96,24 +104,21 @@ pub(crate) fn write_escaped(text: &str, out: &mut String) {
     }
 }
 
-pub(super) fn write_character(character: char, out: &mut String) {
-    const HEX: [char; 16] = [
-        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
-    ];
+pub(super) fn write_character(character: char, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
     match character {
-        '"' => out.push_str("\\\""),
-        '\\' => out.push_str("\\\\"),
-        '\u{8}' => out.push_str("\\b"),
-        '\u{c}' => out.push_str("\\f"),
-        '\n' => out.push_str("\\n"),
-        '\r' => out.push_str("\\r"),
-        '\t' => out.push_str("\\t"),
+        '"' => out.extend_from_slice(b"\\\""),
+        '\\' => out.extend_from_slice(b"\\\\"),
+        '\u{8}' => out.extend_from_slice(b"\\b"),
+        '\u{c}' => out.extend_from_slice(b"\\f"),
+        '\n' => out.extend_from_slice(b"\\n"),
+        '\r' => out.extend_from_slice(b"\\r"),
+        '\t' => out.extend_from_slice(b"\\t"),
         control @ '\0'..='\u{1f}' => {
             let code = control as usize;
-            out.push_str("\\u00");
-            out.push(HEX[code >> 4]);
-            out.push(HEX[code & 15]);
+            out.extend_from_slice(b"\\u00");
+            out.extend([HEX[code >> 4], HEX[code & 15]]);
         }
-        plain => out.push(plain),
+        plain => out.extend_from_slice(plain.encode_utf8(&mut [0; 4]).as_bytes()),
     }
 }

@@ -20,7 +20,7 @@ pub(crate) struct OutOfRange;
 /// A number as it stands in the text. Nothing of it is lost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Number<'a> {
-    pub(super) text: &'a str,
+    pub(super) text: &'a [u8],
     pub(super) negative: bool,
     /// All digits before the exponent as one integer; meaningless if there are more than [`DIGITS_EXACT`].
     pub(super) mantissa: u64,
@@ -33,7 +33,7 @@ impl<'a> Number<'a> {
     /// The number as it is written.
     #[inline]
     pub(crate) fn text(&self) -> &'a str {
-        self.text
+        str::from_utf8(self.text).expect("a number is written in ASCII")
     }
 
     /// The number times ten to the power of `scale`, rounded to the nearest integer, halves away from zero. There is no floating
@@ -59,7 +59,7 @@ impl<'a> Number<'a> {
     /// The same without the sign, for numbers of any length.
     #[cold]
     fn scaled_by_digits(&self, scale: i64) -> std::result::Result<u64, OutOfRange> {
-        let mantissa = self.text.trim_start_matches('-');
+        let mantissa = self.text().trim_start_matches('-');
         let mantissa = mantissa.split(['e', 'E']).next().unwrap_or_default();
         let mut digits = mantissa
             .bytes()

@@ -1,6 +1,6 @@
 //! Finds where strings, numbers and white space end, sixteen bytes at a time.
 
-use wide::u8x16;
+use wide::{i8x16, u8x16};
 
 /// Where the string that begins at `start` ends, if nothing is escaped in it: its closing quote.
 ///
@@ -29,17 +29,28 @@ fn plain_string_end_far(bytes: &[u8], start: usize) -> Option<usize> {
 }
 
 /// The first special byte from `start` on, that is a quote, a backslash or a control character; the length if there is none.
-///
-/// It looks at a few words, then at blocks of four, of which is only asked whether they have one.
 pub(super) fn special(bytes: &[u8], start: usize) -> usize {
+    find::<false>(bytes, start)
+}
+
+/// The first byte from `start` on that is special or not ASCII; the length if there is none.
+pub(super) fn special_or_not_ascii(bytes: &[u8], start: usize) -> usize {
+    find::<true>(bytes, start)
+}
+
+/// It looks at a few words, then at blocks of four, of which is only asked whether they have one.
+#[inline]
+fn find<const NOT_ASCII: bool>(bytes: &[u8], start: usize) -> usize {
     let mut rest = &bytes[start..];
     loop {
         for _ in 0..4 {
             let Some((word, after)) = rest.split_first_chunk() else {
-                let plain = rest.iter().take_while(|byte| !is_special(**byte));
-                return bytes.len() - rest.len() + plain.count();
+                let others = rest
+                    .iter()
+                    .take_while(|byte| !(is_special(**byte) || NOT_ASCII && !byte.is_ascii()));
+                return bytes.len() - rest.len() + others.count();
             };
-            let found = specials(word).to_bitmask();
+            let found = marks::<NOT_ASCII>(word).to_bitmask();
             if found != 0 {
                 return bytes.len() - rest.len() + found.trailing_zeros() as usize;
             }
@@ -47,7 +58,7 @@ pub(super) fn special(bytes: &[u8], start: usize) -> usize {
         }
         while let Some((block, after)) = rest.split_first_chunk::<64>() {
             let (words, _) = block.as_chunks();
-            let [a, b, c, d] = [0, 1, 2, 3].map(|word| specials(&words[word]));
+            let [a, b, c, d] = [0, 1, 2, 3].map(|word| marks::<NOT_ASCII>(&words[word]));
             if (a | b | c | d).any() {
                 break;
             }
@@ -56,13 +67,21 @@ pub(super) fn special(bytes: &[u8], start: usize) -> usize {
     }
 }
 
-/// Marks the special bytes of a word. Changing bit 1 puts the quote, 0x22, right after the control characters, so that one comparison
-/// finds them all.
+/// Marks the special bytes of a word, and those that are not ASCII if asked for.
+///
+/// Changing bit 1 puts the quote, 0x22, right after the control characters, so that one comparison finds them all. It is one of numbers
+/// with a sign, of which those that are not ASCII are the smallest; changing bit 7 too makes them the largest.
 #[inline]
-fn specials(word: &[u8; 16]) -> u8x16 {
-    let bytes = u8x16::new(*word);
-    let quotes_and_controls = (bytes ^ u8x16::splat(2)).simd_le(u8x16::splat(0x20));
-    quotes_and_controls | bytes.simd_eq(u8x16::splat(b'\\'))
+fn marks<const NOT_ASCII: bool>(word: &[u8; 16]) -> i8x16 {
+    const CHANGED: u8 = 0b10;
+    let (changed, end) = if NOT_ASCII {
+        (CHANGED, 0x21)
+    } else {
+        (CHANGED | 0x80, 0x21 | 0x80)
+    };
+    let bytes = i8x16::new(word.map(u8::cast_signed));
+    let splat = |byte: u8| i8x16::splat(byte.cast_signed());
+    (bytes ^ splat(changed)).simd_lt(splat(end)) | bytes.simd_eq(splat(b'\\'))
 }
 
 #[inline]
@@ -133,6 +152,8 @@ mod tests {
             let mut text = plain[..length].to_vec();
             for start in 0..=length {
                 assert_eq!(special(&text, start), length);
+                let ascii = text[start..].iter().take_while(|byte| byte.is_ascii());
+                assert_eq!(special_or_not_ascii(&text, start), start + ascii.count());
                 assert_eq!(plain_string_end(&text, start), None);
             }
             for at in 0..length {
@@ -140,6 +161,8 @@ mod tests {
                     text[at] = byte;
                     for start in [0, at / 2, at] {
                         assert_eq!(special(&text, start), at, "{byte} at {at} of {length}");
+                        let ascii = text[start..at].iter().take_while(|byte| byte.is_ascii());
+                        assert_eq!(special_or_not_ascii(&text, start), start + ascii.count());
                         let end = (byte == b'"').then_some(at);
                         assert_eq!(plain_string_end(&text, start), end, "{byte} at {at}");
                     }

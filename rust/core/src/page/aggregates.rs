@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use base64::Engine as _;
 
 use super::{Entry, KEY_BYTES_MAX, PAGE_BYTES_MAX, Page, Span};
-use crate::codec::STANDARD;
+use crate::codec::{STANDARD, encode};
 use crate::decode::kpl::{self, Aggregate};
 use crate::json::write_escaped;
 use crate::lanes::key_hash;
@@ -46,13 +46,13 @@ impl Page {
     #[must_use]
     pub fn deaggregate(&self, hash_keys: &RangeInclusive<u128>) -> Option<Deaggregated> {
         let may_be_aggregate =
-            |entry: &Entry| entry.data.text(&self.body).starts_with(kpl::MAGIC_TEXT);
+            |entry: &Entry| entry.data.of(&self.body).starts_with(kpl::MAGIC_TEXT);
         if !self.entries.iter().any(may_be_aggregate) {
             return None;
         }
         let mut writer = Writer {
             page: self,
-            body: String::with_capacity(self.body.len()),
+            body: Vec::with_capacity(self.body.len()),
             entries: Vec::with_capacity(self.entries.len()),
         };
         let (mut aggregates, mut foreign) = (0_u32, 0);
@@ -61,7 +61,7 @@ impl Page {
             data.clear();
             let decoded = may_be_aggregate(entry)
                 && STANDARD
-                    .decode_vec(entry.data.text(&self.body), &mut data)
+                    .decode_vec(entry.data.of(&self.body), &mut data)
                     .is_ok();
             let aggregate = if decoded { kpl::read(&data) } else { None };
             match aggregate.and_then(|aggregate| Parts::new(aggregate, hash_keys)) {
@@ -168,7 +168,7 @@ impl<'a> Parts<'a> {
 
 struct Writer<'a> {
     page: &'a Page,
-    body: String,
+    body: Vec<u8>,
     entries: Vec<Entry>,
 }
 
@@ -186,7 +186,7 @@ impl Writer<'_> {
 
     fn append(&mut self, span: Span) -> Span {
         let start = self.body.len();
-        self.body.push_str(span.text(&self.page.body));
+        self.body.extend_from_slice(span.of(&self.page.body));
         Span::new(start, self.body.len())
     }
 
@@ -211,7 +211,7 @@ impl Writer<'_> {
         self.entries.reserve(aggregate.records.len());
         for (sub, record) in (0_u32..).zip(&aggregate.records) {
             let start = self.body.len();
-            STANDARD.encode_string(record.data, &mut self.body);
+            encode(record.data, &mut self.body);
             let data = Span::new(start, self.body.len());
             let (key, hash) = keys[record.partition_key];
             self.entries.push(Entry {
@@ -264,7 +264,7 @@ mod tests {
                 "written out for each record, the key would take 50 MB"
             );
         }
-        assert_eq!((moved.sub(0), moved.sequence(0)), (1_000, "7"));
+        assert_eq!((moved.sub(0), moved.sequence(0)), (1_000, &b"7"[..]));
     }
 
     #[test]

@@ -1,9 +1,7 @@
 //! Records that are handed over one by one, written into the form of a page.
 
-use base64::Engine as _;
-
 use super::{Entry, Format, KEY_BYTES_MAX, Page, Span, Trailer, check_arrival, check_size};
-use crate::codec::STANDARD;
+use crate::codec::encode;
 use crate::error::PageError;
 use crate::json::write_escaped;
 use crate::lanes::key_hash;
@@ -27,7 +25,7 @@ use crate::position::{SEQUENCE_DIGITS_MAX, check_sequence};
 /// ```
 #[derive(Debug, Default)]
 pub struct PageBuilder {
-    body: String,
+    body: Vec<u8>,
     entries: Vec<Entry>,
 }
 
@@ -76,9 +74,10 @@ impl PageBuilder {
         let start = self.body.len();
         write_escaped(key, &mut self.body);
         let sequence_start = self.body.len();
-        self.body.push_str(sequence.unwrap_or_default());
+        self.body
+            .extend_from_slice(sequence.unwrap_or_default().as_bytes());
         let data_start = self.body.len();
-        STANDARD.encode_string(payload, &mut self.body);
+        encode(payload, &mut self.body);
         self.entries.push(Entry::new(
             Span::new(start, sequence_start),
             Span::new(sequence_start, data_start),

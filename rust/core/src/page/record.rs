@@ -19,12 +19,26 @@ pub struct Record<'a> {
     pub(super) entry: &'a Entry,
 }
 
+/// Texts of a record as bytes, see [`Record::as_bytes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordBytes<'a> {
+    /// See [`Record::key_json`].
+    pub key_json: &'a [u8],
+    /// See [`Record::sequence`].
+    pub sequence: &'a [u8],
+    /// See [`Record::data_base64`].
+    pub data_base64: &'a [u8],
+}
+
 impl<'a> Record<'a> {
     /// The partition key; empty for a record of `DynamoDB` Streams. Borrowed unless it has a quote, a backslash or a control
     /// character.
     #[must_use]
     pub fn key(&self) -> Cow<'a, str> {
-        json::unescape_canonical(self.key_json())
+        match self.page.format {
+            Format::Kinesis => json::unescape_canonical(self.entry.key().of(&self.page.body)),
+            Format::DynamoDb => Cow::Borrowed(""),
+        }
     }
 
     /// The partition key in the canonical form of a JSON string, without the quotes.
@@ -82,12 +96,15 @@ impl<'a> Record<'a> {
     /// ```
     #[must_use]
     pub fn dynamodb_json(&self) -> Option<&'a str> {
+        let object = self.dynamodb_object()?;
+        Some(str::from_utf8(object).expect("the text of a page is UTF-8"))
+    }
+
+    pub(crate) fn dynamodb_object(&self) -> Option<&'a [u8]> {
         match self.page.format {
             Format::Kinesis => None,
             Format::DynamoDb => self
-                .entry
-                .data
-                .text(&self.page.body)
+                .dynamodb_data()
                 .get(decode::dynamodb::DATA_PREFIX.len()..),
         }
     }
@@ -116,13 +133,13 @@ impl<'a> Record<'a> {
     }
 
     /// What stands before the region in the event of a record of `DynamoDB` Streams.
-    pub(crate) fn dynamodb_head(&self) -> &'a str {
-        self.entry.key().text(&self.page.body)
+    pub(crate) fn dynamodb_head(&self) -> &'a [u8] {
+        self.entry.key().of(&self.page.body)
     }
 
     /// What stands behind it.
-    pub(crate) fn dynamodb_data(&self) -> &'a str {
-        self.entry.data.text(&self.page.body)
+    pub(crate) fn dynamodb_data(&self) -> &'a [u8] {
+        self.entry.data.of(&self.page.body)
     }
 
     /// The data in the canonical form of a JSON string, without the quotes; empty for a record of `DynamoDB` Streams. For data that
@@ -132,6 +149,36 @@ impl<'a> Record<'a> {
         match self.page.format {
             Format::Kinesis => self.entry.data.text(&self.page.body),
             Format::DynamoDb => "",
+        }
+    }
+
+    /// The key, the sequence number and the data as bytes. [`Self::key_json`], [`Self::sequence`] and [`Self::data_base64`] look at
+    /// each byte, to give a text; whoever copies or compares need not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use streamcore::PageBuilder;
+    ///
+    /// let mut builder = PageBuilder::new();
+    /// builder.push("a", b"Hello", 0, Some("7"))?;
+    /// let page = builder.finish();
+    /// let texts = page.record(0).as_bytes();
+    /// assert_eq!((texts.key_json, texts.sequence, texts.data_base64), (&b"a"[..], &b"7"[..], &b"SGVsbG8="[..]));
+    /// # Ok::<(), streamcore::PageError>(())
+    /// ```
+    #[must_use]
+    #[inline]
+    pub fn as_bytes(&self) -> RecordBytes<'a> {
+        let body = &*self.page.body;
+        let (key_json, data_base64) = match self.page.format {
+            Format::Kinesis => (self.entry.key().of(body), self.entry.data.of(body)),
+            Format::DynamoDb => (&[][..], &[][..]),
+        };
+        RecordBytes {
+            key_json,
+            sequence: self.entry.sequence().of(body),
+            data_base64,
         }
     }
 
@@ -152,22 +199,22 @@ impl<'a> Record<'a> {
     ///
     /// [`PageError::BadBase64`] as [`payload`](Self::payload); nothing is appended then.
     pub fn payload_into(&self, out: &mut Vec<u8>) -> Result<(), PageError> {
-        if let Some(object) = self.dynamodb_json() {
-            out.extend_from_slice(object.as_bytes());
+        if let Some(object) = self.dynamodb_object() {
+            out.extend_from_slice(object);
             return Ok(());
         }
         let length = out.len();
         STANDARD
-            .decode_vec(self.data_base64(), out)
+            .decode_vec(self.as_bytes().data_base64, out)
             .map_err(|error| {
                 out.truncate(length);
-                bad_base64(&error, self.data_base64().len())
+                bad_base64(&error, self.as_bytes().data_base64.len())
             })
     }
 
     /// The decoded data of a record of Kinesis, in memory that is used again; None if it is not base64.
     pub(crate) fn payload_in<'m>(&self, memory: &'m mut Vec<u8>) -> Option<&'m [u8]> {
-        let text = self.entry.data.bytes(&self.page.body);
+        let text = self.entry.data.of(&self.page.body);
         let bytes_max = base64::decoded_len_estimate(text.len());
         if memory.len() < bytes_max {
             memory.resize(bytes_max, 0);

@@ -3,28 +3,17 @@
 use std::ops::Deref;
 
 use bytes::Bytes;
-use bytestring::ByteString;
 
-/// UTF-8 text that need not be copied to be kept.
+/// Text that need not be copied to be kept. It is UTF-8: whoever makes it has looked.
 #[derive(Debug, Clone)]
 pub(crate) enum Text {
     /// Written by the page.
-    Own(String),
+    Own(Vec<u8>),
     /// Somebody else's memory, which stays as it is for as long as it is kept.
-    Shared(ByteString),
+    Shared(Bytes),
 }
 
 impl Text {
-    /// Keep a body.
-    ///
-    /// # Errors
-    ///
-    /// Where it is not UTF-8: the offset of the first byte that is not.
-    pub(crate) fn shared(body: Bytes) -> Result<Self, usize> {
-        let text = ByteString::try_from(body).map_err(|error| error.valid_up_to())?;
-        Ok(Self::Shared(text))
-    }
-
     /// The memory that it takes, in bytes.
     pub(crate) fn held_bytes(&self) -> usize {
         match self {
@@ -34,9 +23,9 @@ impl Text {
     }
 
     /// The text to be changed: a copy where it is not the page's own.
-    pub(crate) fn to_mut(&mut self) -> &mut String {
+    pub(crate) fn to_mut(&mut self) -> &mut Vec<u8> {
         if let Self::Shared(text) = self {
-            *self = Self::Own(text.to_string());
+            *self = Self::Own(text.to_vec());
         }
         match self {
             Self::Own(text) => text,
@@ -46,10 +35,10 @@ impl Text {
 }
 
 impl Deref for Text {
-    type Target = str;
+    type Target = [u8];
 
     #[inline]
-    fn deref(&self) -> &str {
+    fn deref(&self) -> &[u8] {
         match self {
             Self::Own(text) => text,
             Self::Shared(text) => text,
@@ -57,8 +46,8 @@ impl Deref for Text {
     }
 }
 
-impl From<String> for Text {
-    fn from(text: String) -> Self {
+impl From<Vec<u8>> for Text {
+    fn from(text: Vec<u8>) -> Self {
         Self::Own(text)
     }
 }

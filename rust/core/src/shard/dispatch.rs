@@ -413,7 +413,9 @@ impl Shard {
         let sequence = self.lanes[index].front().map_or_else(String::new, |run| {
             let slot = self.buffer.slot(run.slot);
             let page = &slot.leaf.page;
-            page.sequence(to_usize(slot.index(run.start))).to_owned()
+            page.record(to_usize(slot.index(run.start)))
+                .sequence()
+                .to_owned()
         });
         self.note(|| Event::Oversized {
             lane: lane_number(index),
