@@ -82,6 +82,16 @@ impl<'a> Scanner<'a> {
         self.text(literal.start, literal.end).map(Cow::Borrowed)
     }
 
+    /// The same as bytes: names are compared with others, and need not be looked at.
+    #[inline]
+    pub(crate) fn value_bytes(&self, literal: Text) -> Result<Cow<'a, [u8]>> {
+        if literal.escaped {
+            let value = self.unescaped(literal)?;
+            return Ok(Cow::Owned(value.into_bytes()));
+        }
+        Ok(Cow::Borrowed(self.raw(literal)))
+    }
+
     /// A stretch as text.
     #[inline]
     fn text(&self, start: usize, end: usize) -> Result<&'a str> {

@@ -3,7 +3,7 @@
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyFloat, PyInt};
+use pyo3::types::{PyDict, PyFloat, PyInt, PyString};
 use streamcore::{Format, MappingIdentity, Record, RecordBytes};
 
 use crate::errors::usage;
@@ -128,13 +128,17 @@ impl EventShape {
                 fetch_ahead(later.as_bytes().data_base64);
             }
             let RecordBytes {
+                key_json,
                 sequence: number,
                 data_base64,
-                ..
             } = record.as_bytes();
+            let key = if key_json.contains(&b'\\') {
+                PyString::new(py, &record.key())
+            } else {
+                text(py, key_json)
+            };
             let kinesis = kinesis_shape.copy()?;
-            let key = record.key();
-            kinesis.set_item(intern!(py, "partitionKey"), text(py, key.as_bytes()))?;
+            kinesis.set_item(intern!(py, "partitionKey"), key)?;
             let (sequence, id) = if let (Some(prefix), Some(number)) = (prefix, Ascii::of(number)) {
                 (join(py, [number]), join(py, [prefix, number]))
             } else {

@@ -36,8 +36,8 @@ pub(crate) fn decode(body: &[u8]) -> Result<Decoded> {
     let mut decoded = Decoded::default();
     let mut has_records = false;
     let mut scanner = Scanner::new(body);
-    let start = scanner.object(|scanner, name| match &*scanner.value(name)? {
-        "Records" => {
+    let start = scanner.object(|scanner, name| match &*scanner.value_bytes(name)? {
+        b"Records" => {
             has_records = true;
             decoded.entries.clear();
             records.out.clear();
@@ -47,7 +47,7 @@ pub(crate) fn decode(body: &[u8]) -> Result<Decoded> {
                 Ok(())
             })
         }
-        "NextShardIterator" => {
+        b"NextShardIterator" => {
             decoded.trailer.next_iterator =
                 nullable(scanner, |scanner| string(scanner, "NextShardIterator"))?;
             Ok(())
@@ -102,11 +102,11 @@ impl<'a> Records<'a> {
         let (mut id, mut event_name, mut identity, mut change) = (None, None, None, None);
         typed(scanner, b'{', "a record", "an object")?;
         let start = scanner.object(|scanner, name| {
-            match &*scanner.value(name)? {
-                "eventID" => id = nullable(scanner, |scanner| literal(scanner, "eventID"))?,
-                "eventName" => event_name = Some(literal(scanner, "eventName")?),
-                "dynamodb" => change = Some(self.change(scanner)?),
-                "userIdentity" => identity = nullable(scanner, user_identity)?,
+            match &*scanner.value_bytes(name)? {
+                b"eventID" => id = nullable(scanner, |scanner| literal(scanner, "eventID"))?,
+                b"eventName" => event_name = Some(literal(scanner, "eventName")?),
+                b"dynamodb" => change = Some(self.change(scanner)?),
+                b"userIdentity" => identity = nullable(scanner, user_identity)?,
                 _ => scanner.skip()?,
             }
             Ok(())
@@ -172,8 +172,8 @@ impl<'a> Records<'a> {
             }
             scanner.write_string(name, &mut self.out)?;
             self.out.push(b':');
-            match &*scanner.value(name)? {
-                "ApproximateCreationDateTime" => {
+            match &*scanner.value_bytes(name)? {
+                b"ApproximateCreationDateTime" => {
                     const FIELD: &str = "ApproximateCreationDateTime";
                     let (_, offset) = scanner.peek("a number")?;
                     let arrival_ms = integer(scanner, FIELD, 3)?;
@@ -184,7 +184,7 @@ impl<'a> Records<'a> {
                         .extend_from_slice(digits.format(seconds).as_bytes());
                     arrival = Some(seconds * 1000);
                 }
-                "SequenceNumber" => {
+                b"SequenceNumber" => {
                     let text = literal(scanner, "SequenceNumber")?;
                     let digits = scanner.value(text)?;
                     check_sequence(&digits).map_err(|reason| PageError::BadSequenceNumber {
@@ -198,7 +198,7 @@ impl<'a> Records<'a> {
                     sequence = Some(Span::new(at, self.out.len()));
                     self.out.push(b'"');
                 }
-                "Keys" => {
+                b"Keys" => {
                     let (attributes, key_bytes) = (&mut self.attributes, &mut self.key_bytes);
                     hash = Some(scanner.copy(&mut self.out, |scanner| {
                         hash_of_keys(scanner, attributes, key_bytes)
@@ -260,10 +260,10 @@ fn key_value<'a>(scanner: &mut Scanner<'a>) -> Result<(KeyType, Cow<'a, str>)> {
     typed(scanner, b'{', "a key attribute", "an object")?;
     let start = scanner.object(|scanner, kind| {
         let at = kind.start;
-        let kind = match &*scanner.value(kind)? {
-            "S" => KeyType::S,
-            "N" => KeyType::N,
-            "B" => KeyType::B,
+        let kind = match &*scanner.value_bytes(kind)? {
+            b"S" => KeyType::S,
+            b"N" => KeyType::N,
+            b"B" => KeyType::B,
             _ => return Err(bad_key(at)),
         };
         let value = literal(scanner, "a key attribute")?;
@@ -286,9 +286,9 @@ fn user_identity(scanner: &mut Scanner<'_>) -> Result<(Text, Text)> {
     let (mut kind, mut principal) = (None, None);
     typed(scanner, b'{', "userIdentity", "an object")?;
     let start = scanner.object(|scanner, name| {
-        match &*scanner.value(name)? {
-            "Type" | "type" => kind = Some(literal(scanner, "Type")?),
-            "PrincipalId" | "principalId" => principal = Some(literal(scanner, "PrincipalId")?),
+        match &*scanner.value_bytes(name)? {
+            b"Type" | b"type" => kind = Some(literal(scanner, "Type")?),
+            b"PrincipalId" | b"principalId" => principal = Some(literal(scanner, "PrincipalId")?),
             _ => scanner.skip()?,
         }
         Ok(())

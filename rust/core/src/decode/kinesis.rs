@@ -26,8 +26,8 @@ fn read(body: &[u8]) -> Result<Decoded> {
     // Up to here the body is known to be UTF-8. Plain records are ASCII, and nothing that is UTF-8 begins before one and ends in it.
     let mut checked = 0;
     let mut scanner = Scanner::new(body);
-    let start = scanner.object(|scanner, name| match &*scanner.value(name)? {
-        "Records" => {
+    let start = scanner.object(|scanner, name| match &*scanner.value_bytes(name)? {
+        b"Records" => {
             has_records = true;
             decoded.entries.clear();
             decoded.canonical.clear();
@@ -49,23 +49,23 @@ fn read(body: &[u8]) -> Result<Decoded> {
                 Ok(())
             })
         }
-        "NextShardIterator" => {
+        b"NextShardIterator" => {
             decoded.trailer.next_iterator =
                 nullable(scanner, |scanner| string(scanner, "NextShardIterator"))?;
             Ok(())
         }
-        "MillisBehindLatest" => {
+        b"MillisBehindLatest" => {
             decoded.trailer.millis_behind =
                 nullable(scanner, |scanner| integer(scanner, "MillisBehindLatest", 0))?;
             Ok(())
         }
-        "ContinuationSequenceNumber" => {
+        b"ContinuationSequenceNumber" => {
             decoded.trailer.continuation = nullable(scanner, |scanner| {
                 string(scanner, "ContinuationSequenceNumber")
             })?;
             Ok(())
         }
-        "ChildShards" => {
+        b"ChildShards" => {
             let children = nullable(scanner, |scanner| {
                 let mut children = Vec::new();
                 typed(scanner, b'[', "ChildShards", "an array")?;
@@ -131,11 +131,11 @@ fn record(scanner: &mut Scanner<'_>, body: &[u8], canonical: &mut Vec<u8>) -> Re
     let (mut key, mut sequence, mut data, mut arrival) = (None, None, None, None);
     typed(scanner, b'{', "a record", "an object")?;
     let start = scanner.object(|scanner, name| {
-        match &*scanner.value(name)? {
-            "PartitionKey" => key = Some(literal(scanner, "PartitionKey")?),
-            "SequenceNumber" => sequence = Some(literal(scanner, "SequenceNumber")?),
-            "Data" => data = Some(literal(scanner, "Data")?),
-            "ApproximateArrivalTimestamp" => {
+        match &*scanner.value_bytes(name)? {
+            b"PartitionKey" => key = Some(literal(scanner, "PartitionKey")?),
+            b"SequenceNumber" => sequence = Some(literal(scanner, "SequenceNumber")?),
+            b"Data" => data = Some(literal(scanner, "Data")?),
+            b"ApproximateArrivalTimestamp" => {
                 let offset = scanner.peek("a number")?.1;
                 let arrival_ms = integer(scanner, "ApproximateArrivalTimestamp", 3)?;
                 check_arrival(offset, "ApproximateArrivalTimestamp", arrival_ms)?;
@@ -185,9 +185,9 @@ fn child_shard(scanner: &mut Scanner<'_>) -> Result<ChildShard> {
     let (mut shard_id, mut parent_shards) = (None, None);
     typed(scanner, b'{', "a child shard", "an object")?;
     let start = scanner.object(|scanner, name| {
-        match &*scanner.value(name)? {
-            "ShardId" => shard_id = Some(string(scanner, "ShardId")?),
-            "ParentShards" => {
+        match &*scanner.value_bytes(name)? {
+            b"ShardId" => shard_id = Some(string(scanner, "ShardId")?),
+            b"ParentShards" => {
                 let mut parents = Vec::new();
                 typed(scanner, b'[', "ParentShards", "an array")?;
                 scanner.array(|scanner| {
