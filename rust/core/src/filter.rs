@@ -189,12 +189,23 @@ impl Sieve {
     /// Judges each record of a page.
     #[must_use]
     pub fn sift(&self, page: &Page) -> Sifted {
+        self.sift_with(page, |_| {})
+    }
+
+    /// The same, with a call for the data of each record some time before they are read: the data of a large page are far from the
+    /// processor, and a hint to fetch them is not to be had in safe code.
+    #[must_use]
+    pub fn sift_with(&self, page: &Page, mut fetch_ahead: impl FnMut(&[u8])) -> Sifted {
         let machines = &self.filter.machines;
         let wants_data = machines.iter().any(|machine| machine.root_has("data"));
         let mut outcomes = Vec::new();
         let mut bytes = Vec::new();
+        let mut later = page.records().skip(1);
         let passes = page.records().map(|record| match page.format() {
             Format::Kinesis => {
+                if wants_data && let Some(later) = later.next() {
+                    fetch_ahead(later.as_bytes().data_base64);
+                }
                 let data = wants_data
                     .then(|| record.payload_in(&mut bytes))
                     .flatten()

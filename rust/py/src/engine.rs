@@ -24,6 +24,7 @@ use crate::checkpoint::Checkpoint;
 use crate::errors::{broken, checkpoint_error, config, forked, usage, usage_error};
 use crate::event::EventShape;
 use crate::invoke::Calls;
+use crate::objects::fetch_ahead;
 use crate::page::{DETACH_BYTES, Page, format_named};
 use crate::stats::ShardStats;
 
@@ -304,9 +305,9 @@ impl Engine {
         // Judging a page takes as long as parsing it, so it is done without the lock too.
         let sifted = sieve.map(|sieve| {
             if page.held_bytes() < DETACH_BYTES {
-                sieve.sift(&page)
+                sieve.sift_with(&page, fetch_ahead)
             } else {
-                py.detach(|| sieve.sift(&page))
+                py.detach(|| sieve.sift_with(&page, fetch_ahead))
             }
         });
         let offered = self.call(py, |state| {
