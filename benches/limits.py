@@ -33,11 +33,6 @@ DECODED, LOADS_DECODED = f"{P4}, a handler that decodes payloads", f"{LOADS}, th
 BESIDE = [(P1, COPIES), (P4, MARSHAL), (P4, LOADS), (DECODED, P4)]
 
 
-def copy_all(texts: list[bytes]) -> int:
-    """Read every byte once and write it once."""
-    return sum(len(bytearray(text)) for text in texts)
-
-
 def copy_in_place(texts: list[np.ndarray[Any, Any]], room: np.ndarray[Any, Any]) -> None:
     """The same without asking the system for memory: what the machine's memory gives."""
     for text in texts:
@@ -71,8 +66,8 @@ def limits(sizes: Sizes) -> Iterator[Measurement]:
         room = np.zeros(max(map(len, arrays)), dtype=np.uint8)
         ways: dict[str, Callable[[], object]] = {
             IN_PLACE: functools.partial(copy_in_place, arrays, room),
-            COPY: functools.partial(copy_all, pages),
-            COPIES: lambda pages=pages, made=made: (copy_all(pages), copy_all(made)),  # type: ignore[misc] # mypy cannot infer it
+            COPY: functools.partial(paths.copy_all, pages),
+            COPIES: functools.partial(paths.copy_all, [*pages, *made]),
             P1: functools.partial(paths.drive, pages, 1000, Batch.json),
             "orjson.loads of the body": functools.partial(paths.load_all, pages),
             MARSHAL: functools.partial(unmarshal_all, marshalled),
