@@ -11,6 +11,7 @@ use streamcore::{Record, Response, ReturnedState};
 use crate::arguments;
 use crate::columns::{self, Columns};
 use crate::event::EventShape;
+use crate::objects;
 
 /// Events of at least so many bytes are written with the interpreter released.
 const DETACH_BYTES: usize = 64 << 10;
@@ -165,16 +166,14 @@ impl Batch {
             return Ok(PyBytes::new(py, &py.detach(|| self.batch.json())));
         }
         // Written where it stays: a large event is memory that the system has to find, and it would have to find it twice.
-        let bytes = self.batch.json_bytes();
-        PyBytes::new_with(py, bytes, |mut event| {
-            if bytes < DETACH_BYTES {
-                self.batch.write_json(&mut event);
+        let length = self.batch.json_bytes();
+        Ok(objects::bytes(py, length, |event| {
+            if length < DETACH_BYTES {
+                self.batch.write_json(event);
             } else {
-                py.detach(|| self.batch.write_json(&mut event));
+                py.detach(|| self.batch.write_json(event));
             }
-            debug_assert!(event.is_empty());
-            Ok(())
-        })
+        }))
     }
 
     fn columns(slf: Py<Self>) -> Columns {

@@ -1,4 +1,4 @@
-//! The objects that an event has many of, texts and lists, made with the calls of `CPython` that fill them in place.
+//! The objects of events, bytes, texts and lists, made with the calls of `CPython` that fill them in place.
 //!
 //! Beside `arrow` this is the one module with `unsafe`. What all of it rests on: the interpreter is attached, of which `py` is the
 //! proof, and a pointer that a call gives is owned by a `Bound` before anything else is done.
@@ -7,9 +7,12 @@
     reason = "the calls of CPython that fill an object in place take pointers"
 )]
 
+use std::mem::MaybeUninit;
+
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString};
+use pyo3::types::{PyBytes, PyDict, PyList, PyString};
+use streamcore::Sink;
 
 /// A text of which is known that it is ASCII.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +40,46 @@ pub(crate) fn text<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
 
 fn decoded<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
     PyString::new(py, str::from_utf8(text).expect("the core holds UTF-8"))
+}
+
+/// Memory that is written once, from its beginning to its end.
+pub(crate) struct Unwritten<'a>(&'a mut [MaybeUninit<u8>]);
+
+impl Sink for Unwritten<'_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        let (now, rest) = std::mem::take(&mut self.0).split_at_mut(bytes.len());
+        now.write_copy_of_slice(bytes);
+        self.0 = rest;
+    }
+}
+
+/// A `bytes` of this length, written where it stays. `PyBytes::new_with` would fill it with zeros first, which for a large event is half
+/// as much again as writing it.
+pub(crate) fn bytes(
+    py: Python<'_>,
+    length: usize,
+    write: impl FnOnce(&mut Unwritten<'_>),
+) -> Bound<'_, PyBytes> {
+    // SAFETY: `PyBytes_FromStringAndSize` gives a `bytes` that nobody else has, or null, at which `from_owned_ptr` panics. Its `length`
+    // bytes at `PyBytes_AsString` are not initialized, and nobody reads them: they are written through `MaybeUninit`.
+    let (made, memory) = unsafe {
+        let made = Bound::from_owned_ptr(
+            py,
+            ffi::PyBytes_FromStringAndSize(std::ptr::null(), size(length)),
+        );
+        let start = ffi::PyBytes_AsString(made.as_ptr()).cast::<MaybeUninit<u8>>();
+        let memory = std::slice::from_raw_parts_mut(start, length);
+        (made.cast_into_unchecked(), memory)
+    };
+    let mut unwritten = Unwritten(memory);
+    write(&mut unwritten);
+    // Nobody may see what has not been written.
+    assert!(
+        unwritten.0.is_empty(),
+        "an event has as many bytes as it says"
+    );
+    made
 }
 
 /// Has the processor fetch what will be read soon.
