@@ -23,11 +23,11 @@ class Lock:
 
     Who waits for a `threading.Lock` gets it before getting the interpreter back, which takes up to 5 ms beside a busy thread
     (`sys.getswitchinterval`). The busy thread runs into the lock meanwhile, lets go of the interpreter and waits in its turn: once two
-    threads have met, each further use is a hand-over between them, which costs more than most of what the lock is for. Here a thread that
-    finds the lock taken lets the others run for a moment and looks again, so the one that runs can take it any number of times.
+    threads have met, each further use is a hand-over between them, which costs more than most of what the lock is for. Here a thread
+    that finds the lock taken lets the others run for a moment and looks again, so the one that runs can take it any number of times.
 
-    It is for a few lines of Python that wait for nothing: whoever holds it has at most lost the interpreter for a moment. The order of those
-    who wait is not kept. It goes with `threading.Condition`.
+    It is for a few lines of Python that wait for nothing: whoever holds it has at most lost the interpreter for a moment. The order of
+    those who wait is not kept. It goes with `threading.Condition`.
 
     Args:
         pause: lets other threads run.
@@ -50,7 +50,7 @@ class Lock:
     def acquire(self, blocking: bool = True) -> bool:  # noqa: FBT001, FBT002  (as `threading.Condition` calls it)
         """Take the lock. Returns whether it was taken."""
         take = self._take
-        while not take(False):
+        while not take(blocking=False):
             if not blocking:
                 return False
             self._pause()
@@ -58,7 +58,7 @@ class Lock:
 
     def __enter__(self) -> None:
         """Take the lock."""
-        if not self._take(False):
+        if not self._take(blocking=False):
             self.acquire()
 
     def __exit__(self, *_: object) -> None:
