@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import json
 import math
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -351,6 +352,14 @@ def test_without_a_rate_there_is_no_latency_and_the_warm_up_says_how_many_record
     assert result.kept_rate
     assert [run.records for run in result.runs] == [result.settings["records"]] * 2
     assert [text.partition(":")[0] for text in told] == ["warm-up", "run 1 of 2", "run 2 of 2", "run with stages"]
+
+
+def test_threads_are_as_many_as_asked_for() -> None:
+    names: set[str] = set()
+    function = LocalFunction(lambda _event, _context: names.add(threading.current_thread().name))
+    result = bench(function, workload=Workload(record_bytes=50, shards=4), records=4000, warm_up_s=0, runs=2, invocation_threads=1)
+    assert names == {"streamcore-invoke-0"}
+    assert result.settings["invocation_threads"] == 1
 
 
 def test_shards_without_a_record_end_at_once() -> None:

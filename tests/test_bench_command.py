@@ -89,7 +89,8 @@ def test_the_readme_shows_what_the_command_prints(capsys: pytest.CaptureFixture[
 
 
 def test_figures_are_printed_and_written(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench(*QUICK, "--batch-size", "30", "--seed", "7", "--shards", "2", "--state", ".", "--json", "b.json", "--plot", "b.svg") == 0
+    options = ["--batch-size", "30", "--seed", "7", "--shards", "2", "--state", ".", "--invocation-threads", "2"]
+    assert bench(*QUICK, *options, "--json", "b.json", "--plot", "b.svg") == 0
     said = json.loads((folder / "b.json").read_text())
     assert (said["function"], said["source"]) == ("handlers.py:handle", None)
     assert said["settings"]["workload"] == {"record_bytes": 50, "keys": 10000, "key_skew": 1.0, "shards": 2}
@@ -99,6 +100,7 @@ def test_figures_are_printed_and_written(folder: Path, capsys: pytest.CaptureFix
     assert f"{round(said['records_per_second']['median']):,}" in out
     assert "No response time" in out
     assert "2 shards; seed 7" in out
+    assert "batch size 30, ParallelizationFactor 1, 2 invocation threads; checkpoints in SQLite" in out
     assert err.splitlines()[0].startswith("streamcore: run 1 of 2: 1,000 records, ")
     assert ET.parse(folder / "b.svg").getroot().tag == "{http://www.w3.org/2000/svg}svg"  # noqa: S314 - our own file
     assert sorted(path.name for path in folder.iterdir() if path.name != "__pycache__") == ["b.json", "b.svg", "handlers.py", "rows.csv"]
@@ -187,6 +189,7 @@ def test_ctrl_c_before_anything_was_measured_prints_nothing(folder: Path) -> Non
         (["--runs", "0"], "--runs: must be a whole number from 1 to 1,000, not 0"),
         (["--warm-up", "0"], "--warm-up: without a warm-up say how many records a run has, or give a rate"),
         (["--batch-size", "0"], "--batch-size: "),
+        (["--invocation-threads", "0"], "--invocation-threads: must be a whole number from 1 to 1,000, not 0"),
         (["--state", "nowhere"], "--state: must be a folder, in which a file is made, not 'nowhere'"),
         (["--plot", "b.pdf"], "--plot: must end in .svg or .png, not 'b.pdf'"),
         (["--plot", "nowhere/b.svg"], "--plot: there is no folder for 'nowhere/b.svg'"),

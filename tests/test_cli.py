@@ -256,6 +256,7 @@ def test_help_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     options += " maximum-record-age-in-seconds bisect-batch-on-function-error no-bisect-batch-on-function-error destination-config"
     options += (
         " function-response-types state until-idle json timeout clock max-records fail-on-discard running-max checkpoint-interval log-level"
+        " invocation-threads"
     )
     options += " on-undeliverable discard-tries discard-budget record log-format"
     for option in options.split():
@@ -294,6 +295,7 @@ def usage(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--clock", "sundial"], "invalid choice: 'sundial'"),
         (["--max-records", "0"], "max_records must be a number from 1"),
         (["--running-max", "0"], "running_max must be a number from 1"),
+        (["--invocation-threads", "0"], "--invocation-threads: invocation_threads must be a number from 1 to 1000, not 0"),
         (["--checkpoint-interval", "-1"], "--checkpoint-interval: checkpoint_interval_ms must be a number from 0"),
         (["--checkpoint-interval", "nan"], "--checkpoint-interval: must be a number of seconds, not 'nan'"),
         (["--discard-budget", "1e6"], "--discard-budget: discard_budget_s must be a number from 0"),

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from streamcore._options import add_aws, add_calling, add_failing, add_logging, seconds
+from streamcore._options import add_aws, add_calling, add_failing, add_logging, add_threads, seconds
 from streamcore.errors import ConfigError, SourceError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def add(commands: argparse._SubParsersAction[Any], command: Callable[[argparse.N
 
     running = bench.add_argument_group("running")
     add_calling(running)
+    add_threads(running)
     running.add_argument("--state", metavar="FOLDER", help="keep checkpoints in SQLite, in a file that is made in FOLDER (in memory)")
     running.add_argument("--checkpoint-interval", type=seconds, default=1.0, metavar="S", help="seconds between saves (1); 0: each batch")
     running.add_argument("--ignore-failures", action="store_true", help="exit with 0 though records were discarded")
@@ -167,6 +168,7 @@ def run(
             seed=arguments.seed,
             state=arguments.state,
             checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000),
+            invocation_threads=arguments.invocation_threads,
             on_run=on_run,
         )
     write(_text(arguments, result))
@@ -273,6 +275,9 @@ def _head(arguments: argparse.Namespace, result: BenchResult) -> str:
         f"{settings['warm_up_s']:g} s of warm-up, {len(result.runs)} run{'s' * (len(result.runs) > 1)} of {settings['records']:,} records"
     )
     batches = f"batch size {settings['batch_size']:,}, ParallelizationFactor {settings['parallelization_factor']}"
+    threads = settings["invocation_threads"]
+    if threads is not None:
+        batches += f", {threads} invocation thread{'s' if threads > 1 else ''}"
     busy = "" if machine.load_average is None else f"; load {machine.load_average:g} before"
     lines = [
         ("function", arguments.function),

@@ -6,9 +6,10 @@ import heapq
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from streamcore._job import backoff_ms
+from streamcore._lock import Lock
 from streamcore._log import Rarely, is_told, of_discard, of_error
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ class _Line:
 
     __slots__ = ("_number", "changed", "parcels", "threads", "waiting")
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self.changed = threading.Condition(lock)
+    def __init__(self, lock: Lock) -> None:
+        self.changed = threading.Condition(cast("threading.Lock", lock))
         self.parcels: list[tuple[int, int, _Parcel]] = []
         self.threads: set[threading.Thread] = set()
         self.waiting = 0
@@ -85,7 +86,7 @@ class Delivery:
         self._reading_of = reading_of
         self._on_confirmed = on_confirmed
         self._on_failed = on_failed
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._lines: dict[int, _Line] = {}  # by the identity of the destination, which several mappings may share
         self._threaded = False
         self._stopping = False

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
+from streamcore._lock import Lock
 from streamcore._tally import Tally
 from streamcore.protocols import StreamDescription
 from streamcore.sources.lineage import Lineage
@@ -108,7 +108,7 @@ class Job(Task):
         self.spent: dict[str, int] = {}  # such shards whose claims are still held, with their handles
         self.children: deque[tuple[str, tuple[str, ...]]] = deque()
         self.readings: dict[str, Reading] = {}  # by shard id: what is in the engine now
-        self.counting = threading.Lock()
+        self.counting = Lock()
         self.tally = Tally()
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from typing import TYPE_CHECKING, Any
+
+from streamcore._lock import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -36,7 +37,7 @@ class Rarely:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._kinds: dict[Hashable, tuple[int, int]] = {}
 
     def count(self, kind: Hashable, now_ms: int) -> int:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     # What argparse gives a group of options; it has no public name.
     from argparse import _ArgumentGroup as Group
 
-__all__ = ["add_aws", "add_calling", "add_failing", "add_logging", "add_output", "seconds"]
+__all__ = ["add_aws", "add_calling", "add_failing", "add_logging", "add_output", "add_threads", "seconds"]
 
 
 def seconds(text: str) -> float:
@@ -60,6 +60,16 @@ def add_calling(group: Group) -> None:
         help="the function's timeout (3, or what Lambda says of it); in this process a longer call is logged, not cut off",
     )
     group.add_argument("--processes", type=int, metavar="N", help="call TARGET in so many processes at most, not in this one")
+
+
+def add_threads(group: Group) -> None:
+    """Add the option that says how many threads call functions."""
+    group.add_argument(
+        "--invocation-threads",
+        type=int,
+        metavar="N",
+        help="most threads that call the function, 1 to 1000 (one for each shard and unit of ParallelizationFactor, at most 32)",
+    )
 
 
 def add_output(group: Group | argparse.ArgumentParser) -> None:

@@ -97,6 +97,7 @@ def bench(
     seed: int = 0,
     state: str | os.PathLike[str] | None = None,
     checkpoint_interval_ms: int = 1000,
+    invocation_threads: int | None = None,
     on_run: Callable[[str], object] = lambda _: None,
 ) -> BenchResult:
     """Measure a function behind a worker.
@@ -121,6 +122,7 @@ def bench(
         state: a folder: the checkpoints are kept in SQLite, in a file that is made there and removed at the end. By default they are kept
             in memory.
         checkpoint_interval_ms: as for `Worker`.
+        invocation_threads: as for `Worker`.
         on_run: told a sentence after the warm-up and after each run.
 
     Raises:
@@ -150,6 +152,8 @@ def bench(
     check("warm_up_s", warm_up_s, 0, 600, whole=False)
     check("runs", runs, 1, 1000)
     check("seed", seed, 0, 2**63 - 1)
+    if invocation_threads is not None:
+        check("invocation_threads", invocation_threads, 1, 1000)
     if mapping is None:
         mapping = EventSourceMapping(starting_position="TRIM_HORIZON", maximum_retry_attempts=0)
     if mapping.tumbling_window_in_seconds or mapping.filter_criteria:
@@ -183,7 +187,8 @@ def bench(
     profile: Profile | None = None
     reason: Literal["done", "interrupted"] = "done"
     with _checkpoints(state) as store:
-        track = _Track(function, mapping, lap, store, rate=rate, seed=seed, checkpoint_interval_ms=checkpoint_interval_ms)
+        options = {"checkpoint_interval_ms": checkpoint_interval_ms, "invocation_threads": invocation_threads}
+        track = _Track(function, mapping, lap, store, rate=rate, seed=seed, options=options)
         try:
             if warm_up_s:
                 warm = track.run(0, total=None, timeout_s=warm_up_s)
@@ -223,6 +228,7 @@ def bench(
             **{name: getattr(mapping, name) for name in _MAPPING_SETTINGS},
             "checkpoints": "memory" if state is None else "sqlite",
             "checkpoint_interval_ms": checkpoint_interval_ms,
+            "invocation_threads": invocation_threads,
         },
         runs=tuple(one.run for one in measured),
         service=Times.of(np.concatenate([one.service_ns for one in measured])),
@@ -293,7 +299,7 @@ class _Track:
     _: KW_ONLY
     rate: float | None
     seed: int
-    checkpoint_interval_ms: int
+    options: dict[str, int | None]  # of the workers
     kept: list[_Measured] = field(default_factory=list)
 
     def run(
@@ -309,7 +315,7 @@ class _Track:
             timeout_s += LEAD_NS / 1e9
         load = Load(self.lap, number=number, total=total, rate=self.rate, stages=stages)
         meter = Meter(self.function, load, stages=stages)
-        options: dict[str, Any] = {"checkpoint_interval_ms": self.checkpoint_interval_ms, "seed": self.seed}
+        options: dict[str, Any] = {**self.options, "seed": self.seed}
         if stages is None:
             worker = Worker(checkpoints=self.store, **options)
         else:

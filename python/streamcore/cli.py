@@ -18,7 +18,7 @@ from streamcore import _bench_command, _redrive_command
 from streamcore._console import Console, log_format, open_closed_streams, speaker, standard_output
 from streamcore._distribution import DISTRIBUTION, version
 from streamcore._metrics_options import add_cloudwatch, add_metrics, exporting, parse_metrics_config
-from streamcore._options import add_aws, add_calling, add_failing, add_output, seconds
+from streamcore._options import add_aws, add_calling, add_failing, add_output, add_threads, seconds
 from streamcore.errors import ConfigError, SourceError, StreamcoreError
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ def _add_run(commands: argparse._SubParsersAction[_Parser]) -> None:
     )
     running.add_argument("--max-records", type=int, metavar="N", help="end after so many records")
     add_calling(running)
+    add_threads(running)
     running.add_argument(
         "--clock", choices=["replay", "wall"], help="time of windows and ages: that of the recorded data, or of the wall (a file: replay)"
     )
@@ -331,7 +332,11 @@ def _run(arguments: argparse.Namespace) -> int:
                 function = _recorded(function, arguments.record)
                 opened.callback(function.close)
             with _destination(mapping, arguments) as destination, contextlib.closing(_store(arguments.state)) as store:
-                worker = Worker(checkpoints=store, checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000))
+                worker = Worker(
+                    checkpoints=store,
+                    checkpoint_interval_ms=round(arguments.checkpoint_interval * 1000),
+                    invocation_threads=arguments.invocation_threads,
+                )
                 worker.add(
                     mapping,
                     source,
