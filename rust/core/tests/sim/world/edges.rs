@@ -201,6 +201,7 @@ impl World {
                     state: batch.window().map(|window| window.state().to_vec()),
                     records,
                     number,
+                    batch,
                 });
                 Ok(())
             }
@@ -315,6 +316,9 @@ impl World {
         }
         let at = self.rng.index(self.in_flight.len());
         let flight = self.in_flight.swap_remove(at);
+        let Flight { batch, records, .. } = &flight;
+        self.reference
+            .check_batch(batch, records, self.whole_events);
         let outcome = self.answer(&flight);
         if self.chance(self.options.misuse) {
             self.hit(Fault::WrongPartialIndex);
