@@ -5,6 +5,7 @@ mod budget;
 mod checkpoints;
 mod failures;
 mod fairness;
+mod relief;
 mod usage;
 
 use streamcore::{

@@ -18,7 +18,7 @@ macro_rules! kinds {
 
 kinds! {
     /// What the world does to the engine.
-    Fault: Raised, PoisonRaised, PartialWithProgress, PartialWithoutProgress, PoisonPartial, Throttle, TooLarge, RecordTooLarge, WrongPartialIndex,
+    Fault: Raised, PoisonRaised, PartialWithProgress, PartialWithoutProgress, PoisonPartial, Throttle, TooLarge, RecordTooLarge, Hung, WrongPartialIndex,
     FinishedTwice, MadeUpTicket, WindowStateGiven, UpdateWhileBusy, UpdateOutOfRange, ConfirmedTwice, StaleTicket,
     Crash, CrashDuringSave, CrashWithBatchesInFlight, CrashAfterUnseenSuccess, RestartWithOtherFactor,
     RestartWithoutCheckpoint, DamagedCheckpointRefused, SaveFailed, SaveUnconfirmed, SaveLate, DiscardConfirmedLate,

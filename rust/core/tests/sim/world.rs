@@ -32,6 +32,7 @@ struct Flight {
     ticket: Ticket,
     records: Vec<usize>,
     number: u64,
+    hangs: bool,
     /// The state of the tumbling window that the function got.
     state: Option<Vec<u8>>,
 }

@@ -196,7 +196,12 @@ impl World {
                 let records = self.observe(Some(&batch)).unwrap();
                 self.hit_idle(&batch);
                 let number = self.rng.next();
+                let hangs = self.options.hangs > 0 && self.chance(self.options.hangs);
+                if hangs {
+                    self.hit(Fault::Hung);
+                }
                 self.in_flight.push(Flight {
+                    hangs,
                     ticket: batch.ticket(),
                     state: batch.window().map(|window| window.state().to_vec()),
                     records,
@@ -315,6 +320,9 @@ impl World {
             return;
         }
         let at = self.rng.index(self.in_flight.len());
+        if self.in_flight[at].hangs && !self.kind {
+            return;
+        }
         let flight = self.in_flight.swap_remove(at);
         let Flight { batch, records, .. } = &flight;
         self.reference
