@@ -196,7 +196,8 @@ impl World {
                 let records = self.observe(Some(&batch)).unwrap();
                 self.hit_idle(&batch);
                 let number = self.rng.next();
-                let hangs = self.options.hangs > 0 && self.chance(self.options.hangs);
+                let hung = self.in_flight.iter().any(|flight| flight.hangs);
+                let hangs = self.options.hangs && !self.kind && !hung;
                 if hangs {
                     self.hit(Fault::Hung);
                 }
