@@ -217,7 +217,7 @@ impl Batch {
     /// # builder.push("bob", b"2", 0, Some("9"))?;
     /// # engine.offer(shard, builder.finish(), None, 0)?;
     /// let Taken::Task(Task::Run(batch)) = engine.take(0) else { panic!("a batch is ready") };
-    /// for record in &batch.records() {
+    /// for record in batch.records().iter() {
     ///     assert!(["7", "9"].contains(&record.sequence()));
     /// }
     /// let records = batch.records();

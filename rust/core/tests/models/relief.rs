@@ -79,15 +79,26 @@ fn lane(batch: &Batch) -> u8 {
 }
 
 /// Everything that can be read of a batch, but for its request id, which counts the batches before it.
-fn read(batch: &Batch) -> (u32, String, Vec<(u64, u64, Vec<u8>)>) {
+#[derive(Debug, PartialEq)]
+struct Read {
+    attempt: u32,
+    event: String,
+    /// Ordinal, hash and payload of each record.
+    records: Vec<(u64, u64, Vec<u8>)>,
+}
+
+fn read(batch: &Batch) -> Read {
     let records = batch.records();
     let records = records.numbered().map(|(ordinal, hash, record)| {
         let mut payload = Vec::new();
         record.payload_into(&mut payload).unwrap();
         (ordinal, hash, payload)
     });
-    let event = String::from_utf8(batch.json()).unwrap();
-    (batch.attempt(), event, records.collect())
+    Read {
+        attempt: batch.attempt(),
+        event: String::from_utf8(batch.json()).unwrap(),
+        records: records.collect(),
+    }
 }
 
 /// Finishes every batch of the other lanes that there is.
