@@ -122,8 +122,9 @@ impl EventShape {
     ) -> PyResult<Bound<'py, PyDict>> {
         let (record_shape, kinesis_shape) = self.dicts(py)?;
         let prefix = Ascii::of(self.id_prefix.as_bytes());
-        let mut later = batch.records().skip(FETCHED_AHEAD);
-        let records = list(py, batch.len(), batch.records(), |record| {
+        let records = batch.records();
+        let mut later = records.iter().skip(FETCHED_AHEAD);
+        let records = list(py, records.len(), records.iter(), |record| {
             if let Some(later) = later.next() {
                 fetch_ahead(later.as_bytes().data_base64);
             }

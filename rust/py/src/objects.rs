@@ -60,14 +60,12 @@ pub(crate) fn bytes(
     py: Python<'_>,
     length: usize,
     write: impl FnOnce(&mut Unwritten<'_>),
-) -> Bound<'_, PyBytes> {
-    // SAFETY: `PyBytes_FromStringAndSize` gives a `bytes` that nobody else has, or null, at which `from_owned_ptr` panics. Its `length`
+) -> PyResult<Bound<'_, PyBytes>> {
+    // SAFETY: `PyBytes_FromStringAndSize` gives a `bytes` that nobody else has, or null where there is no memory. Its `length`
     // bytes at `PyBytes_AsString` are not initialized, and nobody reads them: they are written through `MaybeUninit`.
     let (made, memory) = unsafe {
-        let made = Bound::from_owned_ptr(
-            py,
-            ffi::PyBytes_FromStringAndSize(std::ptr::null(), size(length)),
-        );
+        let made = ffi::PyBytes_FromStringAndSize(std::ptr::null(), size(length));
+        let made = Bound::from_owned_ptr_or_err(py, made)?;
         let start = ffi::PyBytes_AsString(made.as_ptr()).cast::<MaybeUninit<u8>>();
         let memory = std::slice::from_raw_parts_mut(start, length);
         (made.cast_into_unchecked(), memory)
@@ -79,7 +77,7 @@ pub(crate) fn bytes(
         unwritten.0.is_empty(),
         "an event has as many bytes as it says"
     );
-    made
+    Ok(made)
 }
 
 /// Has the processor fetch what will be read soon.

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::dispatch::records;
-use crate::batch::{Records, state_bytes_max};
+use crate::batch::{around_bytes, state_bytes_max};
 use crate::buffer::to_usize;
 use crate::config::StreamClock;
 use crate::error::UsageError;
 use crate::event::bounds_bytes;
+use crate::records::Records;
 use crate::retry::{Fate, Work};
 use crate::stats::{LaneState, WindowStats};
 use crate::trace::Event;
@@ -271,7 +271,7 @@ impl Shard {
             .as_ref()
             .map(Work::top_runs)
             .unwrap_or_default();
-        let records = records(&self.buffer, &runs);
+        let records = Records::of(&self.buffer, &runs);
         let max = to_usize(self.mapping().payload_bytes_max);
         if records.event_bytes(&self.info.template, Some(&window)) <= max {
             return false;
@@ -289,11 +289,7 @@ impl Shard {
 
     /// How many of the first records fit into an event with this window.
     fn fitting(&self, records: &Records, window: &Window, max: usize) -> u32 {
-        let none = Records {
-            slices: Vec::new(),
-            len: 0,
-        };
-        let mut bytes = none.event_bytes(&self.info.template, Some(window));
+        let mut bytes = around_bytes(&self.info.template, Some(window));
         let constant = to_usize(self.info.template.record_bytes());
         let mut count = 0;
         for record in records.iter() {
