@@ -3,10 +3,9 @@
 //! Each record is looked at once: the end of the open batch moves on as records come, and stops where a record would be one too many
 //! for `BatchSize` or the payload limit. Cutting the batch then takes whole runs.
 
-use std::collections::VecDeque;
-
 use crate::buffer::{Buffer, Run, to_usize};
 use crate::event::{ENVELOPE_BYTES, bounds_bytes};
+use crate::runs::Runs;
 use crate::window::{Boundary, Bounds, EMPTY_STATE};
 
 /// What closes a batch by size.
@@ -23,7 +22,8 @@ pub(crate) struct Limits {
 /// A batch cut from the queue.
 #[derive(Debug)]
 pub(crate) struct Cut {
-    pub(crate) runs: Vec<Run>,
+    pub(crate) runs: Runs,
+    pub(crate) records: u32,
     /// One record that alone is larger than the payload limit.
     pub(crate) oversized: bool,
     /// What its records and the commas between them add to the event.
@@ -35,8 +35,7 @@ pub(crate) struct Cut {
 /// The records of a lane that are in no batch yet.
 #[derive(Debug, Default)]
 pub(crate) struct LaneQueue {
-    /// Never holds an empty run.
-    runs: VecDeque<Run>,
+    runs: Runs,
     open: Open,
 }
 
@@ -79,17 +78,16 @@ impl LaneQueue {
     }
 
     pub(crate) fn front(&self) -> Option<Run> {
-        self.runs.front().copied()
+        self.runs.front()
     }
 
+    /// Adds a run that is not empty.
     pub(crate) fn push(&mut self, run: Run) {
-        if run.len() > 0 {
-            self.runs.push_back(run);
-        }
+        self.runs.push_back(run);
     }
 
     /// Moves the end of the open batch over the records that have come. True if no further record may join it.
-    pub(crate) fn fill(&mut self, buffer: &Buffer, limits: Limits) -> bool {
+    pub(crate) fn fill(&mut self, buffer: &Buffer, limits: &Limits) -> bool {
         let open = &mut self.open;
         while !open.full
             && let Some(run) = self.runs.get(open.runs)
@@ -143,19 +141,19 @@ impl LaneQueue {
     /// Takes the open batch, which must hold a record. Call [`Self::fill`] first.
     pub(crate) fn cut(&mut self) -> Cut {
         let open = std::mem::take(&mut self.open);
-        let mut runs: Vec<Run> = self.runs.drain(..open.runs).collect();
-        if open.part > 0 {
-            let rest = &mut self.runs[0];
-            let middle = rest.start + open.part;
-            runs.push(Run {
-                end: middle,
-                ..*rest
-            });
-            rest.start = middle;
+        assert!(open.records > 0, "a batch holds a record");
+        let mut runs = Runs::default();
+        let mut left = open.records;
+        while let Some(run) = self.runs.pop_front(left) {
+            runs.push_back(run);
+            left -= run.len();
+            if left == 0 {
+                break;
+            }
         }
-        assert!(!runs.is_empty(), "a batch holds a record");
         Cut {
             runs,
+            records: open.records,
             oversized: open.oversized,
             bytes: open.bytes - open.envelope,
             window: open.window,
@@ -163,7 +161,7 @@ impl LaneQueue {
     }
 
     /// The runs, to be changed for others that hold the same records. What is open is looked at anew.
-    pub(crate) fn runs_mut(&mut self) -> &mut VecDeque<Run> {
+    pub(crate) fn runs_mut(&mut self) -> &mut Runs {
         self.open = Open::default();
         &mut self.runs
     }

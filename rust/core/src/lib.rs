@@ -171,6 +171,7 @@ mod marks;
 mod page;
 mod position;
 mod retry;
+mod runs;
 mod shard;
 mod stats;
 mod time;

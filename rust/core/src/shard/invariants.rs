@@ -1,7 +1,8 @@
 //! The invariants that a shard can see, counted anew from its parts.
 
 use super::dispatch::{lane_number, records};
-use super::{Head, Lane, Shard};
+use super::heads::Head;
+use super::{Lane, Shard};
 use crate::buffer::{Run, to_usize};
 use crate::config::SPAN_MAX;
 use crate::lanes::lane as lane_of;
@@ -22,6 +23,7 @@ impl Shard {
         self.buffer.check(&with_lanes);
         let lanes = usize::from(self.mapping().parallelization_factor);
         assert!(self.in_flight() <= lanes, "I4: one batch a lane");
+        self.heads.check();
         for (index, lane) in self.lanes.iter().enumerate() {
             self.check_order(index, lane);
             self.check_work(lane, self.heads[index]);
@@ -78,7 +80,7 @@ impl Shard {
             }
             if matches!(head.state, LaneState::InFlight(_)) {
                 let mut event = Vec::new();
-                let records = records(&self.buffer, &work.top_runs());
+                let records = records(&self.buffer, work.top_runs());
                 let window = self.window_of(0);
                 records.write_event(&self.info.template, window.as_ref(), &mut event);
                 let counted = records.event_bytes(&self.info.template, window.as_ref());
