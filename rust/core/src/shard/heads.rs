@@ -16,7 +16,7 @@ pub(super) struct Head {
 /// One head for each lane.
 #[derive(Debug)]
 pub(super) struct Heads {
-    heads: Vec<Head>,
+    all: Vec<Head>,
     ready: LaneSet,
     in_flight: LaneSet,
     /// Lanes that become ready by themselves: they wait, or are parked.
@@ -31,7 +31,7 @@ impl Heads {
             first: u64::MAX,
         };
         Self {
-            heads: vec![head; lanes],
+            all: vec![head; lanes],
             ready: 0,
             in_flight: 0,
             waking: 0,
@@ -49,11 +49,11 @@ impl Heads {
             LaneState::InFlight(_) => self.in_flight |= bit,
             LaneState::Waiting(_) | LaneState::Parked(_) => self.waking |= bit,
         }
-        self.heads[lane].state = state;
+        self.all[lane].state = state;
     }
 
     pub(super) fn set_first(&mut self, lane: usize, first: u64) {
-        self.heads[lane].first = first;
+        self.all[lane].first = first;
     }
 
     pub(super) fn ready(&self) -> usize {
@@ -71,7 +71,7 @@ impl Heads {
 
     /// The instant at which the first lane becomes ready by itself.
     pub(super) fn next_wake(&self) -> Option<i64> {
-        let times = lanes(self.waking).filter_map(|lane| match self.heads[lane].state {
+        let times = lanes(self.waking).filter_map(|lane| match self.all[lane].state {
             LaneState::Waiting(until) | LaneState::Parked(until) => Some(until),
             _ => None,
         });
@@ -86,19 +86,19 @@ impl Heads {
     /// Of the ready lanes the one with the oldest record, so that the watermark moves. One without a record is ready to close a window,
     /// and goes first.
     pub(super) fn oldest_ready(&self) -> Option<usize> {
-        lanes(self.ready).min_by_key(|lane| self.heads[*lane].first.wrapping_add(1))
+        lanes(self.ready).min_by_key(|lane| self.all[*lane].first.wrapping_add(1))
     }
 
     /// The ordinal of the lowest incomplete record, and its lane; the highest number and some lane where there is none.
     pub(super) fn oldest(&self) -> (u64, usize) {
-        let firsts = self.heads.iter().map(|head| head.first).zip(0..);
+        let firsts = self.all.iter().map(|head| head.first).zip(0..);
         firsts.min().expect("a shard has a lane")
     }
 
     /// Makes the sets anew and compares.
     pub(super) fn check(&self) {
-        let mut anew = Self::new(self.heads.len());
-        for (lane, head) in self.heads.iter().enumerate() {
+        let mut anew = Self::new(self.all.len());
+        for (lane, head) in self.all.iter().enumerate() {
             anew.set_state(lane, head.state);
         }
         assert_eq!(
@@ -113,7 +113,7 @@ impl Deref for Heads {
     type Target = [Head];
 
     fn deref(&self) -> &[Head] {
-        &self.heads
+        &self.all
     }
 }
 
@@ -122,15 +122,18 @@ impl<'a> IntoIterator for &'a Heads {
     type IntoIter = std::slice::Iter<'a, Head>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.heads.iter()
+        self.all.iter()
     }
 }
 
 /// The lanes of a set, in order.
 fn lanes(mut set: LaneSet) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
-        let lane = (set != 0).then(|| set.trailing_zeros() as usize);
-        set &= set.wrapping_sub(1);
-        lane
+        if set == 0 {
+            return None;
+        }
+        let lane = set.trailing_zeros() as usize;
+        set &= set - 1;
+        Some(lane)
     })
 }
