@@ -57,7 +57,7 @@ struct Open {
 
 impl Open {
     /// Begins with a record of this arrival time: its window, and the bytes of an event without records.
-    fn begin(&mut self, boundary: Boundary, arrival_ms: i64) {
+    fn begin(&mut self, boundary: &Boundary, arrival_ms: i64) {
         let (window, is_current) = boundary.window_of(arrival_ms);
         self.window = Some(window);
         self.envelope = ENVELOPE_BYTES
@@ -88,15 +88,19 @@ impl LaneQueue {
 
     /// Moves the end of the open batch over the records that have come. True if no further record may join it.
     pub(crate) fn fill(&mut self, buffer: &Buffer, limits: &Limits) -> bool {
-        let open = &mut self.open;
+        let mut open = self.open;
+        if open.records == 0 && limits.boundary.is_none() {
+            open.envelope = ENVELOPE_BYTES;
+            open.bytes = ENVELOPE_BYTES;
+        }
         while !open.full
             && let Some(run) = self.runs.get(open.runs)
         {
             let leaf = &buffer.slot(run.slot).leaf;
             let waiting = to_usize(run.start + open.part)..to_usize(run.end);
-            let mut joined = 0;
+            let before = open.records;
             for (at, size) in waiting.clone().zip(&leaf.sizes[waiting]) {
-                if let Some(boundary) = limits.boundary {
+                if let Some(boundary) = &limits.boundary {
                     let arrival_ms = leaf.page.arrival_ms(to_usize(leaf.order[at]));
                     if open.records == 0 {
                         open.begin(boundary, arrival_ms);
@@ -107,9 +111,6 @@ impl LaneQueue {
                         open.full = true;
                         break;
                     }
-                } else if open.records == 0 {
-                    open.envelope = ENVELOPE_BYTES;
-                    open.bytes = ENVELOPE_BYTES;
                 }
                 let bytes = limits.record_bytes + size;
                 let comma = u32::from(open.records > 0);
@@ -117,24 +118,23 @@ impl LaneQueue {
                 if after > limits.payload_bytes_max {
                     open.full = true;
                     open.oversized = open.records == 0;
-                    joined += u32::from(open.oversized);
                     open.records += u32::from(open.oversized);
                     break;
                 }
                 open.bytes = after;
                 open.records += 1;
-                joined += 1;
                 if open.records == limits.batch_size {
                     open.full = true;
                     break;
                 }
             }
-            open.part += joined;
+            open.part += open.records - before;
             if open.part == run.len() {
                 open.runs += 1;
                 open.part = 0;
             }
         }
+        self.open = open;
         open.full
     }
 

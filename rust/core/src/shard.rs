@@ -480,10 +480,12 @@ impl Shard {
         let (mut complete, mut filtered) = (0, 0);
         lanes.extend((0..page.len()).map(|index| {
             let hash = page.key_hash(index);
-            let (sequence, sub) = (page.sequence(index), page.sub(index));
-            if !self.former.is_empty() && self.former.has_completed(hash, sequence, sub) {
-                complete += 1;
-                return NO_LANE;
+            if !self.former.is_empty() {
+                let (sequence, sub) = (page.sequence(index), page.sub(index));
+                if self.former.has_completed(hash, sequence, sub) {
+                    complete += 1;
+                    return NO_LANE;
+                }
             }
             if sifted.is_some_and(|sifted| !sifted.passes[index]) {
                 filtered += 1;
