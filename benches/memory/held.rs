@@ -200,9 +200,12 @@ impl Scenario {
                 let Task::Run(batch) = task else {
                     panic!("nothing is given up")
                 };
-                let record = batch.first().expect("a batch has a record");
+                let records = batch.records();
+                let first = records.first().expect("a batch has a record");
+                let batch_lane = lane(first.key_hash(), self.lanes);
+                drop(records);
                 let outcome = match stuck {
-                    _ if lane(record.key_hash(), self.lanes) != stuck_lane => Outcome::Success,
+                    _ if batch_lane != stuck_lane => Outcome::Success,
                     Stuck::Retried => Outcome::Failure(Response::default()),
                     Stuck::InFlight | Stuck::Failed => {
                         in_flight.push(batch);

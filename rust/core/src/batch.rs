@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::buffer::{Leaf, to_usize};
+use crate::buffer::to_usize;
 use crate::chance::RequestId;
 use crate::config::ShardConfig;
 use crate::event::{ENVELOPE_BYTES, EventTemplate, Sink};
-use crate::page::Record;
+use crate::records::{Records, SharedRecords};
 use crate::window::{Bounds, Window};
 
 /// What a batch, its event and its discard have in common with all others of the shard.
@@ -129,104 +129,18 @@ pub(crate) fn around_bytes(template: &EventTemplate, window: Option<&Window>) ->
     to_usize(ENVELOPE_BYTES) + window
 }
 
-/// Records of one lane in order, shared with the shard's buffer.
-#[derive(Debug, Clone)]
-pub(crate) struct Records {
-    pub(crate) slices: Vec<Slice>,
-    pub(crate) len: u32,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Slice {
-    pub(crate) leaf: Arc<Leaf>,
-    pub(crate) start: u32,
-    pub(crate) end: u32,
-}
-
-impl Records {
-    pub(crate) fn indices(&self) -> impl Iterator<Item = (&Leaf, u32)> {
-        self.slices.iter().flat_map(|slice| {
-            let indices = &slice.leaf.order[to_usize(slice.start)..to_usize(slice.end)];
-            indices.iter().map(|index| (&*slice.leaf, *index))
-        })
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = Record<'_>> {
-        self.indices()
-            .map(|(leaf, index)| leaf.page.record(to_usize(index)))
-    }
-
-    /// None for the closing call of a window.
-    pub(crate) fn first(&self) -> Option<Record<'_>> {
-        let slice = self.slices.first().filter(|_| self.len > 0)?;
-        let index = slice.leaf.order[to_usize(slice.start)];
-        Some(slice.leaf.page.record(to_usize(index)))
-    }
-
-    /// None for the closing call of a window.
-    pub(crate) fn last(&self) -> Option<Record<'_>> {
-        let slice = self.slices.last().filter(|_| self.len > 0)?;
-        let index = slice.leaf.order[to_usize(slice.end - 1)];
-        Some(slice.leaf.page.record(to_usize(index)))
-    }
-
-    /// The size of the event; with a window it may be a few bytes more than is written.
-    pub(crate) fn event_bytes(&self, template: &EventTemplate, window: Option<&Window>) -> usize {
-        around_bytes(template, window) + self.bytes(template)
-    }
-
-    /// What the records and the commas between them add to an event.
-    pub(crate) fn bytes(&self, template: &EventTemplate) -> usize {
-        let constant = to_usize(template.record_bytes());
-        let records: usize = self
-            .indices()
-            .map(|(leaf, index)| constant + to_usize(leaf.page.event_bytes(to_usize(index))))
-            .sum();
-        records + to_usize(self.len).saturating_sub(1)
-    }
-
-    /// Where to cut so that the larger of the two events is smallest: how many records go into the first. There must be two at least.
-    pub(crate) fn half_by_bytes(&self, template: &EventTemplate) -> u32 {
-        let constant = to_usize(template.record_bytes());
-        // Each record with a comma; both parts have one too many of these, and the same envelope.
-        let bytes = |(leaf, index): (&Leaf, u32)| {
-            constant + to_usize(leaf.page.event_bytes(to_usize(index))) + 1
-        };
-        let all: usize = self.indices().map(bytes).sum();
-        let mut left = 0;
-        let larger = self.indices().map(bytes).map(|bytes| {
-            left += bytes;
-            left.max(all - left)
-        });
-        let cuts = (1..self.len).zip(larger);
-        cuts.min_by_key(|(_, larger)| *larger)
-            .map_or(1, |(records, _)| records)
-    }
-
-    pub(crate) fn write_event(
-        &self,
-        template: &EventTemplate,
-        window: Option<&Window>,
-        out: &mut impl Sink,
-    ) {
-        let records = self.indices().map(|(leaf, index)| (&*leaf.page, index));
-        match window {
-            Some(window) => template.write_in_window(out, records, window),
-            None => template.write(out, records),
-        }
-    }
-}
-
 /// A batch to run: records of one lane, in order. The closing call of a tumbling window is a batch without records.
 ///
-/// It shares the pages of its records with the shard; building its event changes nothing and can be done on any thread.
+/// It shares the pages of its records with the shard; building its event changes nothing and can be done on any thread. While it is in
+/// flight for long, the shard may move its records to other pages, see [`Self::records`].
 #[derive(Debug, Clone)]
 pub struct Batch {
     pub(crate) ticket: Ticket,
     pub(crate) request_id: RequestId,
     pub(crate) attempt: u32,
     pub(crate) info: Arc<ShardInfo>,
-    pub(crate) records: Records,
+    pub(crate) len: u32,
+    pub(crate) records: SharedRecords,
     pub(crate) window: Option<Window>,
 }
 
@@ -264,13 +178,13 @@ impl Batch {
     /// How many records it has: at least one, but for the closing call of a tumbling window.
     #[must_use]
     pub fn len(&self) -> usize {
-        to_usize(self.records.len)
+        to_usize(self.len)
     }
 
     /// Whether it has no records: it is the closing call of a tumbling window.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.len == 0
+        self.len == 0
     }
 
     /// The tumbling window that its records are in, or that it closes; None for a mapping without one.
@@ -287,33 +201,33 @@ impl Batch {
         })
     }
 
-    /// The records in order.
-    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        self.records.iter()
-    }
-
-    /// The records in order with their ordinals (dense numbers of this run's shard) and key hashes.
-    pub fn numbered(&self) -> impl Iterator<Item = (u64, u64, Record<'_>)> {
-        self.records.indices().map(|(leaf, index)| {
-            let at = to_usize(index);
-            (
-                leaf.ordinal(index),
-                leaf.page.key_hash(at),
-                leaf.page.record(at),
-            )
-        })
-    }
-
-    /// The first record; None for the closing call of a tumbling window.
+    /// The records in order, in the pages where they are now.
+    ///
+    /// While it lives it keeps whole pages in memory, so it is for the time of reading; ask again for the next time. What is read is always the
+    /// same, wherever the records are.
+    ///
+    /// ```
+    /// # use streamcore::{CheckpointKey, Engine, MappingConfig, MappingIdentity, PageBuilder, ShardConfig, Taken, Task};
+    /// # let key = CheckpointKey { mapping_uuid: "m".into(), stream_identity: "s".into(), shard_id: "shardId-0".into() };
+    /// # let mut engine = Engine::default();
+    /// # let config = ShardConfig::new(key, MappingIdentity::default(), MappingConfig::default());
+    /// # let shard = engine.add_shard(config, None)?;
+    /// # let mut builder = PageBuilder::new();
+    /// # builder.push("ann", b"1", 0, Some("7"))?;
+    /// # builder.push("bob", b"2", 0, Some("9"))?;
+    /// # engine.offer(shard, builder.finish(), None, 0)?;
+    /// let Taken::Task(Task::Run(batch)) = engine.take(0) else { panic!("a batch is ready") };
+    /// for record in batch.records().iter() {
+    ///     assert!(["7", "9"].contains(&record.sequence()));
+    /// }
+    /// let records = batch.records();
+    /// let last = records.last().expect("a batch has a record");
+    /// assert_eq!((last.sequence(), &*last.key()), ("9", "bob"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
-    pub fn first(&self) -> Option<Record<'_>> {
-        self.records.first()
-    }
-
-    /// The last record; None for the closing call of a tumbling window.
-    #[must_use]
-    pub fn last(&self) -> Option<Record<'_>> {
-        self.records.last()
+    pub fn records(&self) -> Records {
+        self.records.get()
     }
 
     /// The index of the record with this sequence number, compared as text.
@@ -322,19 +236,20 @@ impl Batch {
     #[must_use]
     pub fn index_of(&self, sequence_number: &str) -> Option<usize> {
         self.records()
+            .iter()
             .position(|record| record.sequence() == sequence_number)
     }
 
     /// How many bytes [`Self::write_json`] writes; with a tumbling window up to two fewer are written.
     #[must_use]
     pub fn json_bytes(&self) -> usize {
-        self.records
+        self.records()
             .event_bytes(&self.info.template, self.window.as_ref())
     }
 
     /// Appends the Lambda event as JSON.
     pub fn write_json(&self, out: &mut impl Sink) {
-        self.records
+        self.records()
             .write_event(&self.info.template, self.window.as_ref(), out);
     }
 

@@ -5,7 +5,7 @@
 //! a [`Run`]; queues and batches are lists of runs. That is 8 bytes a record beside its entry in the page, and O(1) a record. From then
 //! on a batch is cut by its sizes, which stand side by side, without a look at the page.
 //!
-//! A page is freed when all of its records are complete. Lanes that are stuck would keep pages of which little is alive: their waiting
+//! A page is freed when all of its records are complete. Lanes that are stuck would keep pages of which little is alive: their
 //! records move into pages of their own, see [`Buffer::gather`].
 
 use std::ops::Range;
@@ -199,8 +199,6 @@ pub(crate) struct Buffer {
     dead: u64,
     /// Lanes that were stuck when it was last said.
     stuck: LaneSet,
-    /// Those of them that were parked.
-    parked: LaneSet,
     /// What is complete of pages that only stuck lanes keep, as far as it has come since the last relief.
     dead_behind_stuck: u64,
 }
@@ -382,12 +380,11 @@ impl Buffer {
         RELIEF_BYTES_MIN.max(self.bytes as u64 / RELIEF_PART)
     }
 
-    /// Says which lanes are stuck, and which of these are parked. True if the pages that only they keep are to be looked at now: enough of
-    /// such pages is complete, another lane is stuck and with it others of them may be such pages, or another is parked and with it what a
-    /// batch in flight has kept.
-    pub(crate) fn needs_relief(&mut self, stuck: LaneSet, parked: LaneSet) -> bool {
-        let more = stuck & !self.stuck != 0 || parked & !self.parked != 0;
-        (self.stuck, self.parked) = (stuck, parked);
+    /// Says which lanes are stuck. True if the pages that only they keep are to be looked at now: enough of such pages is complete, or
+    /// another lane is stuck and with it others of them may be such pages.
+    pub(crate) fn needs_relief(&mut self, stuck: LaneSet) -> bool {
+        let more = stuck & !self.stuck != 0;
+        self.stuck = stuck;
         let needed = stuck != 0
             && self.may_need_relief()
             && (more || self.dead_behind_stuck >= self.relief_bytes());
@@ -397,16 +394,15 @@ impl Buffer {
         needed
     }
 
-    /// Moves the records of some waiting runs of a stuck lane, which are in order, into pages of the lane's own: those whose pages only
-    /// stuck lanes keep, and of which a part is complete or which are small. `in_flight` has, in order, the pages that batches in
-    /// flight hold in any case, and `beside` is the page in which the lane has others than these runs. Calls `moved` for each new page.
+    /// Moves the records of some runs of a stuck lane, which are in order, into pages of the lane's own: those whose pages only stuck lanes
+    /// keep, and of which a part is complete or which are small. `beside` is the page in which the lane has others than these runs. Calls
+    /// `moved` for each new page.
     ///
     /// A record moves at most once while its lane is stuck, so this is O(1) a record.
     pub(crate) fn gather(
         &mut self,
         lane: u8,
         runs: &mut Runs,
-        in_flight: &[SlotId],
         beside: Option<SlotId>,
         mut moved: impl FnMut(Moved),
     ) {
@@ -414,9 +410,7 @@ impl Buffer {
         let (mut weight, mut sparse) = (0, false);
         for run in std::mem::take(runs) {
             let slot = self.slot(run.slot);
-            let movable = slot.lanes & !self.stuck == 0
-                && (slot.is_sparse() || slot.is_small())
-                && in_flight.binary_search(&run.slot).is_err();
+            let movable = slot.lanes & !self.stuck == 0 && (slot.is_sparse() || slot.is_small());
             if !movable || weight >= GATHERED_BYTES {
                 self.gather_stretch(lane, &mut stretch, sparse, beside, runs, &mut moved);
                 (weight, sparse) = (0, false);
@@ -482,7 +476,7 @@ impl Buffer {
     /// runs of each page, oldest page first.
     pub(crate) fn relane(&mut self, live: &[Run], lane_count: u8) -> Vec<LaneRuns> {
         // Lanes have other numbers now.
-        (self.stuck, self.parked, self.dead_behind_stuck) = (0, 0, 0);
+        (self.stuck, self.dead_behind_stuck) = (0, 0);
         let mut records: Vec<(u64, SlotId, u32)> = Vec::new();
         for run in live {
             let leaf = &self.slot(run.slot).leaf;

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use crate::batch::{Records, Response, ShardInfo, Ticket};
+use crate::batch::{Response, ShardInfo, Ticket};
 use crate::config::ShardConfig;
 use crate::json::write_escaped;
-use crate::page::{Format, Record};
+use crate::page::Format;
+use crate::records::Records;
 use crate::time::{iso_ms, iso_seconds};
 use crate::window::Window;
 
@@ -117,13 +118,13 @@ impl Discard {
     /// How many records it has: at least one, but for the closing call of a tumbling window.
     #[must_use]
     pub fn len(&self) -> usize {
-        crate::buffer::to_usize(self.records.len)
+        self.records.len()
     }
 
     /// Whether it has no records: it is the closing call of a tumbling window.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.records.len == 0
+        self.records.is_empty()
     }
 
     /// The tumbling window of its event; None for a mapping without one.
@@ -133,20 +134,9 @@ impl Discard {
     }
 
     /// The records in order.
-    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
-        self.records.iter()
-    }
-
-    /// The first record; None for the closing call of a tumbling window.
     #[must_use]
-    pub fn first(&self) -> Option<Record<'_>> {
-        self.records.first()
-    }
-
-    /// The last record; None for the closing call of a tumbling window.
-    #[must_use]
-    pub fn last(&self) -> Option<Record<'_>> {
-        self.records.last()
+    pub fn records(&self) -> &Records {
+        &self.records
     }
 
     /// The event of these records as JSON.
@@ -217,7 +207,7 @@ impl Discard {
         let _ = write!(out, ",\"{info}\":{{");
         text(&mut out, "shardId", &self.config().key.shard_id);
         // The closing call of a window has no records to tell of.
-        if let (Some(first), Some(last)) = (self.first(), self.last()) {
+        if let (Some(first), Some(last)) = (self.records.first(), self.records.last()) {
             let _ = write!(
                 out,
                 ",\"startSequenceNumber\":\"{}\",\"endSequenceNumber\":\"{}\"",
@@ -229,7 +219,7 @@ impl Discard {
                 ",\"approximateArrivalOfFirstRecord\":\"{}\",\"approximateArrivalOfLastRecord\":\"{}\",\"batchSize\":{}",
                 iso(first.arrival_ms()),
                 iso(last.arrival_ms()),
-                self.records.len
+                self.records.len()
             );
         }
         out.push(',');

@@ -83,7 +83,7 @@
 //! loop {
 //!     match engine.take(now) {
 //!         Taken::Task(Task::Run(batch)) => {
-//!             let numbers: Vec<_> = batch.records().map(|record| record.sequence().to_owned()).collect();
+//!             let numbers: Vec<_> = batch.records().iter().map(|record| record.sequence().to_owned()).collect();
 //!             let bad = numbers.contains(&"9".to_owned());
 //!             seen.push(numbers.join(","));
 //!             let outcome = if bad { Outcome::Failure(Response::default()) } else { Outcome::Success };
@@ -170,6 +170,7 @@ mod lanes;
 mod marks;
 mod page;
 mod position;
+mod records;
 mod retry;
 mod runs;
 mod shard;
@@ -202,6 +203,7 @@ pub use page::{
     PageBuilder, Record, Trailer,
 };
 pub use position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber};
+pub use records::Records;
 pub use shard::{Finished, Offered, Shard, Snapshot, Task, Want};
 pub use stats::{
     Age, Counters, Distributions, LaneState, LaneStats, ShardState, ShardStats, WindowStats,

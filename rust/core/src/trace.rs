@@ -89,9 +89,10 @@ pub enum Event {
     Confirmed { lane: u8, how: Confirmation },
     /// A snapshot was stored.
     Saved { version: u64 },
-    /// Waiting records of a stuck lane moved into a page of their own.
+    /// Records of a stuck lane moved into a page of their own; those of its batch in flight, or others.
     Compacted {
         records: u32,
+        in_flight: bool,
         bytes_before: usize,
         bytes_after: usize,
     },
@@ -228,11 +229,12 @@ impl fmt::Display for Event {
             Self::Saved { version } => write!(f, "saved version={version}"),
             Self::Compacted {
                 records,
+                in_flight,
                 bytes_before,
                 bytes_after,
             } => write!(
                 f,
-                "compacted records={records} bytes={bytes_before}->{bytes_after}"
+                "compacted records={records} in_flight={in_flight} bytes={bytes_before}->{bytes_after}"
             ),
             Self::Closed => f.write_str("closed"),
             Self::Ended => f.write_str("ended"),

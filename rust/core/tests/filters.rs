@@ -96,7 +96,7 @@ impl Run {
     fn run(&mut self, mut fails: impl FnMut(&str) -> bool) -> Vec<String> {
         let mut seen = Vec::new();
         while let Taken::Task(Task::Run(batch)) = self.engine.take(self.now) {
-            let number = batch.first().unwrap().sequence().to_owned();
+            let number = batch.records().first().unwrap().sequence().to_owned();
             let outcome = if fails(&number) {
                 Outcome::Failure(Response::default())
             } else {
@@ -513,7 +513,7 @@ proptest! {
                 Step::Work(outcomes) => {
                     for success in outcomes {
                         let Taken::Task(Task::Run(batch)) = run.engine.take(run.now) else { break };
-                        let index = batch.first().unwrap().sequence().parse::<usize>().unwrap() - 1;
+                        let index = batch.records().first().unwrap().sequence().parse::<usize>().unwrap() - 1;
                         prop_assert!(passed[index], "record {} was filtered out", index + 1);
                         let key = &log[index..=index];
                         for earlier in 0..index {

@@ -41,10 +41,12 @@ fn a_stuck_lane_keeps_little_more_than_its_own_records() {
     for (stuck, form, lanes, page_records, records, pages_ahead, batch_size) in [
         (Stuck::InFlight, Form::Body, 10, 100, 30_000, 1, 10),
         (Stuck::InFlight, Form::Records, 3, 100, 10_000, 1, 10),
-        (Stuck::InFlight, Form::Body, 10, 10, 20_000, 1, 10),
+        (Stuck::InFlight, Form::Body, 10, 10, 60_000, 1, 10),
+        // The batch that hangs has records of a hundred pages, or of all.
+        (Stuck::InFlight, Form::Body, 10, 100, 30_000, 300, 1_000),
+        (Stuck::InFlight, Form::Records, 10, 100, 30_000, 300, 1_000),
         (Stuck::Retried, Form::Body, 10, 100, 30_000, 1, 10),
         (Stuck::Retried, Form::Records, 10, 20, 20_000, 1, 10),
-        // The batch that hangs has records of every page, which can go when it has failed.
         (Stuck::Failed, Form::Body, 10, 100, 30_000, 300, 10_000),
         (Stuck::Failed, Form::Records, 10, 100, 30_000, 300, 1_000),
     ] {

@@ -45,6 +45,7 @@ fn page(records: &[(u64, i64)]) -> Page {
 fn numbers(batch: &Batch) -> Vec<u64> {
     batch
         .records()
+        .iter()
         .map(|record| record.sequence().parse().unwrap())
         .collect()
 }
@@ -259,7 +260,7 @@ impl World {
         assert!(event.len() <= usize::try_from(self.mapping.payload_bytes_max).unwrap());
         assert_eq!(batch.is_empty(), window.is_final());
         assert!(!window.is_terminated_early() || window.is_final());
-        for record in batch.records() {
+        for record in batch.records().iter() {
             assert!(
                 record.arrival_ms() < window.end_ms(),
                 "no record is of a later window"
@@ -339,6 +340,7 @@ impl World {
         for discard in discards {
             let records = discard
                 .records()
+                .iter()
                 .map(|record| record.sequence().parse::<u64>());
             self.discarded.extend(records.map(Result::unwrap));
             if discard.is_empty() {

@@ -6,7 +6,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyCapsule, PyDict, PyTuple};
-use streamcore::{Record, Response, ReturnedState};
+use streamcore::{Records, Response, ReturnedState};
 
 use crate::arguments;
 use crate::columns::{self, Columns};
@@ -118,19 +118,20 @@ impl Batch {
 
     #[getter]
     fn first_sequence_number(&self) -> Option<String> {
-        let first = self.batch.first();
-        first.map(|record| record.sequence().to_owned())
+        let records = self.batch.records();
+        records.first().map(|record| record.sequence().to_owned())
     }
 
     #[getter]
     fn last_sequence_number(&self) -> Option<String> {
-        let last = self.batch.last();
-        last.map(|record| record.sequence().to_owned())
+        let records = self.batch.records();
+        records.last().map(|record| record.sequence().to_owned())
     }
 
     #[getter]
     fn last_arrival_ms(&self) -> Option<i64> {
-        self.batch.last().map(|record| record.arrival_ms())
+        let records = self.batch.records();
+        records.last().map(|record| record.arrival_ms())
     }
 
     #[getter]
@@ -146,7 +147,7 @@ impl Batch {
     }
 
     fn __repr__(&self) -> String {
-        let what = range(self.batch.len(), self.batch.first(), self.batch.last());
+        let what = range(&self.batch.records());
         let (shard_id, attempt) = (self.shard_id(), self.batch.attempt());
         format!("Batch({what} of {shard_id}, attempt {attempt})")
     }
@@ -208,11 +209,12 @@ impl Batch {
 }
 
 /// Which records, for people.
-fn range(records: usize, first: Option<Record<'_>>, last: Option<Record<'_>>) -> String {
-    match (first, last) {
+fn range(records: &Records) -> String {
+    match (records.first(), records.last()) {
         (Some(first), Some(last)) => {
             format!(
-                "{records} records {}..{}",
+                "{} records {}..{}",
+                records.len(),
                 first.sequence(),
                 last.sequence()
             )
@@ -427,13 +429,13 @@ impl Discard {
 
     #[getter]
     fn first_sequence_number(&self) -> Option<String> {
-        let first = self.discard.first();
+        let first = self.discard.records().first();
         first.map(|record| record.sequence().to_owned())
     }
 
     #[getter]
     fn last_sequence_number(&self) -> Option<String> {
-        let last = self.discard.last();
+        let last = self.discard.records().last();
         last.map(|record| record.sequence().to_owned())
     }
 
@@ -447,11 +449,7 @@ impl Discard {
     }
 
     fn __repr__(&self) -> String {
-        let what = range(
-            self.discard.len(),
-            self.discard.first(),
-            self.discard.last(),
-        );
+        let what = range(self.discard.records());
         format!(
             "Discard({}, {what} of {})",
             self.condition(),

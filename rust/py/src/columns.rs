@@ -7,7 +7,7 @@ use numpy::{Element, IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCapsule, PyTuple};
-use streamcore::{Format, PageError};
+use streamcore::{Format, PageError, Records};
 
 use crate::arrow::{ArrowArray, ArrowArrayStream, ArrowSchema, Column, Field, Kind};
 use crate::batch::Batch;
@@ -53,13 +53,16 @@ impl Columns {
     #[getter]
     fn ordinal(&self, py: Python<'_>) -> Py<PyArray1<u64>> {
         self.numbers(py, &self.ordinal, |batch| {
-            batch.numbered().map(|(ordinal, ..)| ordinal).collect()
+            let records = batch.records();
+            records.numbered().map(|(ordinal, ..)| ordinal).collect()
         })
     }
 
     #[getter]
     fn arrival_time_ms(&self, py: Python<'_>) -> Py<PyArray1<i64>> {
-        self.numbers(py, &self.arrival_time_ms, arrivals)
+        self.numbers(py, &self.arrival_time_ms, |batch| {
+            arrivals(&batch.records())
+        })
     }
 
     #[getter]
@@ -67,7 +70,7 @@ impl Columns {
         self.numbers(py, &self.size, |batch| {
             let constant = batch.template().record_bytes();
             let records = batch.records();
-            let sizes = records.map(|record| constant + record.event_bytes());
+            let sizes = records.iter().map(|record| constant + record.event_bytes());
             sizes.collect()
         })
     }
@@ -75,7 +78,8 @@ impl Columns {
     #[getter]
     fn key_hash(&self, py: Python<'_>) -> Py<PyArray1<u64>> {
         self.numbers(py, &self.key_hash, |batch| {
-            batch.records().map(|record| record.key_hash()).collect()
+            let records = batch.records();
+            records.iter().map(|record| record.key_hash()).collect()
         })
     }
 
@@ -147,11 +151,11 @@ impl Columns {
         &self,
         py: Python<'_>,
         column: &'a PyOnceLock<Strings>,
-        gather: fn(&streamcore::Batch) -> Gathered<u64>,
+        gather: fn(&Records) -> Gathered<u64>,
     ) -> PyResult<&'a Strings> {
         column.get_or_try_init(py, || {
-            let batch = &self.batch.get().batch;
-            let (bytes, offsets) = py.detach(|| gather(batch)).map_err(page)?;
+            let records = self.batch.get().batch.records();
+            let (bytes, offsets) = py.detach(|| gather(&records)).map_err(page)?;
             Ok((
                 bytes.into_pyarray(py).unbind(),
                 offsets.into_pyarray(py).unbind(),
@@ -169,7 +173,7 @@ fn page((index, error): (usize, PageError)) -> PyErr {
 
 /// One string of each record.
 fn gather<'a, O: TryFrom<usize>>(
-    batch: &'a streamcore::Batch,
+    records: &'a Records,
     bytes: usize,
     push: impl Fn(&streamcore::Record<'a>, &mut Vec<u8>) -> Result<(), PageError>,
 ) -> Gathered<O> {
@@ -179,9 +183,9 @@ fn gather<'a, O: TryFrom<usize>>(
         Err(_) => unreachable!("a batch of {} bytes", bytes.len()),
     };
     let mut out = Vec::with_capacity(bytes);
-    let mut offsets = Vec::with_capacity(batch.len() + 1);
+    let mut offsets = Vec::with_capacity(records.len() + 1);
     offsets.push(offset(&out));
-    for (index, record) in batch.records().enumerate() {
+    for (index, record) in records.iter().enumerate() {
         push(&record, &mut out).map_err(|error| (index, error))?;
         offsets.push(offset(&out));
     }
@@ -189,35 +193,34 @@ fn gather<'a, O: TryFrom<usize>>(
 }
 
 fn texts<'a, O: TryFrom<usize>, T: AsRef<str>>(
-    batch: &'a streamcore::Batch,
+    records: &'a Records,
     text: impl Fn(&streamcore::Record<'a>) -> T,
 ) -> Gathered<O> {
-    gather(batch, 32 * batch.len(), |record, out| {
+    gather(records, 32 * records.len(), |record, out| {
         out.extend_from_slice(text(record).as_ref().as_bytes());
         Ok(())
     })
 }
 
-fn sequences<O: TryFrom<usize>>(batch: &streamcore::Batch) -> Gathered<O> {
-    texts(batch, streamcore::Record::sequence)
+fn sequences<O: TryFrom<usize>>(records: &Records) -> Gathered<O> {
+    texts(records, streamcore::Record::sequence)
 }
 
-fn keys<O: TryFrom<usize>>(batch: &streamcore::Batch) -> Gathered<O> {
-    texts(batch, streamcore::Record::key)
+fn keys<O: TryFrom<usize>>(records: &Records) -> Gathered<O> {
+    texts(records, streamcore::Record::key)
 }
 
-fn payloads<O: TryFrom<usize>>(batch: &streamcore::Batch) -> Gathered<O> {
+fn payloads<O: TryFrom<usize>>(records: &Records) -> Gathered<O> {
     // Base64 is 4 characters for 3 bytes.
-    let bytes = batch.records().map(|record| match record.dynamodb_json() {
+    let bytes = records.iter().map(|record| match record.dynamodb_json() {
         Some(object) => object.len(),
         None => record.data_base64().len() / 4 * 3,
     });
-    gather(batch, bytes.sum(), streamcore::Record::payload_into)
+    gather(records, bytes.sum(), streamcore::Record::payload_into)
 }
 
-fn arrivals(batch: &streamcore::Batch) -> Vec<i64> {
-    let records = batch.records();
-    records.map(|record| record.arrival_ms()).collect()
+fn arrivals(records: &Records) -> Vec<i64> {
+    records.iter().map(|record| record.arrival_ms()).collect()
 }
 
 /// The id and the name of a change.
@@ -236,25 +239,27 @@ fn table(batch: &streamcore::Batch) -> Result<ArrowArray, (usize, PageError)> {
     let strings = |gathered: Gathered<i32>| {
         gathered.map(|(bytes, offsets)| Column::Strings { offsets, bytes })
     };
-    let arrivals = Column::Timestamps(arrivals(batch));
+    // Taken once, so that all columns are of the same pages.
+    let records = &batch.records();
+    let arrivals = Column::Timestamps(arrivals(records));
     let columns = match batch.config().format {
         Format::Kinesis => vec![
-            strings(sequences(batch))?,
-            strings(keys(batch))?,
+            strings(sequences(records))?,
+            strings(keys(records))?,
             arrivals,
-            strings(payloads(batch))?,
+            strings(payloads(records))?,
         ],
         Format::DynamoDb => {
             vec![
-                strings(texts(batch, |record| event(record).0))?,
-                strings(texts(batch, |record| event(record).1))?,
-                strings(sequences(batch))?,
+                strings(texts(records, |record| event(record).0))?,
+                strings(texts(records, |record| event(record).1))?,
+                strings(sequences(records))?,
                 arrivals,
-                strings(payloads(batch))?,
+                strings(payloads(records))?,
             ]
         }
     };
-    Ok(ArrowArray::of(batch.len(), columns))
+    Ok(ArrowArray::of(records.len(), columns))
 }
 
 /// The names and types of a batch's table.

@@ -118,7 +118,7 @@ impl EventShape {
     ) -> PyResult<Bound<'py, PyDict>> {
         let (record_shape, kinesis_shape) = self.dicts(py)?;
         let prefix = Ascii::of(&self.id_prefix);
-        let records = list(py, batch.len(), batch.records(), |record| {
+        let records = list(py, batch.len(), batch.records().iter(), |record| {
             let number = record.sequence();
             let kinesis = kinesis_shape.copy()?;
             kinesis.set_item(intern!(py, "partitionKey"), text(py, &record.key()))?;

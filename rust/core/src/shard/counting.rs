@@ -1,9 +1,11 @@
 //! What is counted of a batch, once when it is handed out and once when its outcome comes.
 
 use super::Shard;
-use crate::batch::{Batch, Outcome, around_bytes};
+use crate::batch::{Outcome, around_bytes};
 use crate::distribution::Distribution;
+use crate::records::Records;
 use crate::stats::Age;
+use crate::window::Window;
 
 /// A batch in flight, as far as its end will count it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -14,20 +16,26 @@ pub(super) struct Sent {
 }
 
 impl Shard {
-    /// A batch is handed out; its records and the commas between them have so many bytes.
-    pub(super) fn count_sent(&mut self, index: usize, batch: &Batch, bytes: u32, now: i64) {
+    /// These records are handed out; they and the commas between them have so many bytes.
+    pub(super) fn count_sent(
+        &mut self,
+        index: usize,
+        records: &Records,
+        window: Option<&Window>,
+        bytes: u32,
+        now: i64,
+    ) {
         let sent = Sent {
             at_ms: now,
-            last_arrival_ms: batch.last().map(|record| record.arrival_ms()),
+            last_arrival_ms: records.last().map(|record| record.arrival_ms()),
         };
         self.lanes[index].sent = sent;
-        let around = around_bytes(&self.info.template, batch.window());
+        let around = around_bytes(&self.info.template, window);
         let bytes = i64::try_from(around).unwrap_or(i64::MAX) + i64::from(bytes);
         let stream_now = self.stream_now(now);
         let counted = &mut self.distributions;
-        counted
-            .batch_records
-            .count(i64::from(batch.records.len), now);
+        let len = i64::try_from(records.len()).unwrap_or(i64::MAX);
+        counted.batch_records.count(len, now);
         counted.event_bytes.count(bytes, now);
         if let Some(arrival) = sent.last_arrival_ms {
             let age = stream_now.saturating_sub(arrival);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{Finished, Mode, Shard, Task, Unconfirmed};
-use crate::batch::{Batch, Outcome, Records, Response, Slice, Ticket};
-use crate::buffer::{Buffer, Leaf, Run, to_usize};
+use crate::batch::{Batch, Outcome, Response, Ticket};
+use crate::buffer::to_usize;
 use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
 use crate::discard::{Condition, Confirmation, Discard, DiscardId};
 use crate::error::UsageError;
-use crate::page::Page;
+use crate::records::{Records, SharedRecords};
 use crate::retry::{Fate, Frame, Work};
 use crate::stats::LaneState;
 use crate::trace::Event;
@@ -137,7 +137,7 @@ impl Shard {
             .work
             .as_ref()
             .expect("a lane that hands out has a batch in work");
-        let records = records(&self.buffer, work.top_runs());
+        let records = Records::of(&self.buffer, work.top_runs());
         let top = lane
             .work
             .as_mut()
@@ -147,21 +147,25 @@ impl Shard {
         let bytes = *top.bytes.get_or_insert_with(|| {
             u32::try_from(records.bytes(&self.info.template)).unwrap_or(u32::MAX)
         });
+        let (serial, attempt, len) = (top.serial, top.attempts + 1, top.len());
+        if self.info.config.clock == StreamClock::Replay {
+            let latest = records.iter().map(|record| record.arrival_ms()).max();
+            self.replay_now = self.replay_now.max(latest.unwrap_or(i64::MIN));
+        }
+        self.count_sent(index, &records, window.as_ref(), bytes, now);
+        let records = SharedRecords::new(records);
+        self.heads
+            .set_state(index, LaneState::InFlight(ticket.serial()));
+        self.lanes[index].in_flight = Some(records.clone());
         let batch = Batch {
             ticket,
-            request_id: self.chance.request_id(top.serial),
-            attempt: top.attempts + 1,
+            request_id: self.chance.request_id(serial),
+            attempt,
             info: Arc::clone(&self.info),
+            len,
             records,
             window,
         };
-        self.heads
-            .set_state(index, LaneState::InFlight(ticket.serial()));
-        if self.info.config.clock == StreamClock::Replay {
-            let latest = batch.records().map(|record| record.arrival_ms()).max();
-            self.replay_now = self.replay_now.max(latest.unwrap_or(i64::MIN));
-        }
-        self.count_sent(index, &batch, bytes, now);
         self.note(|| handed_out(number, &batch));
         batch
     }
@@ -195,6 +199,7 @@ impl Shard {
             self.check_returned(index, returned)?;
         }
         self.heads.set_state(index, LaneState::Ready);
+        self.lanes[index].in_flight = None;
         self.batches_ended += 1;
         self.count_finished(index, &outcome, records, now);
         match outcome {
@@ -312,7 +317,7 @@ impl Shard {
         } else if len > 1 {
             let work = self.lanes[index].work.as_ref();
             let runs = work.expect("a batch in work").top_runs();
-            let at = records(&self.buffer, runs).half_by_bytes(&self.info.template);
+            let at = Records::of(&self.buffer, runs).half_by_bytes(&self.info.template);
             self.split(index, at, len);
         } else {
             let top = self
@@ -419,7 +424,7 @@ impl Shard {
                 .work
                 .as_ref()
                 .expect("only a batch in work is parked");
-            let records = records(&self.buffer, work.top_runs());
+            let records = Records::of(&self.buffer, work.top_runs());
             let closing = work.top().and_then(|top| top.closing);
             let oldest = closing.or_else(|| records.iter().map(|record| record.arrival_ms()).min());
             until = until.min(oldest.map_or(until, |arrival| {
@@ -523,7 +528,7 @@ impl Shard {
             }
             return stale;
         }
-        let records = records(&self.buffer, work.top_runs());
+        let records = Records::of(&self.buffer, work.top_runs());
         let fates: Vec<Fate> = records
             .iter()
             .map(|record| {
@@ -563,7 +568,8 @@ impl Shard {
         let frame = self.work(index).pop();
         let work = self.lanes[index].work.iter();
         let runs = work.flat_map(|work| work.first_runs(frame.len()));
-        let live = records(&self.buffer, runs);
+        let live = Records::of(&self.buffer, runs);
+        let (records, bytes) = live.detached();
         // A closing call holds back what comes behind it.
         let front = self.lanes[index].front();
         let (first_ordinal, before) = match front {
@@ -573,7 +579,6 @@ impl Shard {
             ),
             None => (self.next_ordinal, self.last_taken_in.clone()),
         };
-        let records = detached(&live);
         let request_id = frame
             .response
             .as_ref()
@@ -602,16 +607,15 @@ impl Shard {
         let len = frame.end - frame.start;
         self.counters.discarded += u64::from(len);
         self.counters.discards += 1;
-        let last = live.slices.last().map(|slice| {
-            slice
-                .leaf
-                .page
-                .position(to_usize(slice.leaf.order[to_usize(slice.end - 1)]))
+        let work = self.lanes[index].work.as_ref();
+        let last = work.and_then(|work| work.first_runs(len).last());
+        let last = last.map(|run| {
+            let slot = self.buffer.slot(run.slot);
+            slot.leaf.page.position(to_usize(slot.index(run.end - 1)))
         });
         self.lanes[index]
             .marks
             .discard(serial, first_ordinal, before, last, self.window.clone());
-        let bytes = discard.records.slices[0].leaf.held_bytes();
         self.unconfirmed.insert(
             serial,
             Unconfirmed {
@@ -695,28 +699,15 @@ pub(super) fn lane_number(index: usize) -> u8 {
     u8::try_from(index).expect("a shard has at most 10 lanes")
 }
 
-pub(super) fn records(buffer: &Buffer, runs: impl Iterator<Item = Run>) -> Records {
-    let slices: Vec<Slice> = runs
-        .map(|run| Slice {
-            leaf: Arc::clone(&buffer.slot(run.slot).leaf),
-            start: run.start,
-            end: run.end,
-        })
-        .collect();
-    Records {
-        len: slices.iter().map(|slice| slice.end - slice.start).sum(),
-        slices,
-    }
-}
-
 fn handed_out(lane: u8, batch: &Batch) -> Event {
     let (attempt, request_id) = (batch.attempt, batch.request_id());
-    match (&batch.window, batch.first(), batch.last()) {
+    let own = batch.records();
+    match (&batch.window, own.first(), own.last()) {
         (_, Some(first), Some(last)) => Event::HandedOut {
             lane,
             first: first.sequence().to_owned(),
             last: last.sequence().to_owned(),
-            records: batch.records.len,
+            records: batch.len,
             attempt,
             request_id,
         },
@@ -733,13 +724,14 @@ fn handed_out(lane: u8, batch: &Batch) -> Event {
 
 fn discarded(lane: u8, discard: &Discard) -> Event {
     let (condition, invoke_count) = (discard.condition, discard.invoke_count);
-    match (&discard.window, discard.first(), discard.last()) {
+    let own = discard.records();
+    match (&discard.window, own.first(), own.last()) {
         (_, Some(first), Some(last)) => Event::Discarded {
             lane,
             condition,
             first: first.sequence().to_owned(),
             last: last.sequence().to_owned(),
-            records: discard.records.len,
+            records: own.len,
             invoke_count,
         },
         (Some(window), ..) => Event::ClosingDiscarded {
@@ -749,19 +741,5 @@ fn discarded(lane: u8, discard: &Discard) -> Event {
             invoke_count,
         },
         (None, ..) => unreachable!("I7: only the closing call of a window has no records"),
-    }
-}
-
-/// The same records in a page of their own.
-fn detached(records: &Records) -> Records {
-    let page = Page::gather(records.indices().map(|(leaf, index)| (&*leaf.page, index)));
-    let leaf = Arc::new(Leaf::detached(page));
-    Records {
-        slices: vec![Slice {
-            leaf,
-            start: 0,
-            end: records.len,
-        }],
-        len: records.len,
     }
 }

@@ -1,11 +1,12 @@
 //! The invariants that a shard can see, counted anew from its parts.
 
-use super::dispatch::{lane_number, records};
+use super::dispatch::lane_number;
 use super::heads::Head;
 use super::{Lane, Shard};
 use crate::buffer::{Run, to_usize};
 use crate::config::SPAN_MAX;
 use crate::lanes::lane as lane_of;
+use crate::records::Records;
 use crate::stats::LaneState;
 
 impl Shard {
@@ -78,9 +79,18 @@ impl Shard {
                     "I5: at most MaximumRetryAttempts + 1 attempts"
                 );
             }
-            if matches!(head.state, LaneState::InFlight(_)) {
+            assert_eq!(
+                lane.in_flight.is_some(),
+                matches!(head.state, LaneState::InFlight(_)),
+                "I4: a lane knows the records of its batch in flight, and of no other"
+            );
+            if let Some(in_flight) = &lane.in_flight {
                 let mut event = Vec::new();
-                let records = records(&self.buffer, work.top_runs());
+                let records = Records::of(&self.buffer, work.top_runs());
+                assert!(
+                    in_flight.is_at(&records),
+                    "I10: a batch in flight and its lane have the same records in the same pages"
+                );
                 let window = self.window_of(0);
                 records.write_event(&self.info.template, window.as_ref(), &mut event);
                 let counted = records.event_bytes(&self.info.template, window.as_ref());

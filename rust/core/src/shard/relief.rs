@@ -2,8 +2,8 @@
 
 use super::Shard;
 use super::dispatch::lane_number;
-use crate::buffer::{LaneSet, SlotId};
-use crate::retry::Work;
+use crate::buffer::{LaneSet, Moved};
+use crate::records::Records;
 use crate::stats::LaneState;
 use crate::trace::Event;
 
@@ -22,8 +22,8 @@ impl Shard {
         }
     }
 
-    /// Moves what waits in stuck lanes out of pages that nothing else keeps, where that is worth it. What is in flight stays where it is:
-    /// whoever runs it holds its pages.
+    /// Moves the records of stuck lanes out of pages that nothing else keeps, where that is worth it. A batch in flight goes with its
+    /// records; whoever is reading it at this moment goes on in the old pages.
     pub(super) fn relieve(&mut self) {
         if !self.buffer.may_need_relief() {
             return;
@@ -33,46 +33,51 @@ impl Shard {
             .clone()
             .filter(|index| self.is_stuck(*index))
             .fold(0, |set, index| set | 1 << index);
-        let parked: LaneSet = lanes
-            .clone()
-            .filter(|index| matches!(self.heads[*index].state, LaneState::Parked(_)))
-            .fold(0, |set, index| set | 1 << index);
-        if !self.buffer.needs_relief(stuck, parked) {
+        if !self.buffer.needs_relief(stuck) {
             return;
         }
-        let works = self
-            .lanes
-            .iter()
-            .zip(&self.heads)
-            .filter_map(|(lane, head)| {
-                let in_flight = matches!(head.state, LaneState::InFlight(_));
-                lane.work.as_ref().filter(|_| in_flight)
-            });
-        let runs = works.flat_map(Work::runs);
-        let mut in_flight: Vec<SlotId> = runs.map(|run| run.slot).collect();
-        in_flight.sort_unstable();
         for index in lanes.filter(|index| stuck >> index & 1 == 1) {
-            let number = lane_number(index);
-            let mut told = Vec::new();
-            let lane = &mut self.lanes[index];
-            if let (LaneState::Parked(_), Some(work)) = (self.heads[index].state, &mut lane.work) {
-                let queued = lane.queue.front().map(|run| run.slot);
-                let moved = |one| told.push(one);
-                self.buffer
-                    .gather(number, work.runs_mut(), &in_flight, queued, moved);
-            }
-            let in_work = lane.work.as_ref().and_then(|work| work.runs().last());
-            let in_work = in_work.map(|run| run.slot);
-            let moved = |one| told.push(one);
-            self.buffer
-                .gather(number, lane.queue.runs_mut(), &in_flight, in_work, moved);
-            for moved in told {
-                self.note(|| Event::Compacted {
-                    records: moved.records,
-                    bytes_before: moved.bytes_before,
-                    bytes_after: moved.bytes_after,
-                });
-            }
+            self.relieve_work(index);
+            self.relieve_queue(index);
+        }
+    }
+
+    fn relieve_work(&mut self, index: usize) {
+        let lane = &mut self.lanes[index];
+        let Some(work) = &mut lane.work else {
+            return;
+        };
+        let queued = lane.queue.front().map(|run| run.slot);
+        let mut told = Vec::new();
+        let moved = |one| told.push(one);
+        self.buffer
+            .gather(lane_number(index), work.runs_mut(), queued, moved);
+        if let Some(in_flight) = lane.in_flight.as_ref().filter(|_| !told.is_empty()) {
+            in_flight.put(Records::of(&self.buffer, work.top_runs()));
+        }
+        let in_flight = lane.in_flight.is_some();
+        self.note_moved(told, in_flight);
+    }
+
+    fn relieve_queue(&mut self, index: usize) {
+        let lane = &mut self.lanes[index];
+        let in_work = lane.work.as_ref().and_then(|work| work.runs().last());
+        let in_work = in_work.map(|run| run.slot);
+        let mut told = Vec::new();
+        let moved = |one| told.push(one);
+        self.buffer
+            .gather(lane_number(index), lane.queue.runs_mut(), in_work, moved);
+        self.note_moved(told, false);
+    }
+
+    fn note_moved(&mut self, pages: Vec<Moved>, in_flight: bool) {
+        for moved in pages {
+            self.note(|| Event::Compacted {
+                records: moved.records,
+                in_flight,
+                bytes_before: moved.bytes_before,
+                bytes_after: moved.bytes_after,
+            });
         }
     }
 }

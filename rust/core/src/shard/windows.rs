@@ -7,12 +7,12 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::dispatch::records;
-use crate::batch::{Records, state_bytes_max};
+use crate::batch::{around_bytes, state_bytes_max};
 use crate::buffer::to_usize;
 use crate::config::StreamClock;
 use crate::error::UsageError;
 use crate::event::bounds_bytes;
+use crate::records::Records;
 use crate::retry::{Fate, Work};
 use crate::stats::{LaneState, WindowStats};
 use crate::trace::Event;
@@ -267,7 +267,7 @@ impl Shard {
         }
         let work = self.lanes[index].work.as_ref();
         let runs = work.into_iter().flat_map(Work::top_runs);
-        let records = records(&self.buffer, runs);
+        let records = Records::of(&self.buffer, runs);
         let max = to_usize(self.mapping().payload_bytes_max);
         if records.event_bytes(&self.info.template, Some(&window)) <= max {
             return false;
@@ -285,11 +285,7 @@ impl Shard {
 
     /// How many of the first records fit into an event with this window.
     fn fitting(&self, records: &Records, window: &Window, max: usize) -> u32 {
-        let none = Records {
-            slices: Vec::new(),
-            len: 0,
-        };
-        let mut bytes = none.event_bytes(&self.info.template, Some(window));
+        let mut bytes = around_bytes(&self.info.template, Some(window));
         let constant = to_usize(self.info.template.record_bytes());
         let mut count = 0;
         for record in records.iter() {

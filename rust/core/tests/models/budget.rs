@@ -231,7 +231,10 @@ fn a_page_behind_a_parked_lane_is_compacted() {
     for _ in 0..30 {
         match engine.take(now) {
             Taken::Task(Task::Run(batch)) => {
-                let stuck = batch.records().any(|record| record.sequence() == "250");
+                let stuck = batch
+                    .records()
+                    .iter()
+                    .any(|record| record.sequence() == "250");
                 let outcome = if stuck {
                     Outcome::Failure(Response::default())
                 } else {

@@ -5,11 +5,12 @@ mod budget;
 mod checkpoints;
 mod failures;
 mod fairness;
+mod relief;
 mod usage;
 
 use streamcore::{
     Batch, CheckpointKey, Confirmation, Engine, Finished, MappingConfig, MappingIdentity, Page,
-    PageBuilder, Record, ShardConfig,
+    PageBuilder, Records, ShardConfig,
 };
 
 /// A record as a model sees it.
@@ -78,14 +79,15 @@ fn engine_with(config: MappingConfig) -> (Engine, u32) {
     (engine, shard)
 }
 
-fn numbers<'a>(records: impl Iterator<Item = Record<'a>>) -> Vec<u64> {
+fn numbers(records: &Records) -> Vec<u64> {
     records
+        .iter()
         .map(|record| record.sequence().parse().unwrap())
         .collect()
 }
 
 fn batch_numbers(batch: &Batch) -> Vec<u64> {
-    numbers(batch.records())
+    numbers(&batch.records())
 }
 
 /// Confirms what was given up, and gives the records back.

@@ -400,7 +400,7 @@ impl Player {
             match taken {
                 Taken::Task(Task::Run(batch)) => {
                     self.check_batch(&batch);
-                    let engine_numbers = numbers(batch.records());
+                    let engine_numbers = numbers(&batch.records());
                     let shown = self.shown(&engine_numbers);
                     let (word, outcome) = self.function.answer(&shown, batch.json_bytes());
                     self.say_batch(&batch, Some(&word));
@@ -534,8 +534,9 @@ impl Player {
 
     /// A batch is what comes next in its lane, and its event has the size that it says.
     fn check_batch(&self, batch: &Batch) {
-        let numbers = numbers(batch.records());
-        let Some(first) = batch.first() else {
+        let numbers = numbers(&batch.records());
+        let records = batch.records();
+        let Some(first) = records.first() else {
             assert!(batch.window().unwrap().is_final());
             return;
         };
@@ -577,7 +578,7 @@ impl Player {
     }
 
     fn say_batch(&mut self, batch: &Batch, word: Option<&str>) {
-        let engine_numbers = numbers(batch.records());
+        let engine_numbers = numbers(&batch.records());
         let shown = self.shown(&engine_numbers);
         if shown.is_empty() && !batch.is_empty() {
             return;
@@ -588,6 +589,7 @@ impl Player {
             (batch.ticket(), engine_numbers, state(batch)),
         );
         let key = batch
+            .records()
             .first()
             .map_or_else(|| "a".into(), |first| first.key().into_owned());
         let mut what = list(&shown);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use streamcore::{MappingConfig, Outcome, Record, Response, ShardConfig, StreamClock};
+use streamcore::{MappingConfig, Outcome, Records, Response, ShardConfig, StreamClock};
 
 use super::truth::Written;
 
@@ -230,6 +230,7 @@ pub(super) fn outcome(word: &str, index: Option<usize>) -> (String, Outcome) {
 }
 
 /// The sequence numbers of records.
-pub(super) fn numbers<'a>(records: impl Iterator<Item = Record<'a>>) -> Vec<u64> {
+pub(super) fn numbers(records: &Records) -> Vec<u64> {
+    let records = records.iter();
     records.map(|record| number(record.sequence())).collect()
 }

@@ -65,6 +65,8 @@ pub(crate) struct Options {
     pub(crate) behind: u32,
     /// The weight of finishing a batch among the steps: low where functions are slow.
     pub(crate) finish_weight: u64,
+    /// One invocation at a time does not come back as long as there are faults.
+    pub(crate) hangs: bool,
 }
 
 fn rate(rng: &mut Rng, max: i64) -> u32 {
@@ -238,6 +240,7 @@ impl Options {
             ends_early: 0,
             behind: 0,
             finish_weight: u64::try_from(rng.range(4, 30)).unwrap(),
+            hangs: false,
             mapping: mapping.clone(),
         };
         // Drawn last, so that all else of a seed is as it was before this fault was there.
@@ -257,6 +260,11 @@ impl Options {
             own.ends_early = rate(&mut apart, 200);
             own.behind = rate(&mut apart, 400);
             tumbling(&mut apart, &mut mapping);
+        }
+        // A batch that hangs is of interest where much is held behind it.
+        if heavy && apart.chance(700) {
+            own.hangs = true;
+            own.finish_weight = 60;
         }
         own.let_end(&mut mapping);
         own.mapping = mapping;

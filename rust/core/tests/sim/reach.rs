@@ -18,7 +18,7 @@ macro_rules! kinds {
 
 kinds! {
     /// What the world does to the engine.
-    Fault: Raised, PoisonRaised, PartialWithProgress, PartialWithoutProgress, PoisonPartial, Throttle, TooLarge, RecordTooLarge, WrongPartialIndex,
+    Fault: Raised, PoisonRaised, PartialWithProgress, PartialWithoutProgress, PoisonPartial, Throttle, TooLarge, RecordTooLarge, Hung, WrongPartialIndex,
     FinishedTwice, MadeUpTicket, WindowStateGiven, UpdateWhileBusy, UpdateOutOfRange, ConfirmedTwice, StaleTicket,
     Crash, CrashDuringSave, CrashWithBatchesInFlight, CrashAfterUnseenSuccess, RestartWithOtherFactor,
     RestartWithoutCheckpoint, DamagedCheckpointRefused, SaveFailed, SaveUnconfirmed, SaveLate, DiscardConfirmedLate,
@@ -31,7 +31,7 @@ kinds! {
 kinds! {
     /// What the engine tells of itself.
     Kind: Offered, HandedOut, Succeeded, Failed, Throttled, TooLarge, Oversized, Split, Parked, Discarded, Expired, Confirmed, Saved,
-    Compacted, Closed, Ended, Paused, Resumed, Draining, Updated,
+    Compacted, CompactedInFlight, Closed, Ended, Paused, Resumed, Draining, Updated,
     WindowOpened, Closing, ClosingDiscarded, WindowClosed,
 }
 
@@ -50,6 +50,9 @@ fn kind(event: &Event) -> Kind {
         Event::Expired { .. } => Kind::Expired,
         Event::Confirmed { .. } => Kind::Confirmed,
         Event::Saved { .. } => Kind::Saved,
+        Event::Compacted {
+            in_flight: true, ..
+        } => Kind::CompactedInFlight,
         Event::Compacted { .. } => Kind::Compacted,
         Event::Closed => Kind::Closed,
         Event::Ended => Kind::Ended,

@@ -28,9 +28,11 @@ pub(crate) struct Report {
 
 #[derive(Debug)]
 struct Flight {
+    batch: Batch,
     ticket: Ticket,
     records: Vec<usize>,
     number: u64,
+    hangs: bool,
     /// The state of the tumbling window that the function got.
     state: Option<Vec<u8>>,
 }
@@ -227,6 +229,12 @@ impl World {
             self.reach.event(event);
             self.ended |= *event == Event::Ended;
             self.say(|| event.to_string());
+            if let Event::Compacted {
+                in_flight: true, ..
+            } = event
+            {
+                self.check_in_flight();
+            }
             if let Some(hash) = &mut self.hash {
                 for byte in event.to_string().bytes() {
                     *hash = (*hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -240,6 +248,14 @@ impl World {
             self.reach.fault(Fault::BatchFullByBytes);
         }
         Some(records)
+    }
+
+    /// Records of a batch in flight have moved: its function must not notice.
+    fn check_in_flight(&self) {
+        for flight in &self.in_flight {
+            let Flight { batch, records, .. } = flight;
+            self.reference.check_batch(batch, records, true);
+        }
     }
 
     // ---- the end ----

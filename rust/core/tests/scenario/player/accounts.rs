@@ -83,7 +83,7 @@ impl Player {
             engine.offer(shard, page(&self.truth.log), None, 0).unwrap();
             let mut again = BTreeSet::new();
             while let Taken::Task(Task::Run(batch)) = engine.take(0) {
-                again.extend(numbers(batch.records()));
+                again.extend(numbers(&batch.records()));
                 engine
                     .finish(batch.ticket(), Outcome::Success, None, 0)
                     .unwrap();

@@ -45,6 +45,7 @@ impl Player {
         }
         self.say(&line);
         let key = discard
+            .records()
             .first()
             .map_or_else(|| "a".into(), |first| first.key().into_owned());
         self.seen.push(Seen { line, key, what });

@@ -127,6 +127,7 @@ impl Reference {
             .expect("each discard is told in the trace first");
         let records: Vec<usize> = discard
             .records()
+            .iter()
             .map(|record| self.log.find(record.sequence(), record.sub()))
             .collect();
         assert_eq!(records, own.records);
@@ -145,7 +146,7 @@ impl Reference {
                 "the request id of the last attempt"
             );
         }
-        for record in discard.records() {
+        for record in discard.records().iter() {
             let entry = &self.log.entries[self.log.find(record.sequence(), record.sub())];
             assert_eq!(
                 (record.key(), record.arrival_ms()),

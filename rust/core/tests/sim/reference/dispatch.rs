@@ -325,6 +325,7 @@ impl Reference {
         );
         let records: Vec<usize> = batch
             .records()
+            .iter()
             .map(|record| self.log.find(record.sequence(), record.sub()))
             .collect();
         let index = records.first().map_or(0, |first| self.lane_of(*first));
@@ -380,7 +381,31 @@ impl Reference {
                 "record {record} is too old to be handed out"
             );
         }
-        for ((ordinal, key_hash, _), record) in batch.numbered().zip(&records) {
+        self.check_batch(batch, &records, whole);
+        if let Some(first) = first {
+            self.check_oldest_first(index, first);
+        }
+        if let Some(bounds) = self.lanes[index].window.filter(|_| !records.is_empty()) {
+            self.open_window(bounds);
+        }
+        for record in &records {
+            self.replay_now = self.replay_now.max(self.log.entries[*record].arrival_ms);
+        }
+        let top = self.lanes[index].stack.last_mut().unwrap();
+        top.request_id = Some(batch.request_id());
+        self.lanes[index].in_flight = true;
+        assert!(
+            self.in_flight() <= self.mapping.parallelization_factor.into(),
+            "I4: at most ParallelizationFactor"
+        );
+        (records, by_bytes)
+    }
+
+    /// A batch reads as these records of the log: their ordinals, hashes and sizes, and with `whole` each byte of its event.
+    pub(crate) fn check_batch(&self, batch: &Batch, records: &[usize], whole: bool) {
+        let read = batch.records();
+        assert_eq!(read.len(), records.len(), "the records of a batch");
+        for ((ordinal, key_hash, _), record) in read.numbered().zip(records) {
             let own = u64::try_from(record - self.began_at).unwrap();
             assert_eq!(ordinal, own, "the ordinal of record {record}");
             assert_eq!(key_hash, self.log.entries[*record].key_hash);
@@ -400,23 +425,6 @@ impl Reference {
             let event = format!(r#"{{"Records":[{}]{around}}}"#, parts.join(","));
             assert_eq!(String::from_utf8_lossy(&batch.json()), event, "the event");
         }
-        if let Some(first) = first {
-            self.check_oldest_first(index, first);
-        }
-        if let Some(bounds) = self.lanes[index].window.filter(|_| !records.is_empty()) {
-            self.open_window(bounds);
-        }
-        for record in &records {
-            self.replay_now = self.replay_now.max(self.log.entries[*record].arrival_ms);
-        }
-        let top = self.lanes[index].stack.last_mut().unwrap();
-        top.request_id = Some(batch.request_id());
-        self.lanes[index].in_flight = true;
-        assert!(
-            self.in_flight() <= self.mapping.parallelization_factor.into(),
-            "I4: at most ParallelizationFactor"
-        );
-        (records, by_bytes)
     }
 
     /// Of the lanes that could surely hand out, the chosen one had the oldest record when the engine turned to it.

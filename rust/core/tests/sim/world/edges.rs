@@ -196,11 +196,18 @@ impl World {
                 let records = self.observe(Some(&batch)).unwrap();
                 self.hit_idle(&batch);
                 let number = self.rng.next();
+                let hung = self.in_flight.iter().any(|flight| flight.hangs);
+                let hangs = self.options.hangs && !self.kind && !hung;
+                if hangs {
+                    self.hit(Fault::Hung);
+                }
                 self.in_flight.push(Flight {
+                    hangs,
                     ticket: batch.ticket(),
                     state: batch.window().map(|window| window.state().to_vec()),
                     records,
                     number,
+                    batch,
                 });
                 Ok(())
             }
@@ -314,7 +321,13 @@ impl World {
             return;
         }
         let at = self.rng.index(self.in_flight.len());
+        if self.in_flight[at].hangs && !self.kind {
+            return;
+        }
         let flight = self.in_flight.swap_remove(at);
+        let Flight { batch, records, .. } = &flight;
+        self.reference
+            .check_batch(batch, records, self.whole_events);
         let outcome = self.answer(&flight);
         if self.chance(self.options.misuse) {
             self.hit(Fault::WrongPartialIndex);

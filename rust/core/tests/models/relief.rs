@@ -1,0 +1,210 @@
+//! A batch whose records move while it is in flight: beside one whose records stay, nothing else is different.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use streamcore::{
+    Batch, Confirmation, Engine, Event, MappingConfig, Outcome, PageBuilder, Response, Taken, Task,
+};
+
+use super::{engine_with, numbers};
+
+const RECORDS: u32 = 1_200;
+const LANES: u8 = 3;
+
+/// What the function says each time, over and over. Of a partial answer: in how many thousandths of the batch it lies.
+#[derive(Debug, Clone, Copy)]
+enum Answer {
+    Success,
+    Failure,
+    Partial(usize),
+    Throttled,
+    TooLarge,
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        Just(Answer::Success),
+        Just(Answer::Failure),
+        (0..1_000_usize).prop_map(Answer::Partial),
+        Just(Answer::Throttled),
+        Just(Answer::TooLarge),
+    ]
+}
+
+impl Answer {
+    fn outcome(self, batch: &Batch) -> Outcome {
+        let response = Response::default();
+        match self {
+            Self::Success => Outcome::Success,
+            Self::Failure => Outcome::Failure(response),
+            Self::Partial(part) => Outcome::Partial {
+                index: u32::try_from(batch.len() * part / 1_000).unwrap(),
+                response,
+            },
+            Self::Throttled => Outcome::Throttled,
+            Self::TooLarge => Outcome::TooLarge { request_id: None },
+        }
+    }
+}
+
+/// An engine that has read all records in pages of `page_records`, and the first batch of the lane that is to hang.
+fn engine(mapping: &MappingConfig, page_records: usize) -> (Engine, Batch) {
+    let (mut engine, shard) = engine_with(mapping.clone());
+    engine.enable_trace();
+    let all: Vec<u32> = (1..=RECORDS).collect();
+    for page in all.chunks(page_records) {
+        let mut builder = PageBuilder::new();
+        for number in page {
+            let key = format!("key-{}", number.wrapping_mul(2_654_435_761) >> 27);
+            builder
+                .push(
+                    &key,
+                    &[5; 60],
+                    i64::from(*number),
+                    Some(&number.to_string()),
+                )
+                .unwrap();
+        }
+        engine.offer(shard, builder.finish(), None, 0).unwrap();
+    }
+    let Taken::Task(Task::Run(batch)) = engine.take(0) else {
+        panic!("a batch is ready")
+    };
+    (engine, batch)
+}
+
+fn lane(batch: &Batch) -> u8 {
+    let records = batch.records();
+    streamcore::lane(records.first().unwrap().key_hash(), LANES)
+}
+
+/// Everything that can be read of a batch, but for its request id, which counts the batches before it.
+#[derive(Debug, PartialEq)]
+struct Read {
+    attempt: u32,
+    event: String,
+    /// Ordinal, hash and payload of each record.
+    records: Vec<(u64, u64, Vec<u8>)>,
+}
+
+fn read(batch: &Batch) -> Read {
+    let records = batch.records();
+    let records = records.numbered().map(|(ordinal, hash, record)| {
+        let mut payload = Vec::new();
+        record.payload_into(&mut payload).unwrap();
+        (ordinal, hash, payload)
+    });
+    Read {
+        attempt: batch.attempt(),
+        event: String::from_utf8(batch.json()).unwrap(),
+        records: records.collect(),
+    }
+}
+
+/// Finishes every batch of the other lanes that there is.
+fn run_others(engine: &mut Engine, own: u8, now: i64) {
+    while let Taken::Task(Task::Run(batch)) = engine.take(now) {
+        assert_ne!(lane(&batch), own, "one batch a lane");
+        engine
+            .finish(batch.ticket(), Outcome::Success, None, now)
+            .unwrap();
+    }
+}
+
+/// Carries the lane of `batch` on to its end. Tells each batch and each discard of it.
+fn carry_on(engine: &mut Engine, batch: Batch, answers: &[Answer]) -> Vec<String> {
+    let own = lane(&batch);
+    let (mut now, mut told) = (0, Vec::new());
+    let mut answers = answers.iter().cycle().copied();
+    let mut tasks = vec![Task::Run(batch)];
+    loop {
+        for task in std::mem::take(&mut tasks) {
+            match task {
+                Task::Run(batch) if lane(&batch) == own => {
+                    told.push(format!("{:?}", read(&batch)));
+                    let outcome = answers.next().unwrap().outcome(&batch);
+                    let finished = engine.finish(batch.ticket(), outcome, None, now).unwrap();
+                    tasks.extend(finished.discards.into_iter().map(Task::Deliver));
+                }
+                Task::Run(batch) => {
+                    engine
+                        .finish(batch.ticket(), Outcome::Success, None, now)
+                        .unwrap();
+                }
+                Task::Deliver(discard) => {
+                    let count = discard.approximate_invoke_count();
+                    let records = numbers(discard.records());
+                    told.push(format!("{:?} {count} {records:?}", discard.condition()));
+                    assert!(engine.confirm(discard.id(), Confirmation::Delivered));
+                }
+            }
+        }
+        if !tasks.is_empty() {
+            continue;
+        }
+        match engine.take(now) {
+            Taken::Task(task) => tasks.push(task),
+            Taken::Wait(Some(at)) => now = at,
+            Taken::Wait(None) => return told,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn a_batch_that_moves_in_flight_reads_and_ends_as_one_that_stays(
+        batch_size in 1_u32..80,
+        page_records in 40_usize..400,
+        bisect in any::<bool>(),
+        retries in 0_u32..3,
+        answers in vec(answer(), 1..8),
+    ) {
+        let mapping = MappingConfig {
+            batch_size,
+            parallelization_factor: LANES,
+            bisect_batch_on_function_error: bisect,
+            retry_attempts_max: Some(retries),
+            report_batch_item_failures: true,
+            ..MappingConfig::default()
+        };
+        // A lane that is only throttled has no end.
+        let answers: Vec<Answer> = answers.into_iter().chain([Answer::Failure]).collect();
+        let (mut stays, batch) = engine(&mapping, page_records);
+        let expected = carry_on(&mut stays, batch, &answers);
+
+        let (mut moves, batch) = engine(&mapping, page_records);
+        let before = (read(&batch), batch.records());
+        run_others(&mut moves, lane(&batch), 0);
+        let moved = moves.drain_trace().into_iter().any(|(_, event)| {
+            matches!(event, Event::Compacted { in_flight: true, .. })
+        });
+        prop_assert!(moved, "records of the batch in flight have moved");
+        prop_assert_eq!(&read(&batch), &before.0);
+        // Who has begun to read goes on with what there was.
+        prop_assert_eq!(numbers(&before.1), numbers(&batch.records()));
+        prop_assert!(moves.held_bytes() * 2 < RECORDS as usize * 200);
+        let told = carry_on(&mut moves, batch, &answers);
+        prop_assert_eq!(told, expected);
+        prop_assert_eq!(moves.held_bytes(), 0);
+    }
+}
+
+/// Whoever still has the batch reads it when its shard is gone, and its ticket is void.
+#[test]
+fn a_batch_that_has_moved_outlives_its_shard() {
+    let mapping = MappingConfig {
+        batch_size: 20,
+        parallelization_factor: LANES,
+        ..MappingConfig::default()
+    };
+    let (mut engine, batch) = engine(&mapping, 100);
+    let before = read(&batch);
+    run_others(&mut engine, lane(&batch), 0);
+    let shard = batch.ticket().shard();
+    engine.remove(shard).unwrap();
+    assert_eq!(read(&batch), before);
+    let finished = engine.finish(batch.ticket(), Outcome::Success, None, 0);
+    assert!(finished.unwrap().stale);
+}
