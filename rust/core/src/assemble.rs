@@ -3,10 +3,9 @@
 //! Each record is looked at once: the end of the open batch moves on as records come, and stops where a record would be one too many
 //! for `BatchSize` or the payload limit. Cutting the batch then takes whole runs.
 
-use std::collections::VecDeque;
-
 use crate::buffer::{Buffer, Run, to_usize};
 use crate::event::{ENVELOPE_BYTES, bounds_bytes};
+use crate::runs::Runs;
 use crate::window::{Boundary, Bounds, EMPTY_STATE};
 
 /// What closes a batch by size.
@@ -23,7 +22,8 @@ pub(crate) struct Limits {
 /// A batch cut from the queue.
 #[derive(Debug)]
 pub(crate) struct Cut {
-    pub(crate) runs: Vec<Run>,
+    pub(crate) runs: Runs,
+    pub(crate) records: u32,
     /// One record that alone is larger than the payload limit.
     pub(crate) oversized: bool,
     /// What its records and the commas between them add to the event.
@@ -35,8 +35,7 @@ pub(crate) struct Cut {
 /// The records of a lane that are in no batch yet.
 #[derive(Debug, Default)]
 pub(crate) struct LaneQueue {
-    /// Never holds an empty run.
-    runs: VecDeque<Run>,
+    runs: Runs,
     open: Open,
 }
 
@@ -58,7 +57,7 @@ struct Open {
 
 impl Open {
     /// Begins with a record of this arrival time: its window, and the bytes of an event without records.
-    fn begin(&mut self, boundary: Boundary, arrival_ms: i64) {
+    fn begin(&mut self, boundary: &Boundary, arrival_ms: i64) {
         let (window, is_current) = boundary.window_of(arrival_ms);
         self.window = Some(window);
         self.envelope = ENVELOPE_BYTES
@@ -79,26 +78,29 @@ impl LaneQueue {
     }
 
     pub(crate) fn front(&self) -> Option<Run> {
-        self.runs.front().copied()
+        self.runs.front()
     }
 
+    /// Adds a run that is not empty.
     pub(crate) fn push(&mut self, run: Run) {
-        if run.len() > 0 {
-            self.runs.push_back(run);
-        }
+        self.runs.push_back(run);
     }
 
     /// Moves the end of the open batch over the records that have come. True if no further record may join it.
-    pub(crate) fn fill(&mut self, buffer: &Buffer, limits: Limits) -> bool {
-        let open = &mut self.open;
+    pub(crate) fn fill(&mut self, buffer: &Buffer, limits: &Limits) -> bool {
+        let mut open = self.open;
+        if open.records == 0 && limits.boundary.is_none() {
+            open.envelope = ENVELOPE_BYTES;
+            open.bytes = ENVELOPE_BYTES;
+        }
         while !open.full
             && let Some(run) = self.runs.get(open.runs)
         {
             let leaf = &buffer.slot(run.slot).leaf;
             let waiting = to_usize(run.start + open.part)..to_usize(run.end);
-            let mut joined = 0;
+            let before = open.records;
             for (at, size) in waiting.clone().zip(&leaf.sizes[waiting]) {
-                if let Some(boundary) = limits.boundary {
+                if let Some(boundary) = &limits.boundary {
                     let arrival_ms = leaf.page.arrival_ms(to_usize(leaf.order[at]));
                     if open.records == 0 {
                         open.begin(boundary, arrival_ms);
@@ -109,9 +111,6 @@ impl LaneQueue {
                         open.full = true;
                         break;
                     }
-                } else if open.records == 0 {
-                    open.envelope = ENVELOPE_BYTES;
-                    open.bytes = ENVELOPE_BYTES;
                 }
                 let bytes = limits.record_bytes + size;
                 let comma = u32::from(open.records > 0);
@@ -119,43 +118,42 @@ impl LaneQueue {
                 if after > limits.payload_bytes_max {
                     open.full = true;
                     open.oversized = open.records == 0;
-                    joined += u32::from(open.oversized);
                     open.records += u32::from(open.oversized);
                     break;
                 }
                 open.bytes = after;
                 open.records += 1;
-                joined += 1;
                 if open.records == limits.batch_size {
                     open.full = true;
                     break;
                 }
             }
-            open.part += joined;
+            open.part += open.records - before;
             if open.part == run.len() {
                 open.runs += 1;
                 open.part = 0;
             }
         }
+        self.open = open;
         open.full
     }
 
     /// Takes the open batch, which must hold a record. Call [`Self::fill`] first.
     pub(crate) fn cut(&mut self) -> Cut {
         let open = std::mem::take(&mut self.open);
-        let mut runs: Vec<Run> = self.runs.drain(..open.runs).collect();
-        if open.part > 0 {
-            let rest = &mut self.runs[0];
-            let middle = rest.start + open.part;
-            runs.push(Run {
-                end: middle,
-                ..*rest
-            });
-            rest.start = middle;
+        assert!(open.records > 0, "a batch holds a record");
+        let mut runs = Runs::default();
+        let mut left = open.records;
+        while let Some(run) = self.runs.pop_front(left) {
+            runs.push_back(run);
+            left -= run.len();
+            if left == 0 {
+                break;
+            }
         }
-        assert!(!runs.is_empty(), "a batch holds a record");
         Cut {
             runs,
+            records: open.records,
             oversized: open.oversized,
             bytes: open.bytes - open.envelope,
             window: open.window,
@@ -163,7 +161,7 @@ impl LaneQueue {
     }
 
     /// The runs, to be changed for others that hold the same records. What is open is looked at anew.
-    pub(crate) fn runs_mut(&mut self) -> &mut VecDeque<Run> {
+    pub(crate) fn runs_mut(&mut self) -> &mut Runs {
         self.open = Open::default();
         &mut self.runs
     }

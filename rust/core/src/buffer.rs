@@ -8,22 +8,28 @@
 //! A page is freed when all of its records are complete. Lanes that are stuck would keep pages of which little is alive: their
 //! records move into pages of their own, see [`Buffer::gather`].
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::lanes::lane;
 use crate::page::{ENTRY_BYTES, Page};
 use crate::position::Position;
+use crate::runs::Runs;
 
 /// Index of a slot of the buffer.
 pub(crate) type SlotId = u32;
+
+/// The most lanes that a shard has.
+pub(crate) const LANES_MAX: usize = 10;
+
+/// What each lane has of a page; empty runs where it has nothing.
+pub(crate) type LaneRuns = [Run; LANES_MAX];
 
 /// A set of lanes, one bit each.
 pub(crate) type LaneSet = u16;
 
 /// Some records of one lane in one page: positions `start..end` of the slot's `order`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) slot: SlotId,
     pub(crate) start: u32,
@@ -195,8 +201,6 @@ pub(crate) struct Buffer {
     stuck: LaneSet,
     /// What is complete of pages that only stuck lanes keep, as far as it has come since the last relief.
     dead_behind_stuck: u64,
-    /// For a time's use, kept for its memory.
-    next: Vec<u32>,
 }
 
 /// Relief of fewer bytes would save less than it costs to think about.
@@ -235,17 +239,16 @@ impl Buffer {
             .expect("a run points to a held page")
     }
 
-    /// Takes a page in. `lanes` has each record's lane, or [`NO_LANE`] for one that is complete already. Returns a run for each lane
-    /// (empty ones too), or None if nothing of the page is alive.
+    /// Takes a page in. `lanes` has each record's lane, or [`NO_LANE`] for one that is complete already. None if
+    /// nothing of the page is alive.
     pub(crate) fn insert(
         &mut self,
         page: Arc<Page>,
         lanes: &[u8],
-        lane_count: u8,
         first_ordinal: u64,
         before: Option<Position>,
         offered_at: i64,
-    ) -> Option<Vec<Run>> {
+    ) -> Option<LaneRuns> {
         let leaf = Leaf {
             page,
             order: Vec::new(),
@@ -255,7 +258,7 @@ impl Buffer {
             offered_at,
             offered_later: Vec::new(),
         };
-        self.insert_leaf(leaf, lanes, lane_count, before)
+        self.insert_leaf(leaf, lanes, before)
     }
 
     /// Groups the records of a leaf by lane and gives it a slot.
@@ -263,33 +266,26 @@ impl Buffer {
         &mut self,
         mut leaf: Leaf,
         lanes: &[u8],
-        lane_count: u8,
         before: Option<Position>,
-    ) -> Option<Vec<Run>> {
-        let next = &mut self.next;
-        next.clear();
-        next.resize(usize::from(lane_count) + 1, 0);
+    ) -> Option<LaneRuns> {
+        // What stands at a lane is where it begins, so it is counted behind it. Records without a lane have no place.
+        let mut next = [0_u32; LANES_MAX + 1];
         for lane in lanes {
-            // What stands at a lane is where it begins, so it is counted behind it. Records without a lane have no place.
             if let Some(count) = next.get_mut(usize::from(*lane) + 1) {
                 *count += 1;
             }
         }
-        for lane in 0..usize::from(lane_count) {
+        for lane in 0..LANES_MAX {
             next[lane + 1] += next[lane];
         }
-        let live = next[usize::from(lane_count)];
+        let live = next[LANES_MAX];
         if live == 0 {
             return None;
         }
-        let mut runs: Vec<Run> = next
-            .windows(2)
-            .map(|bounds| Run {
-                slot: 0,
-                start: bounds[0],
-                end: bounds[1],
-            })
-            .collect();
+        let mut runs = LaneRuns::default();
+        for (run, bounds) in runs.iter_mut().zip(next.windows(2)) {
+            (run.start, run.end) = (bounds[0], bounds[1]);
+        }
         leaf.order = vec![0; to_usize(live)];
         leaf.sizes = vec![0; to_usize(live)];
         let (mut weight, mut dead) = (0, 0);
@@ -375,6 +371,11 @@ impl Buffer {
         self.dead >= self.relief_bytes()
     }
 
+    /// Whether a lane was stuck when it was last said.
+    pub(crate) fn has_stuck(&self) -> bool {
+        self.stuck != 0
+    }
+
     fn relief_bytes(&self) -> u64 {
         RELIEF_BYTES_MIN.max(self.bytes as u64 / RELIEF_PART)
     }
@@ -401,7 +402,7 @@ impl Buffer {
     pub(crate) fn gather(
         &mut self,
         lane: u8,
-        runs: &mut VecDeque<Run>,
+        runs: &mut Runs,
         beside: Option<SlotId>,
         mut moved: impl FnMut(Moved),
     ) {
@@ -433,7 +434,7 @@ impl Buffer {
         stretch: &mut Vec<Run>,
         sparse: bool,
         beside: Option<SlotId>,
-        runs: &mut VecDeque<Run>,
+        runs: &mut Runs,
         moved: &mut impl FnMut(Moved),
     ) {
         if !sparse && stretch.len() < 2 {
@@ -467,13 +468,13 @@ impl Buffer {
         for run in runs {
             self.complete(*run, (Some(run.slot) != beside).then_some(lane));
         }
-        let own = self.insert_leaf(leaf, &lanes, lane + 1, before);
+        let own = self.insert_leaf(leaf, &lanes, before);
         own.expect("moved records are alive")[usize::from(lane)]
     }
 
     /// Moves all incomplete records into fresh pages, in the order of the log, for other lanes. `live` holds every live run. Returns the
     /// runs of each page, oldest page first.
-    pub(crate) fn relane(&mut self, live: &[Run], lane_count: u8) -> Vec<Vec<Run>> {
+    pub(crate) fn relane(&mut self, live: &[Run], lane_count: u8) -> Vec<LaneRuns> {
         // Lanes have other numbers now.
         (self.stuck, self.dead_behind_stuck) = (0, 0);
         let mut records: Vec<(u64, SlotId, u32)> = Vec::new();
@@ -510,7 +511,7 @@ impl Buffer {
             for (_, slot, _) in moved {
                 self.let_go(*slot);
             }
-            let runs = self.insert_leaf(leaf, &lanes, lane_count, before);
+            let runs = self.insert_leaf(leaf, &lanes, before);
             pages.push(runs.expect("moved records are alive"));
         }
         pages

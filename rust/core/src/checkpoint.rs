@@ -5,6 +5,8 @@
 //!
 //! This module does not decide what is complete; `marks` does.
 
+use std::sync::Arc;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::position::{Position, SequenceNumber};
@@ -65,7 +67,7 @@ pub struct LaneTag {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
     /// Whose checkpoint this is. It travels inside, so that it can never be taken for another shard's.
-    pub key: CheckpointKey,
+    pub key: Arc<CheckpointKey>,
     /// Where the shard was begun.
     pub start: Start,
     /// Every record at or below it is complete. None before the first one is.
@@ -117,9 +119,9 @@ pub enum CheckpointError {
 impl Checkpoint {
     /// The checkpoint of a shard of which nothing is complete.
     #[must_use]
-    pub fn fresh(key: CheckpointKey, start: Start) -> Self {
+    pub fn fresh(key: impl Into<Arc<CheckpointKey>>, start: Start) -> Self {
         Self {
-            key,
+            key: key.into(),
             start,
             watermark: None,
             lanes: Vec::new(),
@@ -132,7 +134,7 @@ impl Checkpoint {
     pub fn rewind(&mut self, start: Start, watermark: Option<Position>) {
         *self = Self {
             watermark,
-            ..Self::fresh(self.key.clone(), start)
+            ..Self::fresh(Arc::clone(&self.key), start)
         };
     }
 
@@ -225,7 +227,7 @@ impl Checkpoint {
     ///
     /// It is the checkpoint of another mapping, stream or shard.
     pub fn require_key(&self, key: &CheckpointKey) -> Result<(), CheckpointError> {
-        if self.key == *key {
+        if *self.key == *key {
             return Ok(());
         }
         let name =
@@ -253,7 +255,7 @@ fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 fn put_position(out: &mut Vec<u8>, position: Option<&Position>) {
     out.push(u8::from(position.is_some()));
     if let Some(position) = position {
-        put_bytes(out, position.sequence.as_str().as_bytes());
+        put_bytes(out, position.sequence.as_bytes());
         out.extend_from_slice(&position.sub.to_le_bytes());
     }
 }
@@ -264,11 +266,11 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn checkpoint(&mut self, format: u16) -> Result<Checkpoint, CheckpointError> {
-        let key = CheckpointKey {
+        let key = Arc::new(CheckpointKey {
             mapping_uuid: self.text()?,
             stream_identity: self.text()?,
             shard_id: self.text()?,
-        };
+        });
         let kind = self.array::<1>()?[0];
         let at = i64::from_le_bytes(self.array()?);
         let start = match kind {

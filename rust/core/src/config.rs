@@ -178,7 +178,7 @@ pub struct MappingIdentity {
 #[derive(Debug, Clone)]
 pub struct ShardConfig {
     /// The shard's place in the checkpoint store.
-    pub key: CheckpointKey,
+    pub key: Arc<CheckpointKey>,
     /// The names in events.
     pub identity: MappingIdentity,
     /// The mapping's parameters.
@@ -203,9 +203,13 @@ pub struct ShardConfig {
 impl ShardConfig {
     /// A shard with Lambda's defaults, no retention, and the wall clock.
     #[must_use]
-    pub fn new(key: CheckpointKey, identity: MappingIdentity, mapping: MappingConfig) -> Self {
+    pub fn new(
+        key: impl Into<Arc<CheckpointKey>>,
+        identity: MappingIdentity,
+        mapping: MappingConfig,
+    ) -> Self {
         Self {
-            key,
+            key: key.into(),
             identity,
             mapping,
             format: Format::Kinesis,

@@ -71,7 +71,7 @@ pub struct Discard {
     pub(crate) condition: Condition,
     pub(crate) invoke_count: u32,
     pub(crate) request_id: String,
-    pub(crate) response: Option<Response>,
+    pub(crate) response: Option<Box<Response>>,
     pub(crate) at_ms: i64,
     pub(crate) info: Arc<ShardInfo>,
     pub(crate) records: Records,
@@ -106,7 +106,7 @@ impl Discard {
     /// What the function's service said of the last attempt; None where no function answered, as `responseContext` is absent then.
     #[must_use]
     pub fn response(&self) -> Option<&Response> {
-        self.response.as_ref()
+        self.response.as_deref()
     }
 
     /// The shard, its mapping and the names in its events.

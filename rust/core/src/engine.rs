@@ -7,10 +7,11 @@
 //! first. A mapping may be capped, so that a slow function cannot take every thread.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::batch::{HANDLE_MAX, Outcome, Ticket};
+use crate::buffer::to_usize;
 use crate::checkpoint::Checkpoint;
 use crate::config::{MappingConfig, ShardConfig};
 use crate::discard::{Confirmation, DiscardId};
@@ -54,6 +55,32 @@ struct Place {
     timer: Option<i64>,
     /// What is counted of it in `Engine::standing`.
     standing: Standing,
+    /// Whether it stands in `Engine::unsaved`.
+    listed: bool,
+}
+
+/// The shards with their handles, which grow.
+#[derive(Debug, Default)]
+struct Places(Vec<(u32, Box<Place>)>);
+
+impl Places {
+    /// Where a shard stands.
+    fn find(&self, shard: u32) -> Result<usize, UsageError> {
+        // As many as handles lie between stand before it at the most, and so many where none of them was removed.
+        let first = self.0.first().map_or(u32::MAX, |(first, _)| *first);
+        let most = to_usize(shard.saturating_sub(first));
+        match self.0.get(most) {
+            Some((found, _)) if *found == shard => Ok(most),
+            _ => self.0[..most.min(self.0.len())]
+                .binary_search_by_key(&shard, |(handle, _)| *handle)
+                .map_err(|_| UsageError::NoShard { shard }),
+        }
+    }
+
+    fn get_mut(&mut self, shard: u32) -> Result<&mut Place, UsageError> {
+        let at = self.find(shard)?;
+        Ok(&mut self.0[at].1)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -88,13 +115,13 @@ impl Counts {
 #[derive(Debug)]
 pub struct Engine {
     budget_bytes: usize,
-    /// By handle; handles are never used again.
-    places: BTreeMap<u32, Box<Place>>,
+    /// Handles are never used again.
+    places: Places,
     /// The handle of the next shard.
     next: u32,
     standing: Counts,
-    /// Shards with something that no saved checkpoint has.
-    unsaved: BTreeSet<u32>,
+    /// Shards that may have something that no saved checkpoint has: all that do, and such as did at the last look.
+    unsaved: Vec<u32>,
     /// Bytes held and reserved.
     bytes: usize,
     reserved: usize,
@@ -122,10 +149,10 @@ impl Engine {
     pub fn new(budget_bytes: usize) -> Self {
         Self {
             budget_bytes,
-            places: BTreeMap::new(),
+            places: Places::default(),
             next: 0,
             standing: Counts::default(),
-            unsaved: BTreeSet::new(),
+            unsaved: Vec::new(),
             bytes: 0,
             reserved: 0,
             names: HashMap::new(),
@@ -176,8 +203,9 @@ impl Engine {
             queued: false,
             timer: None,
             standing: Standing::default(),
+            listed: false,
         };
-        self.places.insert(handle, Box::new(place));
+        self.places.0.push((handle, Box::new(place)));
         // The window of its checkpoint may be to close.
         self.step(handle, |place| place.shard.tick(i64::MIN))?;
         Ok(handle)
@@ -202,53 +230,46 @@ impl Engine {
         self.release_waiting(mapping);
     }
 
-    fn place(&mut self, shard: u32) -> Result<&mut Place, UsageError> {
-        let place = self.places.get_mut(&shard);
-        place
-            .map(|place| &mut **place)
-            .ok_or(UsageError::NoShard { shard })
-    }
-
     /// Runs one call of a shard, and brings bytes, ready queue, timers and trace up to date after it.
     fn step<T>(&mut self, shard: u32, call: impl FnOnce(&mut Place) -> T) -> Result<T, UsageError> {
-        let place = self.place(shard)?;
+        let at = self.places.find(shard)?;
+        Ok(self.step_at(at, call))
+    }
+
+    /// The same for the shard that stands at a place.
+    fn step_at<T>(&mut self, at: usize, call: impl FnOnce(&mut Place) -> T) -> T {
+        let (shard, place) = &mut self.places.0[at];
         let result = call(place);
         let (held, ready) = (place.shard.held_bytes(), place.shard.ready_count());
         let counted = std::mem::replace(&mut place.counted, held);
-        let before = std::mem::replace(&mut place.ready, ready);
-        let enqueue = ready > 0 && !place.queued;
-        place.queued |= enqueue;
-        let wake = place.shard.next_wake();
-        let timer = wake.filter(|wake| place.timer.is_none_or(|timer| *wake < timer));
-        if timer.is_some() {
-            place.timer = timer;
-        }
-        let events = place.shard.drain_trace();
-        let standing = place.shard.standing();
-        let stood = std::mem::replace(&mut place.standing, standing);
-        if standing != stood {
-            self.stand(shard, stood, standing);
-        }
         self.bytes = self.bytes - counted + held;
+        let before = std::mem::replace(&mut place.ready, ready);
         self.woken += ready.saturating_sub(before);
-        if enqueue {
-            self.ready.push_back(shard);
+        if ready > 0 && !place.queued {
+            place.queued = true;
+            self.ready.push_back(*shard);
         }
-        self.timers.extend(timer.map(|at| Reverse((at, shard))));
+        if let Some(wake) = place.shard.next_wake()
+            && place.timer.is_none_or(|timer| wake < timer)
+        {
+            place.timer = Some(wake);
+            self.timers.push(Reverse((wake, *shard)));
+        }
+        let stands = place.shard.standing();
+        if stands != place.standing {
+            self.standing.take_off(place.standing);
+            self.standing.add(stands);
+            place.standing = stands;
+        }
+        if stands.unsaved && !place.listed {
+            place.listed = true;
+            self.unsaved.push(*shard);
+        }
         if let Some(trace) = &mut self.trace {
-            trace.extend(events.into_iter().map(|event| (shard, event)));
+            let events = place.shard.drain_trace().into_iter();
+            trace.extend(events.map(|event| (*shard, event)));
         }
-        Ok(result)
-    }
-
-    fn stand(&mut self, shard: u32, stood: Standing, stands: Standing) {
-        self.standing.take_off(stood);
-        self.standing.add(stands);
-        if stands.unsaved {
-            self.unsaved.insert(shard);
-        } else {
-            self.unsaved.remove(&shard);
-        }
+        result
     }
 
     // ---- budget ----
@@ -263,7 +284,7 @@ impl Engine {
         let free = self.budget_bytes.saturating_sub(used);
         own == 0
             || (expected <= free
-                && own + expected <= free.max(self.budget_bytes / self.places.len().max(1)))
+                && own + expected <= free.max(self.budget_bytes / self.places.0.len().max(1)))
     }
 
     /// Leave to fetch a page of a shard, or None: one is being fetched, the shard is not running, or there is no room.
@@ -272,16 +293,19 @@ impl Engine {
     ///
     /// There is no such shard.
     pub fn wants(&mut self, shard: u32, now: i64) -> Result<Option<Want>, UsageError> {
-        let place = self.place(shard)?;
+        let at = self.places.find(shard)?;
+        let place = &self.places.0[at].1;
         if place.reserved.is_some() {
             return Ok(None);
         }
         let expected = place.page_bytes;
-        let place = &self.places[&shard];
         let room = self.has_room(place, expected);
-        let want = self.step(shard, |place| place.shard.wants(room, now))?;
+        let want = self.step_at(at, |place| {
+            let want = place.shard.wants(room, now);
+            place.reserved = want.as_ref().map(|_| expected);
+            want
+        });
         if want.is_some() {
-            self.place(shard)?.reserved = Some(expected);
             self.reserved += expected;
         }
         Ok(want)
@@ -293,12 +317,10 @@ impl Engine {
     ///
     /// There is no such shard.
     pub fn fetch_failed(&mut self, shard: u32) -> Result<(), UsageError> {
-        self.give_back(shard)?;
-        self.step(shard, |place| place.shard.fetch_failed())
-    }
-
-    fn give_back(&mut self, shard: u32) -> Result<(), UsageError> {
-        let reserved = self.place(shard)?.reserved.take();
+        let reserved = self.step(shard, |place| {
+            place.shard.fetch_failed();
+            place.reserved.take()
+        })?;
         self.reserved -= reserved.unwrap_or(0);
         Ok(())
     }
@@ -325,7 +347,7 @@ impl Engine {
     ///
     /// There is no such shard.
     pub fn sieve(&mut self, shard: u32) -> Result<Option<Sieve>, UsageError> {
-        Ok(self.place(shard)?.shard.sieve())
+        Ok(self.places.get_mut(shard)?.shard.sieve())
     }
 
     /// [`Self::offer`] of a page that [`Self::sieve`] has judged.
@@ -341,11 +363,11 @@ impl Engine {
         millis_behind: Option<i64>,
         now: i64,
     ) -> Result<Offered, UsageError> {
-        let bytes = page.held_bytes();
-        self.place(shard)?;
-        let place = &self.places[&shard];
-        if place.reserved.is_none() && !page.is_empty() && !self.has_room(place, bytes) {
-            self.step(shard, |place| place.shard.starve(now))?;
+        let (bytes, empty) = (page.held_bytes(), page.is_empty());
+        let at = self.places.find(shard)?;
+        let place = &self.places.0[at].1;
+        if place.reserved.is_none() && !empty && !self.has_room(place, bytes) {
+            self.step_at(at, |place| place.shard.starve(now));
             return Ok(Offered {
                 accepted: false,
                 records: 0,
@@ -354,15 +376,14 @@ impl Engine {
                 filtered: 0,
             });
         }
-        let empty = page.is_empty();
-        let offered = self.step(shard, |place| {
-            place.shard.offer(page, sifted, millis_behind, now)
-        })??;
-        let place = self.place(shard)?;
-        if !empty {
-            place.page_bytes = (3 * place.page_bytes + bytes) / 4;
-        }
-        self.give_back(shard)?;
+        let (offered, reserved) = self.step_at(at, |place| {
+            let offered = place.shard.offer(page, sifted, millis_behind, now)?;
+            if !empty {
+                place.page_bytes = (3 * place.page_bytes + bytes) / 4;
+            }
+            Ok::<_, UsageError>((offered, place.reserved.take()))
+        })?;
+        self.reserved -= reserved.unwrap_or(0);
         Ok(offered)
     }
 
@@ -375,35 +396,37 @@ impl Engine {
                 break;
             }
             self.timers.pop();
-            if let Ok(place) = self.place(shard)
-                && place.timer == Some(at)
+            if let Ok(place) = self.places.find(shard)
+                && self.places.0[place].1.timer == Some(at)
             {
-                place.timer = None;
-                let _ = self.step(shard, |place| place.shard.tick(now));
+                self.step_at(place, |place| {
+                    place.timer = None;
+                    place.shard.tick(now);
+                });
             }
         }
         while let Some(shard) = self.ready.pop_front() {
-            let Ok(place) = self.place(shard) else {
+            let Ok(at) = self.places.find(shard) else {
                 continue;
             };
-            place.queued = false;
-            let (mapping, discards) = (place.mapping, place.shard.has_discards());
+            let place = &mut self.places.0[at].1;
+            let mapping = place.mapping;
             let group = &mut self.mappings[mapping];
-            if !discards && group.running_max.is_some_and(|max| group.running >= max) {
+            if group.running_max.is_some_and(|max| group.running >= max)
+                && !place.shard.has_discards()
+            {
                 group.waiting.push_back(shard);
-                if let Ok(place) = self.place(shard) {
-                    place.queued = true;
-                }
                 continue;
             }
-            let task = self.step(shard, |place| place.shard.take(now));
-            if matches!(task, Ok(Some(Task::Run(_)))) {
+            place.queued = false;
+            let task = self.step_at(at, |place| place.shard.take(now));
+            if matches!(task, Some(Task::Run(_))) {
                 self.mappings[mapping].running += 1;
             } else {
                 // It has not used the place that it was let go for.
                 self.release_waiting(mapping);
             }
-            if let Ok(Some(task)) = task {
+            if let Some(task) = task {
                 return Taken::Task(task);
             }
         }
@@ -426,16 +449,16 @@ impl Engine {
         if shard >= self.next {
             return Err(UsageError::NotInFlight);
         }
-        if !self.places.contains_key(&shard) {
+        let Ok(at) = self.places.find(shard) else {
             return Ok(Finished {
                 stale: true,
                 discards: Vec::new(),
             });
-        }
-        let finished = self.step(shard, |place| {
+        };
+        let finished = self.step_at(at, |place| {
             place.shard.finish(ticket, outcome, returned, now)
-        })??;
-        let mapping = self.place(shard)?.mapping;
+        })?;
+        let mapping = self.places.0[at].1.mapping;
         self.mappings[mapping].running -= 1;
         self.release_waiting(mapping);
         Ok(finished)
@@ -445,6 +468,9 @@ impl Engine {
     /// ready before those that stand there.
     fn release_waiting(&mut self, mapping: usize) {
         let group = &mut self.mappings[mapping];
+        if group.waiting.is_empty() {
+            return;
+        }
         let free = group
             .running_max
             .map_or(usize::MAX, |max| max.saturating_sub(group.running));
@@ -469,17 +495,24 @@ impl Engine {
     ///
     /// There is no such shard.
     pub fn checkpoint(&mut self, shard: u32) -> Result<Option<Snapshot>, UsageError> {
-        Ok(self.place(shard)?.shard.checkpoint())
+        Ok(self.places.get_mut(shard)?.shard.checkpoint())
     }
 
     /// Snapshots of all shards that have changed, with their handles.
     pub fn checkpoints(&mut self) -> Vec<(u32, Snapshot)> {
+        self.unsaved.sort_unstable();
+        let mut snapshots = Vec::with_capacity(self.unsaved.len());
         let places = &mut self.places;
-        let changed = self.unsaved.iter().filter_map(|handle| {
-            let place = places.get_mut(handle)?;
-            Some((*handle, place.shard.checkpoint()?))
+        self.unsaved.retain(|shard| {
+            let Ok(place) = places.get_mut(*shard) else {
+                return false;
+            };
+            let snapshot = place.shard.checkpoint();
+            place.listed = snapshot.is_some();
+            snapshots.extend(snapshot.map(|snapshot| (*shard, snapshot)));
+            place.listed
         });
-        changed.collect()
+        snapshots
     }
 
     /// The store has a snapshot of this version.
@@ -549,13 +582,13 @@ impl Engine {
     ///
     /// There is no such shard.
     pub fn remove(&mut self, shard: u32) -> Result<(), UsageError> {
-        let place = self.places.remove(&shard);
-        let mut place = place.ok_or(UsageError::NoShard { shard })?;
-        let in_flight = place.shard.stats().in_flight;
+        let at = self.places.find(shard)?;
+        let (_, place) = self.places.0.remove(at);
+        let in_flight = place.shard.in_flight();
         let key = &place.shard.config().key;
         let name = (key.mapping_uuid.clone(), key.shard_id.clone());
         self.names.remove(&name);
-        self.stand(shard, place.standing, Standing::default());
+        self.standing.take_off(place.standing);
         self.bytes -= place.counted;
         self.reserved -= place.reserved.unwrap_or(0);
         let mapping = &mut self.mappings[place.mapping];
@@ -574,7 +607,8 @@ impl Engine {
 
     /// Takes every shard out.
     pub fn reset(&mut self) {
-        for handle in self.handles() {
+        // The last one first, so that no other moves.
+        for handle in self.handles().into_iter().rev() {
             let _ = self.remove(handle);
         }
     }
@@ -582,7 +616,7 @@ impl Engine {
     /// The handles of all shards.
     #[must_use]
     pub fn handles(&self) -> Vec<u32> {
-        self.places.keys().copied().collect()
+        self.places.0.iter().map(|(handle, _)| *handle).collect()
     }
 
     /// A shard's state and counts.
@@ -591,7 +625,7 @@ impl Engine {
     ///
     /// There is no such shard.
     pub fn stats(&mut self, shard: u32) -> Result<ShardStats, UsageError> {
-        Ok(self.place(shard)?.shard.stats())
+        Ok(self.places.get_mut(shard)?.shard.stats())
     }
 
     /// What a shard was made with.
@@ -600,7 +634,7 @@ impl Engine {
     ///
     /// There is no such shard.
     pub fn config(&mut self, shard: u32) -> Result<&ShardConfig, UsageError> {
-        Ok(self.place(shard)?.shard.config())
+        Ok(self.places.get_mut(shard)?.shard.config())
     }
 
     /// Bytes of the pages that all shards hold, and of unconfirmed discards.
@@ -643,7 +677,7 @@ impl Engine {
     /// Begins to keep a trace of all shards.
     pub fn enable_trace(&mut self) {
         self.trace.get_or_insert_default();
-        for place in self.places.values_mut() {
+        for (_, place) in &mut self.places.0 {
             place.shard.enable_trace();
         }
     }
@@ -660,18 +694,26 @@ impl Engine {
     /// One of them is broken; the message begins with its number.
     pub fn check_invariants(&mut self) {
         let (mut held, mut reserved) = (0, 0);
-        let (mut standing, mut unsaved) = (Counts::default(), BTreeSet::new());
+        let mut standing = Counts::default();
         let mut running = vec![0; self.mappings.len()];
         let mut ready = vec![0_usize; self.mappings.len()];
-        for (&handle, place) in &mut self.places {
+        for (handle, place) in &mut self.places.0 {
+            let handle = *handle;
             place.shard.check_invariants();
             let stats = place.shard.stats();
             held += stats.held_bytes;
             reserved += place.reserved.unwrap_or(0);
             standing.add(place.shard.standing());
-            if stats.unsaved {
-                unsaved.insert(handle);
-            }
+            assert!(
+                place.listed || !stats.unsaved,
+                "I10: what is to be saved is listed"
+            );
+            let listed = self.unsaved.iter().filter(|in_it| **in_it == handle);
+            assert_eq!(
+                listed.count(),
+                usize::from(place.listed),
+                "I10: a shard to be saved is listed once"
+            );
             running[place.mapping] += stats.in_flight;
             ready[place.mapping] += usize::from(self.ready.contains(&handle));
             let queues = [&self.ready, &self.mappings[place.mapping].waiting];
@@ -699,11 +741,7 @@ impl Engine {
                 );
             }
         }
-        assert_eq!(
-            (&standing, &unsaved),
-            (&self.standing, &self.unsaved),
-            "I10: how shards stand is counted"
-        );
+        assert_eq!(standing, self.standing, "I10: how shards stand is counted");
         assert_eq!(held, self.bytes, "I10: bytes held are those of the shards");
         assert_eq!(
             reserved, self.reserved,

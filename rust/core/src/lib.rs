@@ -172,6 +172,7 @@ mod page;
 mod position;
 mod records;
 mod retry;
+mod runs;
 mod shard;
 mod stats;
 mod time;

@@ -50,17 +50,24 @@ impl LaneMarks {
         self.window.as_ref()
     }
 
-    /// Records up to `last` are complete, None where it was the closing call of a window; the window is so now.
-    pub(crate) fn complete(&mut self, last: Option<Position>, window: Option<Arc<WindowState>>) {
+    /// Records up to `last`, a sequence number and its index inside an aggregate, are complete, None where it was the closing call of a
+    /// window; the window is so now.
+    pub(crate) fn complete(
+        &mut self,
+        last: Option<(&[u8], u32)>,
+        window: Option<Arc<WindowState>>,
+    ) {
+        if let Some(Segment::Discard { .. }) = self.segments.back() {
+            let (last, window) = (None, None);
+            self.segments.push_back(Segment::Done { last, window });
+        }
         let (mark, at) = match self.segments.back_mut() {
-            None => (&mut self.mark, &mut self.window),
             Some(Segment::Done { last, window }) => (last, window),
-            Some(Segment::Discard { .. }) => {
-                self.segments.push_back(Segment::Done { last, window });
-                return;
-            }
+            _ => (&mut self.mark, &mut self.window),
         };
-        *mark = last.or(mark.take());
+        if let Some((sequence, sub)) = last {
+            Position::put(mark, sequence, sub);
+        }
         *at = window;
     }
 
@@ -187,7 +194,7 @@ impl FormerLanes {
     /// Whether a record with this key hash and position was complete under former lanes.
     pub(crate) fn has_completed(&self, key_hash: u64, sequence: &[u8], sub: u32) -> bool {
         let is_at_or_below = |mark: &Position| {
-            compare_sequences(sequence, mark.sequence.as_str().as_bytes())
+            compare_sequences(sequence, mark.sequence.as_bytes())
                 .then(sub.cmp(&mark.sub))
                 .is_le()
         };

@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 
 use crate::error::PositionError;
 
@@ -14,7 +15,7 @@ pub const SEQUENCE_DIGITS_MAX: usize = 129;
 
 /// A sequence number: 1 to 129 decimal digits, kept as the text that came.
 ///
-/// Order, equality and hash go by the integer value, so leading zeros do not count.
+/// Order, equality and hash go by the integer value, so leading zeros do not count. Clones share the text.
 ///
 /// # Examples
 ///
@@ -29,7 +30,7 @@ pub const SEQUENCE_DIGITS_MAX: usize = 129;
 /// # Ok::<(), streamcore::PositionError>(())
 /// ```
 #[derive(Clone)]
-pub struct SequenceNumber(Box<str>);
+pub struct SequenceNumber(Arc<[u8]>);
 
 impl SequenceNumber {
     /// Take a text as a sequence number.
@@ -39,12 +40,16 @@ impl SequenceNumber {
     /// [`PositionError`] if it is empty, longer than 129 characters, or holds anything but the digits 0 to 9.
     pub fn parse(text: &str) -> Result<Self, PositionError> {
         check_sequence(text)?;
-        Ok(Self(text.into()))
+        Ok(Self(text.as_bytes().into()))
     }
 
     /// The text, as it came.
     #[must_use]
     pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).expect("digits are ASCII")
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
@@ -63,20 +68,20 @@ impl SequenceNumber {
     #[must_use]
     pub fn successor(&self) -> Option<Self> {
         let mut next = String::with_capacity(self.0.len() + 1);
-        write_successor(&self.0, &mut next);
-        (next.len() <= SEQUENCE_DIGITS_MAX).then(|| Self(next.into()))
+        write_successor(self.as_str(), &mut next);
+        (next.len() <= SEQUENCE_DIGITS_MAX).then(|| Self(next.into_bytes().into()))
     }
 }
 
 impl fmt::Debug for SequenceNumber {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "SequenceNumber({})", self.0)
+        write!(formatter, "SequenceNumber({})", self.as_str())
     }
 }
 
 impl fmt::Display for SequenceNumber {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.pad(&self.0)
+        formatter.pad(self.as_str())
     }
 }
 
@@ -96,13 +101,13 @@ impl PartialOrd for SequenceNumber {
 
 impl Ord for SequenceNumber {
     fn cmp(&self, other: &Self) -> Ordering {
-        compare_sequences(self.0.as_bytes(), other.0.as_bytes())
+        compare_sequences(&self.0, &other.0)
     }
 }
 
 impl Hash for SequenceNumber {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        without_leading_zeros(self.0.as_bytes()).hash(state);
+        without_leading_zeros(&self.0).hash(state);
     }
 }
 
@@ -125,6 +130,25 @@ pub struct Position {
     pub sequence: SequenceNumber,
     /// The index inside an aggregate; 0 for a plain record.
     pub sub: u32,
+}
+
+impl Position {
+    /// Puts the position of a page's record here: into the old one's memory, where nobody shares that and it has the size.
+    pub(crate) fn put(place: &mut Option<Self>, digits: &[u8], sub: u32) {
+        debug_assert!(is_sequence(digits));
+        if let Some(Self { sequence, sub: own }) = place
+            && let Some(text) = Arc::get_mut(&mut sequence.0)
+            && text.len() == digits.len()
+        {
+            text.copy_from_slice(digits);
+            *own = sub;
+        } else {
+            *place = Some(Self {
+                sequence: SequenceNumber(digits.into()),
+                sub,
+            });
+        }
+    }
 }
 
 /// Compare two texts of digits by their integer value.

@@ -53,15 +53,20 @@ impl Slice {
 
 impl Records {
     /// The records of these runs.
-    pub(crate) fn of(buffer: &Buffer, runs: &[Run]) -> Self {
-        let slices = match runs {
-            [run] => Slices::One(Slice::of(buffer, *run)),
-            runs => Slices::Many(runs.iter().map(|run| Slice::of(buffer, *run)).collect()),
+    pub(crate) fn of(buffer: &Buffer, runs: impl IntoIterator<Item = Run>) -> Self {
+        let mut len = 0;
+        let mut slices = runs.into_iter().map(|run| {
+            len += run.len();
+            Slice::of(buffer, run)
+        });
+        let slices = match (slices.next(), slices.next()) {
+            (Some(one), None) => Slices::One(one),
+            (first, second) => {
+                let first = first.into_iter().chain(second);
+                Slices::Many(first.chain(slices).collect())
+            }
         };
-        Self {
-            slices,
-            len: runs.iter().map(|run| run.len()).sum(),
-        }
+        Self { slices, len }
     }
 
     /// The same records in a page of their own, and the bytes that it takes.

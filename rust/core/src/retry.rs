@@ -4,11 +4,10 @@
 //! is always a prefix. A half, a suffix and a fresh range are new batches with a budget and a request id of their own; a retry is the
 //! same batch again. Owns invariants I5 and I6.
 
-use std::collections::VecDeque;
-
 use crate::assemble::Cut;
 use crate::batch::Response;
 use crate::buffer::{Buffer, Run, to_usize};
+use crate::runs::Runs;
 use crate::window::Bounds;
 
 /// What is to become of a range.
@@ -40,7 +39,7 @@ pub(crate) struct Frame {
     /// Number of its request id.
     pub(crate) serial: u64,
     /// What the last attempt gave.
-    pub(crate) response: Option<Response>,
+    pub(crate) response: Option<Box<Response>>,
     /// What its records and the commas between them add to the event, once that is known.
     pub(crate) bytes: Option<u32>,
 }
@@ -69,18 +68,19 @@ impl Frame {
 #[derive(Debug)]
 pub(crate) struct Work {
     /// The incomplete records, from `base` on.
-    runs: VecDeque<Run>,
+    runs: Runs,
     /// Records of the batch that are complete.
     base: u32,
-    /// The top frame starts at `base`; each ends where the one below it starts.
-    frames: Vec<Frame>,
+    /// Starts at `base`; None where the batch has come to its end.
+    top: Option<Frame>,
+    /// What is below the top frame, the lowest first; each ends where the one below it starts.
+    below: Vec<Frame>,
     /// The tumbling window that all its records are in.
     pub(crate) window: Option<Bounds>,
 }
 
 impl Work {
     pub(crate) fn new(cut: Cut, serial: u64) -> Self {
-        let records = cut.runs.iter().map(|run| run.len()).sum();
         let fate = if cut.oversized {
             Fate::Oversized
         } else {
@@ -89,12 +89,13 @@ impl Work {
         let frame = Frame {
             fate,
             bytes: Some(cut.bytes),
-            ..Frame::new(0, records, serial)
+            ..Frame::new(0, cut.records, serial)
         };
         Self {
-            runs: cut.runs.into(),
+            runs: cut.runs,
             base: 0,
-            frames: vec![frame],
+            top: Some(frame),
+            below: Vec::new(),
             window: cut.window,
         }
     }
@@ -102,9 +103,10 @@ impl Work {
     /// The closing call of a tumbling window: a batch without records.
     pub(crate) fn closing(serial: u64, due: i64) -> Self {
         let mut work = Self {
-            runs: VecDeque::new(),
+            runs: Runs::default(),
             base: 0,
-            frames: Vec::new(),
+            top: None,
+            below: Vec::new(),
             window: None,
         };
         work.push_closing(serial, due);
@@ -113,18 +115,18 @@ impl Work {
 
     /// Puts the closing call of the window before what is left of the batch.
     pub(crate) fn push_closing(&mut self, serial: u64, due: i64) {
-        self.frames.push(Frame {
+        self.push(Frame {
             closing: Some(due),
             ..Frame::new(self.base, self.base, serial)
         });
     }
 
     pub(crate) fn top(&self) -> Option<&Frame> {
-        self.frames.last()
+        self.top.as_ref()
     }
 
     pub(crate) fn top_mut(&mut self) -> Option<&mut Frame> {
-        self.frames.last_mut()
+        self.top.as_mut()
     }
 
     /// Every incomplete record.
@@ -133,55 +135,55 @@ impl Work {
     }
 
     pub(crate) fn front(&self) -> Option<Run> {
-        self.runs.front().copied()
+        self.runs.front()
     }
 
     /// The runs, to be changed for others that hold the same records.
-    pub(crate) fn runs_mut(&mut self) -> &mut VecDeque<Run> {
+    pub(crate) fn runs_mut(&mut self) -> &mut Runs {
         &mut self.runs
     }
 
     /// The runs of the top frame.
-    pub(crate) fn top_runs(&self) -> Vec<Run> {
-        let mut left = self.top().map_or(0, Frame::len);
-        let mut runs = Vec::with_capacity(self.runs.len());
-        for run in &self.runs {
-            if left == 0 {
-                break;
-            }
-            let take = run.len().min(left);
-            left -= take;
-            runs.push(Run {
-                end: run.start + take,
-                ..*run
-            });
-        }
-        runs
+    pub(crate) fn top_runs(&self) -> impl Iterator<Item = Run> {
+        self.first_runs(self.top().map_or(0, Frame::len))
     }
 
-    /// Ends the top frame as a whole: takes it and its runs.
-    pub(crate) fn pop(&mut self) -> (Frame, Vec<Run>) {
-        let frame = self.frames.pop().expect("a batch in work has a frame");
-        let runs = self.complete(frame.len());
-        (frame, runs)
+    /// The runs of the first records.
+    pub(crate) fn first_runs(&self, records: u32) -> impl Iterator<Item = Run> {
+        self.runs.take(records)
     }
 
-    /// The first `done` records of the top frame are complete, the rest is a new batch. Takes the runs of the former.
-    pub(crate) fn advance(&mut self, done: u32, serial: u64) -> Vec<Run> {
-        let frame = self.frames.pop().expect("a batch in work has a frame");
-        self.frames
-            .push(Frame::new(frame.start + done, frame.end, serial));
-        self.complete(done)
+    fn push(&mut self, frame: Frame) {
+        self.below.extend(self.top.replace(frame));
+    }
+
+    /// Takes the top frame. Its records are to be taken with [`Self::complete`], or put into other frames.
+    pub(crate) fn pop(&mut self) -> Frame {
+        let frame = self.top.take().expect("a batch in work has a frame");
+        self.top = self.below.pop();
+        frame
+    }
+
+    /// The first `done` records of the top frame are to be taken with [`Self::complete`], the rest is a new batch.
+    pub(crate) fn advance(&mut self, done: u32, serial: u64) {
+        let frame = self.pop();
+        self.push(Frame::new(frame.start + done, frame.end, serial));
+    }
+
+    /// Takes the first run, or its first `records`: they are complete.
+    pub(crate) fn complete(&mut self, records: u32) -> Run {
+        let run = self.runs.pop_front(records);
+        let run = run.expect("frames lie within the batch");
+        self.base += run.len();
+        run
     }
 
     /// Cuts the top frame before its record `at`, the left part on top. Both are new batches.
     pub(crate) fn cut(&mut self, at: u32, left_serial: u64, right_serial: u64) {
-        let frame = self.frames.pop().expect("a batch in work has a frame");
+        let frame = self.pop();
         let middle = frame.start + at;
-        self.frames
-            .push(Frame::new(middle, frame.end, right_serial));
-        self.frames
-            .push(Frame::new(frame.start, middle, left_serial));
+        self.push(Frame::new(middle, frame.end, right_serial));
+        self.push(Frame::new(frame.start, middle, left_serial));
     }
 
     /// Cuts the top frame into maximal ranges of one fate each, the first on top. False where the whole frame keeps its fate.
@@ -192,12 +194,12 @@ impl Work {
         fates: &[Fate],
         mut serial: impl FnMut() -> u64,
     ) -> bool {
-        let frame = self.frames.last().expect("a batch in work has a frame");
+        let frame = self.top().expect("a batch in work has a frame");
         debug_assert_eq!(fates.len(), to_usize(frame.len()));
         if fates.iter().all(|fate| *fate == frame.fate) {
             return false;
         }
-        let frame = self.frames.pop().expect("a batch in work has a frame");
+        let frame = self.pop();
         let mut ranges: Vec<Frame> = Vec::new();
         let mut start = frame.start;
         for chunk in fates.chunk_by(|a, b| a == b) {
@@ -214,32 +216,15 @@ impl Work {
             });
             start = end;
         }
-        self.frames.extend(ranges.into_iter().rev());
-        true
-    }
-
-    fn complete(&mut self, mut records: u32) -> Vec<Run> {
-        self.base += records;
-        let mut done = Vec::with_capacity(self.runs.len());
-        while records > 0 {
-            let run = self.runs.front_mut().expect("frames lie within the batch");
-            let take = run.len().min(records);
-            records -= take;
-            done.push(Run {
-                end: run.start + take,
-                ..*run
-            });
-            run.start += take;
-            if run.len() == 0 {
-                self.runs.pop_front();
-            }
+        for range in ranges.into_iter().rev() {
+            self.push(range);
         }
-        done
+        true
     }
 
     pub(crate) fn check(&self, buffer: &Buffer) {
         let mut at = self.base;
-        for frame in self.frames.iter().rev() {
+        for frame in self.top.iter().chain(self.below.iter().rev()) {
             assert_eq!(
                 frame.start, at,
                 "I6: frames follow each other from the first incomplete record"
@@ -257,7 +242,7 @@ impl Work {
             records,
             "I6: frames cover the incomplete records"
         );
-        for run in &self.runs {
+        for run in self.runs.iter() {
             assert!(
                 to_usize(run.end) <= buffer.slot(run.slot).leaf.order.len(),
                 "I10: a run lies within its page"

@@ -11,6 +11,7 @@
 
 mod counting;
 mod dispatch;
+mod heads;
 mod invariants;
 mod relief;
 mod windows;
@@ -19,6 +20,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use self::counting::Sent;
+use self::heads::Heads;
 use crate::assemble::{LaneQueue, Limits};
 use crate::batch::{Batch, ShardInfo};
 use crate::buffer::{Buffer, NO_LANE, Run, to_usize};
@@ -35,7 +37,7 @@ use crate::page::Page;
 use crate::position::{Position, SequenceNumber, compare_sequences};
 use crate::records::SharedRecords;
 use crate::retry::Work;
-use crate::stats::{Age, Counters, Distributions, LaneState, LaneStats, ShardState, ShardStats};
+use crate::stats::{Age, Counters, Distributions, LaneStats, ShardState, ShardStats};
 use crate::trace::Event;
 use crate::window::WindowState;
 
@@ -118,23 +120,6 @@ enum Mode {
     Draining,
 }
 
-/// What is looked at of every lane at each step; it stands apart from the rest, so that this takes few cache lines.
-#[derive(Debug, Clone, Copy)]
-struct Head {
-    state: LaneState,
-    /// The ordinal of its first incomplete record; the highest number where it has none.
-    first: u64,
-}
-
-impl Default for Head {
-    fn default() -> Self {
-        Self {
-            state: LaneState::Empty,
-            first: u64::MAX,
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Lane {
     queue: LaneQueue,
@@ -195,8 +180,7 @@ pub struct Shard {
     /// No room to fetch: what waits for a batching window is handed out.
     starved: bool,
     lanes: Vec<Lane>,
-    /// One for each lane.
-    heads: Vec<Head>,
+    heads: Heads,
     buffer: Buffer,
     former: FormerLanes,
     /// The highest watermark known; `watermark()` moves it on.
@@ -253,7 +237,7 @@ impl Shard {
                 checkpoint.require_key(&config.key)?;
                 checkpoint
             }
-            None => Checkpoint::fresh(config.key.clone(), config.start),
+            None => Checkpoint::fresh(Arc::clone(&config.key), config.start),
         };
         config.start = restored.start;
         let factor = config.mapping.parallelization_factor;
@@ -271,7 +255,7 @@ impl Shard {
             mode: Mode::Running,
             closed: restored.ended,
             starved: false,
-            heads: vec![Head::default(); lanes.len()],
+            heads: Heads::new(lanes.len()),
             lanes,
             buffer: Buffer::default(),
             former: FormerLanes::new(restored.lanes),
@@ -501,10 +485,12 @@ impl Shard {
         let (mut complete, mut filtered) = (0, 0);
         lanes.extend((0..page.len()).map(|index| {
             let hash = page.key_hash(index);
-            let (sequence, sub) = (page.sequence(index), page.sub(index));
-            if !self.former.is_empty() && self.former.has_completed(hash, sequence, sub) {
-                complete += 1;
-                return NO_LANE;
+            if !self.former.is_empty() {
+                let (sequence, sub) = (page.sequence(index), page.sub(index));
+                if self.former.has_completed(hash, sequence, sub) {
+                    complete += 1;
+                    return NO_LANE;
+                }
             }
             if sifted.is_some_and(|sifted| !sifted.passes[index]) {
                 filtered += 1;
@@ -516,15 +502,14 @@ impl Shard {
         let first_ordinal = self.next_ordinal;
         self.next_ordinal += u64::try_from(page.len()).expect("a page has less than 2^32 records");
         let before = self.last_taken_in.replace(last);
-        let runs = self
-            .buffer
-            .insert(page, &lanes, factor, first_ordinal, before, now);
+        let runs = self.buffer.insert(page, &lanes, first_ordinal, before, now);
         self.scratch = lanes;
         for (index, run) in runs.into_iter().flatten().enumerate() {
             if run.len() > 0 {
                 self.lanes[index].queue.push(run);
                 if self.heads[index].first == u64::MAX {
-                    self.heads[index].first = self.buffer.ordinal(run.slot, run.start);
+                    let first = self.buffer.ordinal(run.slot, run.start);
+                    self.heads.set_first(index, first);
                 }
                 if self.lanes[index].work.is_none() {
                     self.refresh(index, now);
@@ -567,7 +552,7 @@ impl Shard {
         }];
         self.former.merge_into(&mut lanes);
         let checkpoint = Checkpoint {
-            key: self.info.config.key.clone(),
+            key: Arc::clone(&self.info.config.key),
             start: self.info.config.start,
             watermark,
             lanes,
@@ -590,22 +575,16 @@ impl Shard {
         self.note(|| Event::Saved { version });
     }
 
-    /// The ordinal of the lowest incomplete record, and its lane; the highest number and some lane where there is none.
-    fn oldest(&self) -> (u64, usize) {
-        let firsts = self.heads.iter().map(|head| head.first).zip(0..);
-        firsts.min().expect("a shard has a lane")
-    }
-
     /// The first incomplete record of a lane is another now.
     fn find_first(&mut self, index: usize) {
         let front = self.lanes[index].front();
-        self.heads[index].first =
-            front.map_or(u64::MAX, |run| self.buffer.ordinal(run.slot, run.start));
+        let first = front.map_or(u64::MAX, |run| self.buffer.ordinal(run.slot, run.start));
+        self.heads.set_first(index, first);
     }
 
     /// The record before the lowest incomplete one. Never goes back.
     fn move_watermark(&mut self) -> Option<Position> {
-        let (first, oldest) = self.oldest();
+        let (first, oldest) = self.heads.oldest();
         let held = self.lanes.iter().filter_map(|lane| lane.marks.held_back());
         let position = match held.min_by_key(|(ordinal, _)| *ordinal) {
             Some((ordinal, before)) if ordinal <= first => before.cloned(),
@@ -626,7 +605,7 @@ impl Shard {
         let held = self.lanes.iter().filter_map(|lane| lane.marks.held_back());
         let lowest = held
             .map(|(ordinal, _)| ordinal)
-            .fold(self.oldest().0, u64::min);
+            .fold(self.heads.oldest().0, u64::min);
         self.next_ordinal.saturating_sub(lowest)
     }
 
@@ -688,11 +667,13 @@ impl Shard {
             },
         );
         self.lanes = (0..factor).map(|_| Lane::new()).collect();
-        self.heads = vec![Head::default(); self.lanes.len()];
+        self.heads = Heads::new(self.lanes.len());
         self.lanes[0].marks.complete(None, self.window.clone());
         for runs in self.buffer.relane(&live, factor) {
             for (lane, run) in self.lanes.iter_mut().zip(runs) {
-                lane.queue.push(run);
+                if run.len() > 0 {
+                    lane.queue.push(run);
+                }
             }
         }
         for index in 0..self.lanes.len() {
@@ -708,9 +689,8 @@ impl Shard {
         Ok(())
     }
 
-    fn in_flight(&self) -> usize {
-        let in_flight = |head: &&Head| matches!(head.state, LaneState::InFlight(_));
-        self.heads.iter().filter(in_flight).count()
+    pub(crate) fn in_flight(&self) -> usize {
+        self.heads.in_flight()
     }
 
     fn is_idle(&self) -> bool {

@@ -136,26 +136,27 @@ impl Engine {
         // What became ready beside the task that is given out is worth another waiter.
         let woken = state.core.take_woken().saturating_sub(1);
         let sooner = state.move_timer();
-        let shape = match &taken {
-            Taken::Task(Task::Run(batch)) => state.shapes.get(&batch.ticket().shard()).cloned(),
-            Taken::Task(Task::Deliver(_)) => None,
+        let next = match taken {
+            Taken::Task(Task::Run(batch)) => match state.shapes.get(&batch.ticket().shard()) {
+                Some(shape) => {
+                    let shape = Arc::clone(shape);
+                    Ok(Next::Run(Batch { batch, shape }))
+                }
+                None => Err(usage("the shard of a batch is gone")),
+            },
+            Taken::Task(Task::Deliver(discard)) => Ok(Next::Deliver(Discard { discard })),
             Taken::Wait(at) => {
                 state.idle = true;
                 TOLD.set(Told {
                     engine: self.id,
                     wakes: state.wakes,
-                    at: *at,
+                    at,
                 });
-                None
+                Ok(Next::Wait(at))
             }
         };
         self.notify(state, woken, sooner);
-        match (taken, shape) {
-            (Taken::Task(Task::Run(batch)), Some(shape)) => Ok(Next::Run(Batch { batch, shape })),
-            (Taken::Task(Task::Run(_)), None) => Err(usage("the shard of a batch is gone")),
-            (Taken::Task(Task::Deliver(discard)), _) => Ok(Next::Deliver(Discard { discard })),
-            (Taken::Wait(at), _) => Ok(Next::Wait(at)),
-        }
+        next
     }
 
     /// Says how a batch went.

@@ -1,5 +1,7 @@
 //! What a shard tells of itself.
 
+use std::sync::Arc;
+
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
@@ -31,7 +33,7 @@ fn distributed(distribution: &Distribution) -> Distributed {
 #[derive(Debug)]
 pub(crate) struct ShardStats {
     pub(crate) stats: streamcore::ShardStats,
-    pub(crate) key: CheckpointKey,
+    pub(crate) key: Arc<CheckpointKey>,
 }
 
 #[pymethods]

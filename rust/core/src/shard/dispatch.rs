@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use super::{Finished, Mode, Shard, Task, Unconfirmed};
 use crate::batch::{Batch, Outcome, Response, Ticket};
-use crate::buffer::{Run, to_usize};
+use crate::buffer::to_usize;
 use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
 use crate::discard::{Condition, Confirmation, Discard, DiscardId};
 use crate::error::UsageError;
-use crate::position::Position;
 use crate::records::{Records, SharedRecords};
 use crate::retry::{Fate, Frame, Work};
 use crate::stats::LaneState;
@@ -27,11 +26,9 @@ impl Shard {
     /// How many things `take` could give now.
     #[must_use]
     pub fn ready_count(&self) -> usize {
-        let lanes = if self.may_hand_out() {
-            self.heads
-                .iter()
-                .filter(|head| head.state == LaneState::Ready)
-                .count()
+        let ready = self.heads.ready();
+        let lanes = if ready > 0 && self.may_hand_out() {
+            ready
         } else {
             0
         };
@@ -56,20 +53,16 @@ impl Shard {
     /// The instant at which a lane becomes ready by itself.
     #[must_use]
     pub fn next_wake(&self) -> Option<i64> {
-        let times = self.heads.iter().filter_map(|head| match head.state {
-            LaneState::Waiting(until) | LaneState::Parked(until) => Some(until),
-            _ => None,
-        });
-        times.min()
+        self.heads.next_wake()
     }
 
     /// Lets time pass: lanes whose wait is over become ready.
     pub fn tick(&mut self, now: i64) {
-        for index in 0..self.lanes.len() {
+        for index in self.heads.waking() {
             match self.heads[index].state {
                 LaneState::Waiting(until) if until <= now => self.refresh(index, now),
                 LaneState::Parked(until) if until <= now => {
-                    self.heads[index].state = LaneState::Ready;
+                    self.heads.set_state(index, LaneState::Ready);
                 }
                 _ => {}
             }
@@ -86,7 +79,7 @@ impl Shard {
             if !self.may_hand_out() {
                 return None;
             }
-            let lane = self.oldest_ready()?;
+            let lane = self.heads.oldest_ready()?;
             if self.lanes[lane].work.is_none() {
                 self.cut(lane, now);
             }
@@ -109,16 +102,6 @@ impl Shard {
         }
     }
 
-    /// Of the ready lanes the one with the oldest record, so that the watermark moves.
-    fn oldest_ready(&self) -> Option<usize> {
-        let heads = self.heads.iter().zip(0..);
-        let ready = heads.filter(|(head, _)| head.state == LaneState::Ready);
-        ready
-            // A lane without a record is ready to close a window, and goes first.
-            .min_by_key(|(head, _)| head.first.wrapping_add(1))
-            .map(|(_, index)| index)
-    }
-
     fn cut(&mut self, index: usize, now: i64) {
         if self.closes_window(index, now) {
             let serial = self.serial();
@@ -133,7 +116,7 @@ impl Shard {
         }
         let (serial, limits) = (self.serial(), self.limits());
         let lane = &mut self.lanes[index];
-        lane.queue.fill(&self.buffer, limits);
+        lane.queue.fill(&self.buffer, &limits);
         let cut = lane.queue.cut();
         lane.work = Some(Work::new(cut, serial));
         lane.moved_on = self.batches_ended;
@@ -154,7 +137,7 @@ impl Shard {
             .work
             .as_ref()
             .expect("a lane that hands out has a batch in work");
-        let records = Records::of(&self.buffer, &work.top_runs());
+        let records = Records::of(&self.buffer, work.top_runs());
         let top = lane
             .work
             .as_mut()
@@ -171,7 +154,8 @@ impl Shard {
         }
         self.count_sent(index, &records, window.as_ref(), bytes, now);
         let records = SharedRecords::new(records);
-        self.heads[index].state = LaneState::InFlight(ticket.serial());
+        self.heads
+            .set_state(index, LaneState::InFlight(ticket.serial()));
         self.lanes[index].in_flight = Some(records.clone());
         let batch = Batch {
             ticket,
@@ -214,7 +198,7 @@ impl Shard {
         if let Some(returned) = &returned {
             self.check_returned(index, returned)?;
         }
-        self.heads[index].state = LaneState::Ready;
+        self.heads.set_state(index, LaneState::Ready);
         self.lanes[index].in_flight = None;
         self.batches_ended += 1;
         self.count_finished(index, &outcome, records, now);
@@ -234,8 +218,8 @@ impl Shard {
                 });
                 self.keep_state(index, returned);
                 let serial = self.serial();
-                let runs = self.work(index).advance(done, serial);
-                self.complete(index, &runs);
+                self.work(index).advance(done, serial);
+                self.complete(index, done);
                 self.counters.succeeded += u64::from(done);
                 self.note(|| Event::Succeeded {
                     lane: lane_number(index),
@@ -258,7 +242,9 @@ impl Shard {
                 self.park(index, self.chance.backoff_ms(serial, throttles), now);
             }
         }
-        self.relieve();
+        if !self.heads.are_free() || self.buffer.has_stuck() {
+            self.relieve();
+        }
         self.note_if_ended();
         self.after_step();
         Ok(Finished {
@@ -281,7 +267,7 @@ impl Shard {
     }
 
     fn succeed(&mut self, index: usize, records: u32, now: i64) {
-        let (frame, runs) = self.work(index).pop();
+        let frame = self.work(index).pop();
         self.counters.succeeded += u64::from(records);
         self.note(|| Event::Succeeded {
             lane: lane_number(index),
@@ -290,7 +276,7 @@ impl Shard {
         if frame.closing.is_some() {
             self.close_window();
         }
-        self.complete(index, &runs);
+        self.complete(index, records);
         self.settle(index, now);
     }
 
@@ -302,7 +288,7 @@ impl Shard {
             .expect("a batch in work has a frame");
         top.attempts += 1;
         top.throttles = 0;
-        top.response = Some(response);
+        top.response = Some(Box::new(response));
         let (records, attempts) = (top.len(), top.attempts);
         self.note(|| Event::Failed {
             lane: lane_number(index),
@@ -331,7 +317,7 @@ impl Shard {
         } else if len > 1 {
             let work = self.lanes[index].work.as_ref();
             let runs = work.expect("a batch in work").top_runs();
-            let at = Records::of(&self.buffer, &runs).half_by_bytes(&self.info.template);
+            let at = Records::of(&self.buffer, runs).half_by_bytes(&self.info.template);
             self.split(index, at, len);
         } else {
             let top = self
@@ -341,10 +327,10 @@ impl Shard {
             top.fate = Fate::Oversized;
             top.throttles = 0;
             // Of what the service said, a discard tells the id alone.
-            top.response = Some(Response {
+            top.response = Some(Box::new(Response {
                 request_id,
                 ..Response::default()
-            });
+            }));
             self.try_oversized(index, now);
         }
     }
@@ -440,14 +426,14 @@ impl Shard {
                 .work
                 .as_ref()
                 .expect("only a batch in work is parked");
-            let records = Records::of(&self.buffer, &work.top_runs());
+            let records = Records::of(&self.buffer, work.top_runs());
             let closing = work.top().and_then(|top| top.closing);
             let oldest = closing.or_else(|| records.iter().map(|record| record.arrival_ms()).min());
             until = until.min(oldest.map_or(until, |arrival| {
                 arrival.saturating_add(limit.0.saturating_add(1))
             }));
         }
-        self.heads[index].state = LaneState::Parked(until);
+        self.heads.set_state(index, LaneState::Parked(until));
         self.note(|| Event::Parked {
             lane: lane_number(index),
             until,
@@ -456,41 +442,48 @@ impl Shard {
 
     /// A lane without a batch in work: empty, waiting for its batching window, or ready.
     pub(super) fn refresh(&mut self, index: usize, now: i64) {
+        let state = match self.window_wait(index, now) {
+            Some(state) => state,
+            None => self.queue_wait(index, now),
+        };
+        self.heads.set_state(index, state);
+    }
+
+    /// What a lane that has no batch in work does because of its records.
+    fn queue_wait(&mut self, index: usize, now: i64) -> LaneState {
+        let Some(front) = self.lanes[index].queue.front() else {
+            return LaneState::Empty;
+        };
         let window = self.mapping().batching_window_ms;
-        let at_once = window == 0 || self.closed || self.mode == Mode::Draining || self.starved;
-        let limit = self
-            .age_limit()
-            .filter(|_| self.info.config.clock == StreamClock::Wall);
-        if let Some(state) = self.window_wait(index, now) {
-            self.heads[index].state = state;
-            return;
+        if window == 0 || self.closed || self.mode == Mode::Draining || self.starved {
+            return LaneState::Ready;
         }
         let limits = self.limits();
         let lane = &mut self.lanes[index];
-        self.heads[index].state = match lane.queue.front() {
-            None => LaneState::Empty,
-            Some(_) if at_once || lane.queue.fill(&self.buffer, limits) => LaneState::Ready,
-            Some(front) => {
-                let slot = self.buffer.slot(front.slot);
-                let mut until = lane
-                    .last_completion
-                    .max(slot.leaf.offered_at(slot.index(front.start)))
-                    .saturating_add(window);
-                if let Some((limit, _)) = limit {
-                    let arrival = slot.leaf.page.arrival_ms(to_usize(slot.index(front.start)));
-                    until = until.min(arrival.saturating_add(limit.saturating_add(1)));
-                }
-                if until <= now {
-                    LaneState::Ready
-                } else {
-                    LaneState::Waiting(until)
-                }
-            }
-        };
+        if lane.queue.fill(&self.buffer, &limits) {
+            return LaneState::Ready;
+        }
+        let slot = self.buffer.slot(front.slot);
+        let record = slot.index(front.start);
+        let mut until = lane
+            .last_completion
+            .max(slot.leaf.offered_at(record))
+            .saturating_add(window);
+        if let Some((limit, _)) = self.age_limit()
+            && self.info.config.clock == StreamClock::Wall
+        {
+            let arrival = slot.leaf.page.arrival_ms(to_usize(record));
+            until = until.min(arrival.saturating_add(limit.saturating_add(1)));
+        }
+        if until <= now {
+            LaneState::Ready
+        } else {
+            LaneState::Waiting(until)
+        }
     }
 
     pub(super) fn refresh_waiting(&mut self, now: i64) {
-        for index in 0..self.lanes.len() {
+        for index in self.heads.waking() {
             if matches!(self.heads[index].state, LaneState::Waiting(_)) {
                 self.refresh(index, now);
             }
@@ -537,7 +530,7 @@ impl Shard {
             }
             return stale;
         }
-        let records = Records::of(&self.buffer, &work.top_runs());
+        let records = Records::of(&self.buffer, work.top_runs());
         let fates: Vec<Fate> = records
             .iter()
             .map(|record| {
@@ -574,10 +567,13 @@ impl Shard {
         let number = lane_number(index);
         let serial = self.serial();
         let window = self.window_of(index);
-        let (frame, runs) = self.work(index).pop();
-        let (records, bytes) = Records::of(&self.buffer, &runs).detached();
+        let frame = self.work(index).pop();
+        let work = self.lanes[index].work.iter();
+        let runs = work.flat_map(|work| work.first_runs(frame.len()));
+        let live = Records::of(&self.buffer, runs);
+        let (records, bytes) = live.detached();
         // A closing call holds back what comes behind it.
-        let front = runs.first().copied().or_else(|| self.lanes[index].front());
+        let front = self.lanes[index].front();
         let (first_ordinal, before) = match front {
             Some(run) => (
                 self.buffer.ordinal(run.slot, run.start),
@@ -610,12 +606,18 @@ impl Shard {
         if frame.closing.is_some() {
             self.close_window();
         }
-        self.counters.discarded += u64::from(frame.end - frame.start);
+        let len = frame.end - frame.start;
+        self.counters.discarded += u64::from(len);
         self.counters.discards += 1;
-        let (last, window) = (self.last_of(&runs), self.window.clone());
+        let work = self.lanes[index].work.as_ref();
+        let last = work.and_then(|work| work.first_runs(len).last());
+        let last = last.map(|run| {
+            let slot = self.buffer.slot(run.slot);
+            slot.leaf.page.position(to_usize(slot.index(run.end - 1)))
+        });
         self.lanes[index]
             .marks
-            .discard(serial, first_ordinal, before, last, window);
+            .discard(serial, first_ordinal, before, last, self.window.clone());
         self.unconfirmed.insert(
             serial,
             Unconfirmed {
@@ -625,12 +627,12 @@ impl Shard {
         );
         self.unconfirmed_bytes += bytes;
         self.outbox.push_back(discard);
-        self.free(index, &runs);
+        self.free(index, len);
     }
 
     /// The runs of the top frame are passed over: the stream no longer keeps them.
     fn expire(&mut self, index: usize) {
-        let (frame, runs) = self.work(index).pop();
+        let frame = self.work(index).pop();
         self.counters.expired += u64::from(frame.end - frame.start);
         self.note(|| Event::Expired {
             lane: lane_number(index),
@@ -639,32 +641,39 @@ impl Shard {
         if frame.closing.is_some() {
             self.close_window();
         }
-        self.complete(index, &runs);
+        self.complete(index, frame.len());
     }
 
-    fn complete(&mut self, index: usize, runs: &[Run]) {
-        let (last, window) = (self.last_of(runs), self.window.clone());
-        self.lanes[index].marks.complete(last, window);
-        self.free(index, runs);
+    /// The first records of the batch in work are complete; none are for a closing call.
+    fn complete(&mut self, index: usize, records: u32) {
+        let lane = &mut self.lanes[index];
+        let work = lane.work.as_ref();
+        let last = work.and_then(|work| work.first_runs(records).last());
+        let last = last.map(|run| {
+            let leaf = &self.buffer.slot(run.slot).leaf;
+            let at = to_usize(leaf.order[to_usize(run.end - 1)]);
+            (leaf.page.sequence(at), leaf.page.sub(at))
+        });
+        lane.marks.complete(last, self.window.clone());
+        self.free(index, records);
     }
 
-    fn free(&mut self, index: usize, runs: &[Run]) {
+    /// The first records of the batch in work go.
+    fn free(&mut self, index: usize, mut records: u32) {
         self.changed += 1;
         let lane = &mut self.lanes[index];
         lane.moved_on = self.batches_ended;
-        let more_in = lane.front().map(|run| run.slot);
-        for run in runs {
-            let left = (more_in != Some(run.slot)).then_some(lane_number(index));
-            self.buffer.complete(*run, left);
+        while records > 0
+            && let Some(work) = &mut lane.work
+        {
+            let run = work.complete(records);
+            records -= run.len();
+            let next = work.front().or_else(|| lane.queue.front());
+            let left = next.is_none_or(|next| next.slot != run.slot);
+            self.buffer
+                .complete(run, left.then_some(lane_number(index)));
         }
         self.find_first(index);
-    }
-
-    /// None for a closing call.
-    fn last_of(&self, runs: &[Run]) -> Option<Position> {
-        let run = runs.last()?;
-        let slot = self.buffer.slot(run.slot);
-        Some(slot.leaf.page.position(to_usize(slot.index(run.end - 1))))
     }
 
     /// A discard has reached its destination, or is given up: the checkpoint may pass it. False if it was confirmed before.

@@ -1,7 +1,8 @@
 //! The invariants that a shard can see, counted anew from its parts.
 
 use super::dispatch::lane_number;
-use super::{Head, Lane, Shard};
+use super::heads::Head;
+use super::{Lane, Shard};
 use crate::buffer::{Run, to_usize};
 use crate::config::SPAN_MAX;
 use crate::lanes::lane as lane_of;
@@ -23,6 +24,7 @@ impl Shard {
         self.buffer.check(&with_lanes);
         let lanes = usize::from(self.mapping().parallelization_factor);
         assert!(self.in_flight() <= lanes, "I4: one batch a lane");
+        self.heads.check();
         for (index, lane) in self.lanes.iter().enumerate() {
             self.check_order(index, lane);
             self.check_work(lane, self.heads[index]);
@@ -84,7 +86,7 @@ impl Shard {
             );
             if let Some(in_flight) = &lane.in_flight {
                 let mut event = Vec::new();
-                let records = Records::of(&self.buffer, &work.top_runs());
+                let records = Records::of(&self.buffer, work.top_runs());
                 assert!(
                     in_flight.is_at(&records),
                     "I10: a batch in flight and its lane have the same records in the same pages"

@@ -259,19 +259,15 @@ impl Shard {
     /// State that has grown since the batch was cut may leave no room for all of its records: cuts the top frame to what fits. True if it
     /// was changed.
     pub(super) fn split_to_fit(&mut self, index: usize) -> bool {
-        let top = self.top(index);
-        if top.fate == Fate::Oversized {
-            return false;
-        }
         let Some(window) = self.window_of(index) else {
             return false;
         };
-        let runs = self.lanes[index]
-            .work
-            .as_ref()
-            .map(Work::top_runs)
-            .unwrap_or_default();
-        let records = Records::of(&self.buffer, &runs);
+        if self.top(index).fate == Fate::Oversized {
+            return false;
+        }
+        let work = self.lanes[index].work.as_ref();
+        let runs = work.into_iter().flat_map(Work::top_runs);
+        let records = Records::of(&self.buffer, runs);
         let max = to_usize(self.mapping().payload_bytes_max);
         if records.event_bytes(&self.info.template, Some(&window)) <= max {
             return false;

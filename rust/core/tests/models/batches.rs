@@ -20,7 +20,7 @@ enum Cut {
 fn event_bytes(records: &[&Written]) -> usize {
     let config = shard_config("mapping", "shard", MappingConfig::default());
     let identity = EventIdentity {
-        shard_id: config.key.shard_id,
+        shard_id: config.key.shard_id.clone(),
         event_source_arn: config.identity.event_source_arn,
         invoke_identity_arn: config.identity.execution_role_arn,
         aws_region: config.identity.aws_region,

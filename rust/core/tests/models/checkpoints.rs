@@ -376,7 +376,7 @@ fn checkpoint() -> impl Strategy<Value = Checkpoint> {
         any::<bool>(),
     )
         .prop_map(|(key, start, watermark, lanes, window, ended)| Checkpoint {
-            key,
+            key: key.into(),
             start,
             watermark,
             lanes,
