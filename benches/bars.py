@@ -102,9 +102,9 @@ def p2(sizes: Sizes) -> Iterator[Measurement]:
                 at="least",
             )
             for others, way, what in (
-                ("records", "asked for", "the same, answers of 1,000 records, as its poller asks for"),
-                ("records", "copy", "a copy of bodies and events alone"),
-                ("bodies", "event", "both from the body"),
+                ("records", "asked for", "its records parsed beforehand, ours in answers of 1,000, as its poller asks for"),
+                ("records", "copy", "its records parsed beforehand, beside a copy of our bodies and events alone"),
+                ("bodies", "asked for", "both from bodies of 1,000"),
             ):
                 yield measurement(cpu_ratios(taken, others, way), part="P2", name=f"{name}, {what}", unit="x its records a second")
             rates = [count / turn.cpu for turn in taken["records"]]

@@ -196,7 +196,7 @@ _SUMMARY = (
     ("P5", "batches of 100, 10 lanes, rate", "a whole worker, dicts, an empty handler, ten batches at once"),
     ("P6", "100 B, numbers", "body to columns of numbers"),
     ("P11", "batches of 1", "a whole worker, batches of one record"),
-    ("P2", "100 B, both from the body", "body to event bytes, beside LocalStack's poller"),
+    ("P2", "100 B, both from bodies of 1,000", "body to event bytes, beside LocalStack's poller"),
     ("peers: MiniStack", "streamcore beside it, 1 shard, batches of 100", "reading over HTTP, beside MiniStack's own mapping"),
     ("peers: kcl-rs", "streamcore beside it", "reading over HTTP, beside kcl-rs"),
 )

@@ -15,7 +15,7 @@ from typing import Any
 MISSING = {"", "NA"}  # "NA" stands in the file where a value is not known
 
 delays: dict[str, list[int]] = {}  # carrier to [flights, minutes late]
-lock = threading.Lock()  # a ParallelizationFactor above 1 runs this handler in several threads
+lock = threading.Lock()  # several shards, or a ParallelizationFactor above 1, run this handler in several threads
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:  # noqa: ARG001  (Lambda passes a context)

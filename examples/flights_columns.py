@@ -21,7 +21,7 @@ FLIGHT = pl.Struct({"carrier": pl.String, "tailnum": pl.String, "dep_delay": pl.
 MISSING = ["", "NA"]  # "NA" stands in the file where a value is not known
 
 delays: dict[str, list[int]] = {}  # carrier to [flights, minutes late]
-lock = threading.Lock()  # a ParallelizationFactor above 1 runs this handler in several threads
+lock = threading.Lock()  # several shards, or a ParallelizationFactor above 1, run this handler in several threads
 
 
 @streamcore.takes_batch

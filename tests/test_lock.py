@@ -1,13 +1,11 @@
-"""The lock of busy threads. No test sleeps or measures time: a thread that finds the lock taken does what the test says."""
+"""Taking a lock that busy threads want. No test sleeps or measures time: a thread that finds the lock taken does what the test says."""
 
 from __future__ import annotations
 
 import sys
 import threading
 
-import pytest
-
-from streamcore._lock import Lock
+from streamcore._lock import when_free
 
 
 def test_a_thread_that_waits_does_not_get_the_lock_before_it_runs() -> None:
@@ -18,10 +16,10 @@ def test_a_thread_that_waits_does_not_get_the_lock_before_it_runs() -> None:
         found_taken.release()
         assert look_again.acquire(timeout=60)
 
-    lock, got = Lock(pause), threading.Event()
+    lock, got = threading.Lock(), threading.Event()
 
     def wait_for_it() -> None:
-        with lock:
+        with when_free(lock, pause):
             got.set()
 
     waits = threading.Thread(target=wait_for_it)
@@ -38,11 +36,11 @@ def test_a_thread_that_waits_does_not_get_the_lock_before_it_runs() -> None:
     look_again.release()
     assert got.wait(60)
     waits.join()
-    assert lock.acquire(blocking=False)
+    assert not lock.locked()
 
 
 def test_one_thread_at_a_time_has_it() -> None:
-    lock, total, count = Lock(), [0], 3000
+    lock, total, count = threading.Lock(), [0], 3000
     interval = sys.getswitchinterval()
     # Threads lose the interpreter within the lock, too.
     sys.setswitchinterval(1e-6)
@@ -50,7 +48,7 @@ def test_one_thread_at_a_time_has_it() -> None:
 
         def add() -> None:
             for _ in range(count):
-                with lock:
+                with when_free(lock):
                     before = total[0]
                     for _ in range(10):
                         pass
@@ -66,27 +64,16 @@ def test_one_thread_at_a_time_has_it() -> None:
     assert total[0] == 4 * count
 
 
-def test_an_exception_gives_it_back() -> None:
-    lock = Lock()
-    with pytest.raises(ZeroDivisionError), lock:
-        raise ZeroDivisionError
-    assert lock.acquire(blocking=False)
-    assert not lock.acquire(blocking=False)
+def test_an_interrupt_while_waiting_leaves_the_lock_to_its_holder() -> None:
+    lock = threading.Lock()
 
+    def interrupt() -> None:
+        raise KeyboardInterrupt
 
-def test_a_condition_waits_with_it() -> None:
-    lock = Lock()
-    changed = threading.Condition(lock)  # type: ignore[arg-type]  # it is not one of the two that the stub knows
-    box: list[int] = []
-
-    def put() -> None:
-        with lock:
-            box.append(1)
-            changed.notify()
-
-    putting = threading.Thread(target=put)
     with lock:
-        putting.start()
-        assert changed.wait_for(lambda: box, timeout=60)
-        assert not lock.acquire(blocking=False)
-    putting.join()
+        try:
+            with when_free(lock, interrupt):
+                raise AssertionError
+        except KeyboardInterrupt:
+            assert lock.locked()
+    assert not lock.locked()

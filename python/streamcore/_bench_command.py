@@ -277,7 +277,7 @@ def _head(arguments: argparse.Namespace, result: BenchResult) -> str:
     batches = f"batch size {settings['batch_size']:,}, ParallelizationFactor {settings['parallelization_factor']}"
     threads = settings["invocation_threads"]
     if threads is not None:
-        batches += f", {threads} invocation thread{'s' if threads > 1 else ''}"
+        batches += f", {threads:,} invocation thread{'s' if threads > 1 else ''}"
     busy = "" if machine.load_average is None else f"; load {machine.load_average:g} before"
     lines = [
         ("function", arguments.function),

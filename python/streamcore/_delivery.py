@@ -6,10 +6,10 @@ import heapq
 import logging
 import threading
 import time
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 from streamcore._job import backoff_ms
-from streamcore._lock import Lock
+from streamcore._lock import when_free
 from streamcore._log import Rarely, is_told, of_discard, of_error
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class _Line:
 
     __slots__ = ("_number", "changed", "parcels", "threads", "waiting")
 
-    def __init__(self, lock: Lock) -> None:
-        self.changed = threading.Condition(cast("threading.Lock", lock))
+    def __init__(self, lock: threading.Lock) -> None:
+        self.changed = threading.Condition(lock)
         self.parcels: list[tuple[int, int, _Parcel]] = []
         self.threads: set[threading.Thread] = set()
         self.waiting = 0
@@ -86,7 +86,7 @@ class Delivery:
         self._reading_of = reading_of
         self._on_confirmed = on_confirmed
         self._on_failed = on_failed
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._lines: dict[int, _Line] = {}  # by the identity of the destination, which several mappings may share
         self._threaded = False
         self._stopping = False
@@ -99,11 +99,11 @@ class Delivery:
         if reading is None:
             return  # another worker has taken the shard over since the discard was made, and makes it again
         job = reading.job
-        with job.counting:
+        with when_free(job.counting):
             tally, condition = reading.tally, discard.condition
             tally.discards += 1
             tally.discarded_by_condition[condition] = tally.discarded_by_condition.get(condition, 0) + discard.record_count
-        with self._lock:
+        with when_free(self._lock):
             self._waiting += 1
             if job.destination is not None:
                 line = self._lines.get(id(job.destination))
@@ -122,7 +122,7 @@ class Delivery:
     def step(self, now: int) -> bool:
         """Send the discard that is due, if there is one. Returns whether there was."""
         for line in self._lines.values():
-            with self._lock:
+            with when_free(self._lock):
                 parcel = line.pop(now)
             if parcel is not None:
                 self._send(line, parcel)
@@ -131,12 +131,12 @@ class Delivery:
 
     def next_due(self) -> int | None:
         """Return when the next try is due; None where nothing waits for one."""
-        with self._lock:
+        with when_free(self._lock):
             return min((line.parcels[0][0] for line in self._lines.values() if line.parcels), default=None)
 
     def __len__(self) -> int:
         """How many discards are neither delivered nor given up nor dropped."""
-        with self._lock:
+        with when_free(self._lock):
             return self._waiting
 
     # One parcel.
@@ -159,7 +159,7 @@ class Delivery:
         now = self._clock.now_ms()
         left = parcel.deadline - now
         parcel.tries += 1
-        with job.counting:
+        with when_free(job.counting):
             parcel.reading.tally.failed_deliveries += 1
         fields = of_discard(discard, destination=_name_of(parcel), failures=parcel.tries)
         count = self._rarely.count((id(job.destination), type(error)), now)
@@ -179,14 +179,14 @@ class Delivery:
         if _log.isEnabledFor(level):
             text = "%s; try %d to deliver it failed, next in %.1f s: %s"
             _log.log(level, text, _described(discard), parcel.tries, pause / 1000, error, extra={**fields, "retryInMs": pause})
-        with self._lock:
+        with when_free(self._lock):
             line.push(now + pause, parcel)
             self._staff(line)
 
     def _confirm(self, discard: Discard, reading: Reading, how: Literal["delivered", "undelivered", "dropped"]) -> None:
         # Confirmed before it is counted: what counts as done may be saved.
         self._engine.confirm(discard.id, "delivered" if how == "delivered" else "given_up")
-        with reading.job.counting:
+        with when_free(reading.job.counting):
             tally = reading.tally
             if how == "delivered":
                 tally.delivered += 1
@@ -195,7 +195,7 @@ class Delivery:
                 tally.undelivered += how == "undelivered"
                 tally.dropped += how == "dropped"
                 tally.dropped_records += discard.record_count
-        with self._lock:
+        with when_free(self._lock):
             self._waiting -= 1
         self._on_confirmed()
 
@@ -227,7 +227,7 @@ class Delivery:
     def _next(self, line: _Line) -> _Parcel | None:
         """Wait for the next parcel; None where this thread is not needed any more."""
         spare = False
-        with self._lock:
+        with when_free(self._lock):
             while True:
                 now = self._clock.now_ms()
                 parcel = line.pop(now)
@@ -250,7 +250,7 @@ class Delivery:
 
         Deliveries under way are waited for, for so many seconds, or until `aborted`.
         """
-        with self._lock:
+        with when_free(self._lock):
             self._stopping = True
             threads = [thread for line in self._lines.values() for thread in line.threads]
             for line in self._lines.values():

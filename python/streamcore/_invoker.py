@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, cast
 
 from streamcore._failures import FailureLog
 from streamcore._interpret import interpret
-from streamcore._lock import Lock
 from streamcore._log import of_batch, place
 from streamcore._streamcore import Batch, Discard, Outcome, Wait
 from streamcore.errors import UsageError
@@ -70,7 +69,7 @@ class Invoker:
         self._functions: dict[int, Callable[[Batch], Answer | Awaitable[Answer]]] = {}
         self._tallies: list[_Tally] = []
         self._idle = 0
-        self._idle_lock = Lock()
+        self._idle_lock = threading.Lock()
         self._asked = False
         self._threads: list[threading.Thread] = []
         self._threads_max = 0

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
-from streamcore._lock import Lock
+from streamcore._lock import when_free
 from streamcore._tally import Tally
 from streamcore.protocols import StreamDescription
 from streamcore.sources.lineage import Lineage
@@ -108,7 +109,7 @@ class Job(Task):
         self.spent: dict[str, int] = {}  # such shards whose claims are still held, with their handles
         self.children: deque[tuple[str, tuple[str, ...]]] = deque()
         self.readings: dict[str, Reading] = {}  # by shard id: what is in the engine now
-        self.counting = Lock()
+        self.counting = threading.Lock()
         self.tally = Tally()
 
 
@@ -156,7 +157,7 @@ class Reading(Task):
 
     def leave(self) -> None:
         """Be out of the engine. What is still counted of the shard, such as a delivery under way, counts for the mapping."""
-        with self.job.counting:
+        with when_free(self.job.counting):
             self.state = "gone"
             self.job.tally.add(self.tally)
             self.tally = self.job.tally

@@ -1,15 +1,15 @@
-"""A lock for busy threads, which take turns for Python's own."""
+"""Taking a lock that many busy threads want."""
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
-__all__ = ["Lock"]
+__all__ = ["when_free"]
 
 _PAUSE_S = 0.0001
 
@@ -18,49 +18,27 @@ def _pause() -> None:
     time.sleep(_PAUSE_S)
 
 
-class Lock:
-    """A lock that nobody holds while waiting for the interpreter.
+def when_free(lock: threading.Lock, pause: Callable[[], object] = _pause) -> threading.Lock:
+    """Return a lock when nobody holds it, to be taken at once.
 
-    Who waits for a `threading.Lock` gets it before getting the interpreter back, which takes up to 5 ms beside a busy thread
+    Who waits in a `threading.Lock` gets it before getting the interpreter back, which takes up to 5 ms beside a busy thread
     (`sys.getswitchinterval`). The busy thread runs into the lock meanwhile, lets go of the interpreter and waits in its turn: once two
     threads have met, each further use is a hand-over between them, which costs more than most of what the lock is for. Here a thread
     that finds the lock taken lets the others run for a moment and looks again, so the one that runs can take it any number of times.
 
-    It is for a few lines of Python that wait for nothing: whoever holds it has at most lost the interpreter for a moment. The order of
-    those who wait is not kept. It goes with `threading.Condition`.
+    Another thread may still be quicker; then the lock is waited for. It is for locks that are held for a few lines, which as a rule
+    wait for nothing.
 
     Args:
+        lock: what to take.
         pause: lets other threads run.
 
     Example:
-        >>> lock = Lock()
-        >>> with lock:
-        ...     lock.acquire(blocking=False)
-        False
+        >>> lock = threading.Lock()
+        >>> with when_free(lock):
+        ...     lock.locked()
+        True
     """
-
-    __slots__ = ("_pause", "_take", "release")
-
-    def __init__(self, pause: Callable[[], object] = _pause) -> None:
-        lock = threading.Lock()
-        self._take = lock.acquire
-        self.release = lock.release
-        self._pause = pause
-
-    def acquire(self, blocking: bool = True) -> bool:  # noqa: FBT001, FBT002  (as `threading.Condition` calls it)
-        """Take the lock. Returns whether it was taken."""
-        take = self._take
-        while not take(blocking=False):
-            if not blocking:
-                return False
-            self._pause()
-        return True
-
-    def __enter__(self) -> None:
-        """Take the lock."""
-        if not self._take(blocking=False):
-            self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        """Give it back."""
-        self.release()
+    while lock.locked():
+        pause()
+    return lock

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
-from streamcore._lock import Lock
+from streamcore._lock import when_free
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -37,12 +38,12 @@ class Rarely:
     """
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._kinds: dict[Hashable, tuple[int, int]] = {}
 
     def count(self, kind: Hashable, now_ms: int) -> int:
         """Return how many of this kind there were, this one included."""
-        with self._lock:
+        with when_free(self._lock):
             if kind not in self._kinds and len(self._kinds) >= _KINDS_MAX:
                 self._kinds = {kind: last for kind, last in self._kinds.items() if now_ms - last[1] < _ANEW_MS}
                 if len(self._kinds) >= _KINDS_MAX:

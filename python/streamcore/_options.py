@@ -68,7 +68,8 @@ def add_threads(group: Group) -> None:
         "--invocation-threads",
         type=int,
         metavar="N",
-        help="most threads that call the function, 1 to 1000 (one for each shard and unit of ParallelizationFactor, at most 32)",
+        help="most threads that call the function, also one in processes, 1 to 1000 (one for each shard and unit of ParallelizationFactor, "
+        "at most 32)",
     )
 
 

@@ -67,7 +67,8 @@ class Worker:
         clock: tells the time; the system's by default.
         checkpoint_interval_ms: how often checkpoints are saved. With 0 a shard hands nothing out between a completion and its save, so that
             a crash repeats only what was in flight.
-        invocation_threads: most threads that run functions; by default one for each shard and unit of ParallelizationFactor, at most 32.
+        invocation_threads: most threads that run functions, those in processes too; by default one for each shard and unit of
+            ParallelizationFactor, at most 32. A handler that is `async def` needs one for all its calls.
         poll_threads: most threads that read sources. Four do unless answers are slow in coming: a thread waits for each answer under way.
         stop_timeout_s: how long stopping waits for functions to come to an end. The last save has 5 s more.
         owner: names this worker in the store; by default host name, process and a random part.
@@ -109,7 +110,7 @@ class Worker:
         _check("checkpoint_interval_ms", checkpoint_interval_ms, 0, 3_600_000)
         _check("invocation_threads", invocation_threads if invocation_threads is not None else 1, 1, 1000)
         _check("poll_threads", poll_threads, 1, 1000)
-        _check("stop_timeout_s", stop_timeout_s, 0, 86_400)
+        _check("stop_timeout_s", stop_timeout_s, 0, 86_400, whole=False)
         _check("budget_bytes", budget_bytes, 1, 2**62)
         self.seed = secrets.randbits(63) if seed is None else seed
         self.owner = owner or f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
@@ -216,8 +217,8 @@ class Worker:
             )
         _check("running_max", running_max if running_max is not None else 1, 1, 1_000_000)
         _check("discard_tries", discard_tries, 1, 20)
-        _check("discard_budget_s", discard_budget_s, 0, 86_400)
-        _check("window_grace_s", window_grace_s, 0, 86_400)
+        _check("discard_budget_s", discard_budget_s, 0, 86_400, whole=False)
+        _check("window_grace_s", window_grace_s, 0, 86_400, whole=False)
         if on_undeliverable not in ("continue", "block"):
             raise ConfigError(f"on_undeliverable must be 'continue' or 'block', not {on_undeliverable!r}", parameter="on_undeliverable")
         where = mapping.on_failure_destination
@@ -641,7 +642,8 @@ def _nothing() -> None:
     pass
 
 
-def _check(name: str, value: object, smallest: int, largest: int) -> None:
-    """Refuse an option that is no number or out of range."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not smallest <= value <= largest:
-        raise ConfigError(f"{name} must be a number from {smallest} to {largest}, not {value!r}", parameter=name)
+def _check(name: str, value: object, smallest: int, largest: int, *, whole: bool = True) -> None:
+    """Refuse an option that is no number, or no whole number where it must be one, or out of range."""
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not smallest <= value <= largest:
+        kind = "a whole number" if whole else "a number"
+        raise ConfigError(f"{name} must be {kind} from {smallest} to {largest}, not {value!r}", parameter=name)
