@@ -19,7 +19,7 @@ use crate::event::write_seconds;
 use crate::filter::machine::{Machine, NodeId, Outcome, Run};
 use crate::filter::pattern::Alternative;
 use crate::filter::value::Scalar;
-use crate::json::Scanner;
+use crate::json::{Ends, Quotes, Scanner};
 use crate::page::{Format, Page, Record};
 
 /// The most characters of a pattern.
@@ -200,6 +200,7 @@ impl Sieve {
         let wants_data = machines.iter().any(|machine| machine.root_has("data"));
         let mut outcomes = Vec::new();
         let mut bytes = Vec::new();
+        let mut quotes = Vec::new();
         let mut later = page.records().skip(1);
         let passes = page.records().map(|record| match page.format() {
             Format::Kinesis => {
@@ -209,7 +210,7 @@ impl Sieve {
                 let data = wants_data
                     .then(|| record.payload_in(&mut bytes))
                     .flatten()
-                    .and_then(|data| simdutf8::basic::from_utf8(data).ok());
+                    .and_then(|data| Data::of(data, &mut quotes));
                 machines.iter().any(|machine| {
                     Run::new(machine, &mut outcomes)
                         .event(|run, name, node| self.kinesis(run, name, node, record, data))
@@ -234,17 +235,24 @@ impl Sieve {
         name: &str,
         node: NodeId,
         record: Record<'_>,
-        data: Option<&str>,
+        data: Option<Data<'_>>,
     ) -> Option<Outcome> {
         let identity = &self.info.config.identity;
         let text = match name {
-            "data" => return json(run, node, data?.as_bytes()),
+            "data" => {
+                let Data { bytes, quotes } = data?;
+                let scanner = Scanner::lenient(bytes);
+                return match quotes {
+                    Some(quotes) => json(run, node, scanner.with_ends(quotes)),
+                    None => json(run, node, scanner),
+                };
+            }
             "partitionKey" => record.key(),
             "sequenceNumber" => record.sequence().into(),
             "approximateArrivalTimestamp" => {
                 let mut seconds = Vec::new();
                 write_seconds(record.arrival_ms(), &mut seconds);
-                return json(run, node, &seconds);
+                return json(run, node, Scanner::lenient(&seconds));
             }
             "kinesisSchemaVersion" | "eventVersion" => "1.0".into(),
             "eventSource" => "aws:kinesis".into(),
@@ -268,7 +276,7 @@ impl Sieve {
     ) -> Option<Outcome> {
         let identity = &self.info.config.identity;
         let text = match name {
-            "dynamodb" => return json(run, node, record.dynamodb_object()?),
+            "dynamodb" => return json(run, node, Scanner::lenient(record.dynamodb_object()?)),
             "awsRegion" => &identity.aws_region,
             "eventSourceARN" => &identity.event_source_arn,
             _ => {
@@ -283,9 +291,27 @@ impl Sieve {
     }
 }
 
+/// The data of a record of Kinesis, in UTF-8.
+#[derive(Debug, Clone, Copy)]
+struct Data<'a> {
+    bytes: &'a [u8],
+    /// Known where they are plain, as nearly all are.
+    quotes: Option<Quotes<'a>>,
+}
+
+impl<'a> Data<'a> {
+    /// None if they are not UTF-8.
+    fn of(bytes: &'a [u8], memory: &'a mut Vec<u32>) -> Option<Self> {
+        let quotes = Quotes::of(bytes, memory);
+        if quotes.is_none() {
+            simdutf8::basic::from_utf8(bytes).ok()?;
+        }
+        Some(Self { bytes, quotes })
+    }
+}
+
 /// Runs a value that is one JSON text in UTF-8; None if it is not JSON.
-fn json(run: &mut Run<'_>, node: NodeId, text: &[u8]) -> Option<Outcome> {
-    let mut scanner = Scanner::lenient(text);
+fn json<E: Ends>(run: &mut Run<'_>, node: NodeId, mut scanner: Scanner<'_, E>) -> Option<Outcome> {
     let outcome = run.value(&mut scanner, node).ok()?;
     scanner.end().ok()?;
     Some(outcome)

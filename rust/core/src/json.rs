@@ -8,6 +8,7 @@
 
 mod escapes;
 mod number;
+mod quotes;
 mod search;
 
 use std::borrow::Cow;
@@ -15,12 +16,11 @@ use std::borrow::Cow;
 use crate::error::PageError;
 use crate::json::escapes::{escape, escape_end, write_character};
 use crate::json::number::DIGITS_EXACT;
-use crate::json::search::{
-    plain_number_end, plain_string_end, skip_blanks, special, special_or_not_ascii,
-};
+use crate::json::search::{plain_number_end, skip_blanks, special, special_or_not_ascii};
 
 pub(crate) use crate::json::escapes::{escaped, write_escaped};
 pub(crate) use crate::json::number::{Number, OutOfRange};
+pub(crate) use crate::json::quotes::{Ends, Quotes, Search};
 
 /// How deep arrays and objects may be nested: one bit of a `u128` each.
 pub(crate) const DEPTH_MAX: usize = 128;
@@ -41,9 +41,10 @@ pub(crate) struct Text {
 /// Outside of strings only ASCII is let pass. Whether what stands in strings is UTF-8 is looked at where a string is read as text, so
 /// whoever keeps slices of the text has to know that all of it is.
 #[derive(Debug)]
-pub(crate) struct Scanner<'a> {
+pub(crate) struct Scanner<'a, E = Search> {
     bytes: &'a [u8],
     at: usize,
+    ends: E,
     /// Neither white space nor a backslash has been read since this was last set; for [`Self::copy`].
     is_canonical: bool,
     /// Half surrogate pairs are let pass; [`Self::value`] still refuses the strings that have one.
@@ -55,6 +56,7 @@ impl<'a> Scanner<'a> {
         Self {
             bytes,
             at: 0,
+            ends: Search,
             is_canonical: true,
             is_lenient: false,
         }
@@ -65,6 +67,19 @@ impl<'a> Scanner<'a> {
         Self {
             is_lenient: true,
             ..Self::new(bytes)
+        }
+    }
+}
+
+impl<'a, E: Ends> Scanner<'a, E> {
+    /// The same with another way to find where strings end.
+    pub(crate) fn with_ends<F: Ends>(self, ends: F) -> Scanner<'a, F> {
+        Scanner {
+            bytes: self.bytes,
+            at: self.at,
+            ends,
+            is_canonical: self.is_canonical,
+            is_lenient: self.is_lenient,
         }
     }
 
@@ -168,7 +183,7 @@ impl<'a> Scanner<'a> {
     /// Append the value that began at `start` and has been read.
     #[cold]
     fn rewrite(&self, start: usize, out: &mut Vec<u8>) -> Result<()> {
-        let mut again = Scanner { at: start, ..*self };
+        let mut again = Self { at: start, ..*self };
         while again.at < self.at {
             let byte = self.bytes[again.at];
             match byte {
@@ -213,7 +228,7 @@ impl<'a> Scanner<'a> {
             return Err(unexpected(offset, byte, expected));
         }
         let start = offset + 1;
-        if let Some(end) = plain_string_end(self.bytes, start) {
+        if let Some(end) = self.ends.close(self.bytes, offset) {
             self.at = end + 1;
             return Ok(Text {
                 start,
@@ -402,84 +417,103 @@ impl<'a> Scanner<'a> {
     }
 
     /// Read past one value of any type.
-    ///
-    /// This is where most of the time of reading goes. So what it keeps is in variables, not in `self`, and what is rare is done by the
-    /// functions that read values.
     #[inline]
     pub(crate) fn skip(&mut self) -> Result<()> {
         self.skip_inside(0)
     }
 
     /// The same for a value inside of `above` arrays and objects, which count for how deep it may be.
+    #[inline]
     pub(crate) fn skip_inside(&mut self, above: usize) -> Result<()> {
+        if let Some(end) = self.ends.close(self.bytes, self.at) {
+            self.at = end + 1;
+            return Ok(());
+        }
+        self.skip_any(above)
+    }
+
+    /// The same, whatever its type.
+    ///
+    /// This is where most of the time of reading goes. So what it keeps is in variables, not in `self`, and what is rare is done by the
+    /// functions that read values.
+    fn skip_any(&mut self, above: usize) -> Result<()> {
         let bytes = self.bytes;
         let deepest = DEPTH_MAX - above;
-        // Of the levels around: bit i tells whether level i is an object. The loop replaces recursion.
-        let mut objects = 0_u128;
-        let mut is_object = false;
+        // What closes each of the levels around, and the innermost one. The loop replaces recursion.
+        let mut closings = [0; DEPTH_MAX];
+        let mut close = 0;
         let mut depth = 0;
         let mut at = self.at;
         loop {
-            match bytes.get(at) {
-                Some(b'"') => at = self.string_end(bytes, at)?,
-                Some(b'-' | b'0'..=b'9') => {
-                    at = match plain_number_end(bytes, at) {
-                        Some(end) => end,
-                        None => self.after(at, |scanner| scanner.number("a number").map(drop))?,
+            if let Some(end) = self.ends.close(bytes, at) {
+                at = end + 1;
+            } else {
+                match bytes.get(at) {
+                    Some(b'"') => {
+                        at = self.after(at, |scanner| scanner.string("a string").map(drop))?;
                     }
-                }
-                Some(&byte @ (b'{' | b'[')) => {
-                    if depth == deepest {
-                        return Err(PageError::TooDeep {
-                            offset: at,
-                            max: DEPTH_MAX,
-                        });
-                    }
-                    objects = objects << 1 | u128::from(is_object);
-                    depth += 1;
-                    is_object = byte == b'{';
-                    at = self.past_blanks(at + 1);
-                    if bytes.get(at) != Some(&closing(is_object)) {
-                        if is_object {
-                            at = self.name_end(bytes, at)?;
+                    Some(b'1'..=b'9') => {
+                        at = match plain_number_end::<false>(bytes, at) {
+                            Some(end) => end,
+                            None => self.number_end(bytes, at)?,
                         }
+                    }
+                    Some(b'-' | b'0') => at = self.number_end(bytes, at)?,
+                    Some(&byte @ (b'{' | b'[')) => {
+                        if depth == deepest {
+                            return Err(PageError::TooDeep {
+                                offset: at,
+                                max: DEPTH_MAX,
+                            });
+                        }
+                        closings[depth] = close;
+                        depth += 1;
+                        close = closing(byte);
+                        at = self.past_blanks(bytes, at + 1);
+                        if bytes.get(at) != Some(&close) {
+                            if byte == b'{' {
+                                at = self.name_end(bytes, at)?;
+                            }
+                            continue;
+                        }
+                    }
+                    Some(b't') => at = self.word_end(bytes, at, "true")?,
+                    Some(b'f') => at = self.word_end(bytes, at, "false")?,
+                    Some(b'n') => at = self.word_end(bytes, at, "null")?,
+                    Some(b' ' | b'\n' | b'\r' | b'\t') => {
+                        at = self.past_blanks(bytes, at);
                         continue;
                     }
+                    Some(&found) => return Err(unexpected(at, found, "a value")),
+                    None => return Err(self.truncated("a value")),
                 }
-                Some(b't') => at = self.word_end(bytes, at, "true")?,
-                Some(b'f') => at = self.word_end(bytes, at, "false")?,
-                Some(b'n') => at = self.word_end(bytes, at, "null")?,
-                Some(b' ' | b'\n' | b'\r' | b'\t') => {
-                    at = self.past_blanks(at);
-                    continue;
-                }
-                Some(&found) => return Err(unexpected(at, found, "a value")),
-                None => return Err(self.truncated("a value")),
+            }
+            if depth == 0 {
+                self.at = at;
+                return Ok(());
             }
             // A value has ended: close what ends with it, or go on to the next one.
             loop {
-                if depth == 0 {
-                    self.at = at;
-                    return Ok(());
-                }
                 match bytes.get(at) {
                     Some(b',') => {
-                        at = self.past_blanks(at + 1);
-                        if is_object {
+                        at += 1;
+                        if close == b'}' {
                             at = self.name_end(bytes, at)?;
                         }
                         break;
                     }
-                    Some(&byte) if byte == closing(is_object) => {
+                    Some(&byte) if byte == close => {
                         at += 1;
-                        is_object = objects & 1 == 1;
-                        objects >>= 1;
                         depth -= 1;
+                        close = closings[depth];
+                        if depth == 0 {
+                            self.at = at;
+                            return Ok(());
+                        }
                     }
-                    Some(b' ' | b'\n' | b'\r' | b'\t') => at = self.past_blanks(at),
+                    Some(b' ' | b'\n' | b'\r' | b'\t') => at = self.past_blanks(bytes, at),
                     _ => {
-                        let expected = if is_object { ", or }" } else { ", or ]" };
-                        let close = closing(is_object);
+                        let expected = if close == b'}' { ", or }" } else { ", or ]" };
                         return self
                             .after(at, |scanner| scanner.goes_on(close, expected).map(drop))
                             .map(drop);
@@ -489,25 +523,44 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Where the string that begins at `at` ends.
-    #[inline]
-    fn string_end(&mut self, bytes: &[u8], at: usize) -> Result<usize> {
-        if let Some(end) = plain_string_end(bytes, at + 1) {
-            return Ok(end + 1);
+    /// Where the number that begins at `at` ends.
+    #[inline(never)]
+    fn number_end(&mut self, bytes: &[u8], at: usize) -> Result<usize> {
+        match plain_number_end::<true>(bytes, at) {
+            Some(end) => Ok(end),
+            None => self.after(at, |scanner| scanner.number("a number").map(drop)),
         }
-        self.after(at, |scanner| scanner.string("a string").map(drop))
     }
 
     /// Where the value of a member begins, whose name begins at `at`; blanks perhaps before either.
     #[inline]
     fn name_end(&mut self, bytes: &[u8], at: usize) -> Result<usize> {
-        if bytes.get(at) == Some(&b'"')
-            && let Some(end) = plain_string_end(bytes, at + 1)
-            && bytes.get(end + 1) == Some(&b':')
-        {
-            return Ok(end + 2);
+        match self.plain_name_end(bytes, at) {
+            Some(end) => Ok(end),
+            None => self.name_end_far(bytes, at),
         }
-        self.after(at, |scanner| scanner.name_apart().map(drop))
+    }
+
+    /// The same if nothing is escaped in the name and nothing stands between.
+    #[inline]
+    fn plain_name_end(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
+        let ends = self.ends;
+        if let Some(end) = self.ends.close(bytes, at) {
+            if bytes.get(end + 1) == Some(&b':') {
+                return Some(end + 2);
+            }
+            self.ends = ends;
+        }
+        None
+    }
+
+    #[inline(never)]
+    fn name_end_far(&mut self, bytes: &[u8], at: usize) -> Result<usize> {
+        let at = self.past_blanks(bytes, at);
+        match self.plain_name_end(bytes, at) {
+            Some(end) => Ok(end),
+            None => self.after(at, |scanner| scanner.name_apart().map(drop)),
+        }
     }
 
     #[inline]
@@ -520,11 +573,11 @@ impl<'a> Scanner<'a> {
 
     /// Where the next byte stands that is no white space.
     #[inline]
-    fn past_blanks(&mut self, at: usize) -> usize {
-        if self.bytes.get(at).is_some_and(|byte| *byte > b' ') {
+    fn past_blanks(&mut self, bytes: &[u8], at: usize) -> usize {
+        if bytes.get(at).is_some_and(|byte| *byte > b' ') {
             return at;
         }
-        let next = skip_blanks(self.bytes, at);
+        let next = skip_blanks(bytes, at);
         self.is_canonical &= next == at;
         next
     }
@@ -540,18 +593,14 @@ impl<'a> Scanner<'a> {
     /// Read a name and the colon after it.
     #[inline]
     pub(crate) fn name(&mut self) -> Result<Text> {
-        if self.bytes.get(self.at) == Some(&b'"') {
-            let start = self.at + 1;
-            if let Some(end) = plain_string_end(self.bytes, start)
-                && self.bytes.get(end + 1) == Some(&b':')
-            {
-                self.at = end + 2;
-                return Ok(Text {
-                    start,
-                    end,
-                    escaped: false,
-                });
-            }
+        let start = self.at + 1;
+        if let Some(end) = self.plain_name_end(self.bytes, self.at) {
+            self.at = end;
+            return Ok(Text {
+                start,
+                end: end - 2,
+                escaped: false,
+            });
         }
         self.name_apart()
     }
@@ -613,10 +662,10 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// What closes an object or an array.
+/// What closes what a byte opens, an object or an array.
 #[inline]
-fn closing(is_object: bool) -> u8 {
-    if is_object { b'}' } else { b']' }
+fn closing(open: u8) -> u8 {
+    open + 2
 }
 
 #[cold]

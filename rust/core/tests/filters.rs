@@ -489,6 +489,36 @@ proptest! {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    /// Of data that are plain ASCII the ends of strings are known before they are read; of others they are looked for.
+    #[test]
+    fn data_are_json_or_match_nothing(text in nearly_json()) {
+        let plain = text.replace(['\n', '\t'], " ").replace('é', "e").replace(r"\u00e9", "e").replace('\\', "");
+        let texts: Vec<String> = [text, plain]
+            .iter()
+            .flat_map(|text| [
+                text.clone(),
+                format!(r#"{{"it":{text},"and":[{text},{text}],"k":"v"}}"#),
+                format!(r#"{{ "k" : "v" , "it" :{{"a":{text}, "b" : {text} }} }}"#),
+                format!(r#"{{"k":"v","far":{{"a text of more than sixteen bytes":"and another one that is longer than that"}},"it":{text}}}"#),
+            ])
+            .collect();
+        let bytes: Vec<&[u8]> = texts.iter().map(String::as_bytes).collect();
+        let json: Vec<String> = (1..)
+            .zip(&texts)
+            .filter(|(_, text)| serde_json::from_str::<serde_json::Value>(text).is_ok())
+            .map(|(number, _)| i32::to_string(&number))
+            .collect();
+        let absent = passes(data(r#"{"other": [{"exists": false}]}"#), payloads(&bytes));
+        prop_assert_eq!(&absent, &json, "{:?}", &texts);
+        let found = passes(data(r#"{"k": ["v"]}"#), payloads(&bytes));
+        let with_k: Vec<&String> = json.iter().filter(|number| *number != "1" && *number != "5").collect();
+        prop_assert_eq!(found.iter().filter(|number| *number != "1" && *number != "5").collect::<Vec<_>>(), with_k, "{:?}", &texts);
+    }
+}
+
+proptest! {
     /// Through restarts under other filters and factors: nothing that passes is lost, the first successes of a key are in order, and the
     /// watermark waits for nothing that is filtered out.
     #[test]

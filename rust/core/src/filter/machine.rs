@@ -10,7 +10,7 @@
 use crate::error::PageError;
 use crate::filter::pattern::{Alternative, Need};
 use crate::filter::value::{Scalar, Test};
-use crate::json::{DEPTH_MAX, Scanner};
+use crate::json::{DEPTH_MAX, Ends, Scanner};
 
 type Result<T> = std::result::Result<T, PageError>;
 
@@ -210,7 +210,11 @@ impl Node {
     fn place(&self, name: &[u8]) -> Option<usize> {
         if self.children.len() <= 8 {
             let mut children = self.children.iter();
-            return children.position(|child| child.name.as_bytes() == name);
+            // Most names are others: their lengths and first bytes are compared before a call compares the rest.
+            return children.position(|child| {
+                let known = child.name.as_bytes();
+                known.len() == name.len() && known.first() == name.first() && known == name
+            });
         }
         self.children
             .binary_search_by(|child| child.name.as_bytes().cmp(name))
@@ -311,7 +315,11 @@ impl<'a> Run<'a> {
     }
 
     /// Reads a value of any type.
-    pub(crate) fn value(&mut self, scanner: &mut Scanner<'_>, node: NodeId) -> Result<Outcome> {
+    pub(crate) fn value<E: Ends>(
+        &mut self,
+        scanner: &mut Scanner<'_, E>,
+        node: NodeId,
+    ) -> Result<Outcome> {
         let here = &self.machine.nodes[node];
         let (byte, offset) = scanner.peek("a value")?;
         match byte {
@@ -361,7 +369,12 @@ impl<'a> Run<'a> {
     }
 
     /// Reads an object. Of members of the same name the last one counts, as for a function that parses the text.
-    fn members(&mut self, scanner: &mut Scanner<'_>, node: NodeId, base: usize) -> Result<()> {
+    fn members<E: Ends>(
+        &mut self,
+        scanner: &mut Scanner<'_, E>,
+        node: NodeId,
+        base: usize,
+    ) -> Result<()> {
         let here = &self.machine.nodes[node];
         let mut more = scanner.opens(b'{', b'}')?;
         while more {
@@ -383,7 +396,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn elements(&mut self, scanner: &mut Scanner<'_>, node: NodeId) -> Result<Outcome> {
+    fn elements<E: Ends>(&mut self, scanner: &mut Scanner<'_, E>, node: NodeId) -> Result<Outcome> {
         let mut all = Outcome::default();
         let mut more = scanner.opens(b'[', b']')?;
         while more {

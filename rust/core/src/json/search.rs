@@ -24,7 +24,16 @@ pub(super) fn plain_string_end(bytes: &[u8], start: usize) -> Option<usize> {
 /// The same for other strings.
 #[inline(never)]
 fn plain_string_end_far(bytes: &[u8], start: usize) -> Option<usize> {
-    let end = special(bytes, start);
+    let mut end = start;
+    if let Some(words) = bytes.get(start..).and_then(<[u8]>::first_chunk::<32>) {
+        let (words, _) = words.as_chunks();
+        let [low, high] = [0, 1].map(|word| marks::<false>(&words[word]).to_bitmask());
+        end += (low | high << 16).trailing_zeros() as usize;
+        if end < start + 32 {
+            return (bytes.get(end) == Some(&b'"')).then_some(end);
+        }
+    }
+    let end = special(bytes, end);
     (bytes.get(end) == Some(&b'"')).then_some(end)
 }
 
@@ -101,21 +110,23 @@ pub(super) fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
 /// Where a number without an exponent ends; None for what is no such number, and for one that cannot be told so quickly. It begins with
 /// a digit or a sign.
 #[inline]
-pub(super) fn plain_number_end(bytes: &[u8], start: usize) -> Option<usize> {
+pub(super) fn plain_number_end<const ANY: bool>(bytes: &[u8], start: usize) -> Option<usize> {
     let word = bytes.get(start..)?.first_chunk()?;
     // As for strings, the end does not wait for what the bytes are: a sign is let pass, and looked at beside.
     let others = others_than_digits(word) & !1;
     let digits = others.trailing_zeros() as usize;
-    let sign = usize::from(bytes[start] == b'-');
-    if digits <= sign || bytes[start + sign] == b'0' && digits > sign + 1 {
-        return None;
+    if ANY {
+        let sign = usize::from(bytes[start] == b'-');
+        if digits <= sign || bytes[start + sign] == b'0' && digits > sign + 1 {
+            return None;
+        }
     }
     let mut end = start + digits;
     let mut next = *word.get(digits)?;
     if next == b'.' {
         let others = others & (others - 1);
         if others == 0 {
-            end = skip_digits(bytes, start + word.len());
+            end = digits_end(bytes, start + word.len());
             (end > start + digits + 1).then_some(())?;
         } else {
             let all = others.trailing_zeros() as usize;
@@ -133,6 +144,18 @@ fn skip_digits(bytes: &[u8], mut at: usize) -> usize {
         at += 1;
     }
     at
+}
+
+/// The same for the rest of a long number, whose length cannot be guessed: one more word tells it at once.
+#[inline]
+fn digits_end(bytes: &[u8], at: usize) -> usize {
+    if let Some(word) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        let others = others_than_digits(word);
+        if others != 0 {
+            return at + others.trailing_zeros() as usize;
+        }
+    }
+    skip_digits(bytes, at)
 }
 
 #[inline]
@@ -207,7 +230,7 @@ mod tests {
                             && !exponent.to_ascii_lowercase().starts_with('e');
                         for rest in ["", "}", ", 1234567890123456"] {
                             let text = format!("{number}{exponent}{rest}");
-                            let end = plain_number_end(text.as_bytes(), 0);
+                            let end = plain_number_end::<true>(text.as_bytes(), 0);
                             if is_number
                                 && sign.len() + whole.len() < 16
                                 && text.len() > number.len() + 16
