@@ -237,7 +237,7 @@ impl Batch {
     pub fn index_of(&self, sequence_number: &str) -> Option<usize> {
         self.records()
             .iter()
-            .position(|record| record.sequence() == sequence_number)
+            .position(|record| record.as_bytes().sequence == sequence_number.as_bytes())
     }
 
     /// How many bytes [`Self::write_json`] writes; with a tumbling window up to two fewer are written.

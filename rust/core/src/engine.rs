@@ -588,6 +588,9 @@ impl Engine {
         let key = &place.shard.config().key;
         let name = (key.mapping_uuid.clone(), key.shard_id.clone());
         self.names.remove(&name);
+        if place.listed {
+            self.unsaved.retain(|listed| *listed != shard);
+        }
         self.standing.take_off(place.standing);
         self.bytes -= place.counted;
         self.reserved -= place.reserved.unwrap_or(0);

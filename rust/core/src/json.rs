@@ -640,6 +640,29 @@ impl<'a, E: Ends> Scanner<'a, E> {
         })
     }
 
+    /// Read the rest of a string without escapes, from behind its opening quote. What is not ASCII is looked at.
+    #[inline]
+    pub(crate) fn plain_text_rest(&mut self) -> Option<Text> {
+        self.plain_string_rest().or_else(|| self.text_rest())
+    }
+
+    /// The same for a string that is not ASCII.
+    #[cold]
+    fn text_rest(&mut self) -> Option<Text> {
+        let start = self.at;
+        let end = special(self.bytes, start);
+        if self.bytes.get(end) != Some(&b'"') {
+            return None;
+        }
+        self.text(start, end).ok()?;
+        self.at = end + 1;
+        Some(Text {
+            start,
+            end,
+            escaped: false,
+        })
+    }
+
     /// Go back to where it has been before.
     pub(crate) fn return_to(&mut self, offset: usize) {
         self.at = offset;

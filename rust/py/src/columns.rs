@@ -192,29 +192,33 @@ fn gather<'a, O: TryFrom<usize>>(
     Ok((out, offsets))
 }
 
-fn texts<'a, O: TryFrom<usize>, T: AsRef<str>>(
-    records: &'a Records,
-    text: impl Fn(&streamcore::Record<'a>) -> T,
+fn texts<O: TryFrom<usize>>(
+    records: &Records,
+    push: impl Fn(&streamcore::Record<'_>, &mut Vec<u8>),
 ) -> Gathered<O> {
     gather(records, 32 * records.len(), |record, out| {
-        out.extend_from_slice(text(record).as_ref().as_bytes());
+        push(record, out);
         Ok(())
     })
 }
 
 fn sequences<O: TryFrom<usize>>(records: &Records) -> Gathered<O> {
-    texts(records, streamcore::Record::sequence)
+    texts(records, |record, out| {
+        out.extend_from_slice(record.as_bytes().sequence);
+    })
 }
 
 fn keys<O: TryFrom<usize>>(records: &Records) -> Gathered<O> {
-    texts(records, streamcore::Record::key)
+    texts(records, |record, out| {
+        out.extend_from_slice(record.key().as_bytes());
+    })
 }
 
 fn payloads<O: TryFrom<usize>>(records: &Records) -> Gathered<O> {
     // Base64 is 4 characters for 3 bytes.
     let bytes = records.iter().map(|record| match record.dynamodb_json() {
         Some(object) => object.len(),
-        None => record.data_base64().len() / 4 * 3,
+        None => record.as_bytes().data_base64.len() / 4 * 3,
     });
     gather(records, bytes.sum(), streamcore::Record::payload_into)
 }
@@ -251,8 +255,12 @@ fn table(batch: &streamcore::Batch) -> Result<ArrowArray, (usize, PageError)> {
         ],
         Format::DynamoDb => {
             vec![
-                strings(texts(records, |record| event(record).0))?,
-                strings(texts(records, |record| event(record).1))?,
+                strings(texts(records, |record, out| {
+                    out.extend_from_slice(event(record).0.as_bytes());
+                }))?,
+                strings(texts(records, |record, out| {
+                    out.extend_from_slice(event(record).1.as_bytes());
+                }))?,
                 strings(sequences(records))?,
                 arrivals,
                 strings(payloads(records))?,

@@ -1,6 +1,6 @@
 //! The objects of events, bytes, texts and lists, made with the calls of `CPython` that fill them in place.
 //!
-//! Beside `arrow` this is the one module with `unsafe`. What all of it rests on: the interpreter is attached, of which `py` is the
+//! What its `unsafe` rests on, apart from hints to the processor, which rest on nothing: the interpreter is attached, of which `py` is the
 //! proof, and a pointer that a call gives is owned by a `Bound` before anything else is done.
 #![expect(
     unsafe_code,
@@ -80,12 +80,13 @@ pub(crate) fn bytes(
     Ok(made)
 }
 
-/// Has the processor fetch what will be read soon.
+/// Has the processor fetch what will be read soon, the beginning where it is long: the caches hold more than one record.
 #[inline]
 pub(crate) fn fetch_ahead(bytes: &[u8]) {
     /// What a processor fetches at once.
     const LINE_BYTES: usize = 64;
-    for line in bytes.chunks(LINE_BYTES) {
+    const LINES_MAX: usize = 2048;
+    for line in bytes.chunks(LINE_BYTES).take(LINES_MAX) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: it is a hint, which reads nothing and may name any address.
         unsafe {

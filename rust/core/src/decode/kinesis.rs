@@ -23,7 +23,8 @@ pub(crate) fn decode(body: &[u8]) -> Result<Decoded> {
 fn read(body: &[u8]) -> Result<Decoded> {
     let mut decoded = Decoded::default();
     let mut has_records = false;
-    // Up to here the body is known to be UTF-8. Plain records are ASCII, and nothing that is UTF-8 begins before one and ends in it.
+    // Up to here the body is known to be UTF-8. Plain records are ASCII, apart from keys, which are looked at one by one; and no
+    // character begins before a record and ends in it.
     let mut checked = 0;
     let mut scanner = Scanner::new(body);
     let start = scanner.object(|scanner, name| match &*scanner.value_bytes(name)? {
@@ -89,8 +90,8 @@ fn read(body: &[u8]) -> Result<Decoded> {
     Ok(decoded)
 }
 
-/// A record as AWS writes most of them: no blank, no escape, no other member, nothing but ASCII. None for any other and for what is wrong: [`record`] reads
-/// those, and says what is wrong.
+/// A record as AWS writes most of them: no blank, no escape, no other member, nothing but ASCII apart from the key. None for any other
+/// and for what is wrong: [`record`] reads those, and says what is wrong.
 #[inline]
 fn plain_record(scanner: &mut Scanner<'_>) -> Option<Entry> {
     let (mut key, mut sequence, mut data, mut arrival) = (None, None, None, None);
@@ -101,7 +102,7 @@ fn plain_record(scanner: &mut Scanner<'_>) -> Option<Entry> {
         if scanner.exactly(br#""Data":""#) {
             data = Some(scanner.plain_string_rest()?);
         } else if scanner.exactly(br#""PartitionKey":""#) {
-            key = Some(scanner.plain_string_rest()?);
+            key = Some(scanner.plain_text_rest()?);
         } else if scanner.exactly(br#""SequenceNumber":""#) {
             sequence = Some(scanner.plain_string_rest()?);
         } else if scanner.exactly(br#""ApproximateArrivalTimestamp":"#) {

@@ -379,12 +379,8 @@ impl<'a> Run<'a> {
         let mut more = scanner.opens(b'{', b'}')?;
         while more {
             let name = scanner.name()?;
-            let place = if name.escaped {
-                let name = scanner.value(name);
-                name.ok().and_then(|name| here.place(name.as_bytes()))
-            } else {
-                here.place(scanner.raw(name))
-            };
+            let place = scanner.value_bytes(name).ok();
+            let place = place.and_then(|name| here.place(&name));
             match place {
                 Some(place) => {
                     self.outcomes[base + place] = self.value(scanner, here.children[place].node)?;

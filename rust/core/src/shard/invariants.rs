@@ -27,7 +27,7 @@ impl Shard {
         self.heads.check();
         for (index, lane) in self.lanes.iter().enumerate() {
             self.check_order(index, lane);
-            self.check_work(lane, self.heads[index]);
+            self.check_work(index, lane, self.heads[index]);
         }
         self.check_completion(&live);
         self.check_window();
@@ -56,7 +56,7 @@ impl Shard {
         }
     }
 
-    fn check_work(&self, lane: &Lane, head: Head) {
+    fn check_work(&self, index: usize, lane: &Lane, head: Head) {
         let first = lane
             .front()
             .map(|run| self.buffer.ordinal(run.slot, run.start));
@@ -91,7 +91,7 @@ impl Shard {
                     in_flight.is_at(&records),
                     "I10: a batch in flight and its lane have the same records in the same pages"
                 );
-                let window = self.window_of(0);
+                let window = self.window_of(index);
                 records.write_event(&self.info.template, window.as_ref(), &mut event);
                 let counted = records.event_bytes(&self.info.template, window.as_ref());
                 let spare = counted.checked_sub(event.len());
