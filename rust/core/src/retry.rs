@@ -153,6 +153,11 @@ impl Work {
         self.runs.take(records)
     }
 
+    /// The last run of the first records.
+    pub(crate) fn last_of_first(&self, records: u32) -> Option<Run> {
+        self.runs.last_of_first(records)
+    }
+
     fn push(&mut self, frame: Frame) {
         self.below.extend(self.top.replace(frame));
     }

@@ -38,6 +38,16 @@ impl Runs {
         })
     }
 
+    /// The last of what [`Self::take`] gives.
+    pub(crate) fn last_of_first(&self, records: u32) -> Option<Run> {
+        let first = self.first?;
+        if records == 0 || records > first.len() {
+            return self.take(records).last();
+        }
+        let end = first.start + records;
+        Some(Run { end, ..first })
+    }
+
     pub(crate) fn push_back(&mut self, run: Run) {
         if self.first.is_none() {
             self.first = Some(run);

@@ -86,13 +86,7 @@ impl Shard {
             if self.lanes[lane].work.is_none() {
                 continue;
             }
-            self.settle(lane, now);
-            // What expired just now may have to be saved first.
-            if self.outbox.is_empty()
-                && self.may_hand_out()
-                && self.heads[lane].state == LaneState::Ready
-                && self.lanes[lane].work.is_some()
-            {
+            if self.is_settled(lane) || self.settles_to_hand_out(lane, now) {
                 let batch = self.hand_out(lane, now);
                 self.after_step();
                 return Some(Task::Run(batch));
@@ -100,6 +94,24 @@ impl Shard {
             self.note_if_ended();
             self.after_step();
         }
+    }
+
+    /// Whether time changes nothing of a batch that is ready: neither its age nor a window is looked at.
+    fn is_settled(&self, index: usize) -> bool {
+        let work = self.lanes[index].work.as_ref();
+        let plain = work.is_some_and(|work| {
+            work.window.is_none() && work.top().is_some_and(|top| top.fate == Fate::Invoke)
+        });
+        plain && self.window.is_none() && self.age_limit().is_none()
+    }
+
+    fn settles_to_hand_out(&mut self, index: usize, now: i64) -> bool {
+        self.settle(index, now);
+        // What expired just now may have to be saved first.
+        self.outbox.is_empty()
+            && self.may_hand_out()
+            && self.heads[index].state == LaneState::Ready
+            && self.lanes[index].work.is_some()
     }
 
     fn cut(&mut self, index: usize, now: i64) {
@@ -249,7 +261,7 @@ impl Shard {
         self.after_step();
         Ok(Finished {
             stale: false,
-            discards: self.outbox.drain(..).collect(),
+            discards: std::mem::take(&mut self.outbox).into(),
         })
     }
 
@@ -610,7 +622,7 @@ impl Shard {
         self.counters.discarded += u64::from(len);
         self.counters.discards += 1;
         let work = self.lanes[index].work.as_ref();
-        let last = work.and_then(|work| work.first_runs(len).last());
+        let last = work.and_then(|work| work.last_of_first(len));
         let last = last.map(|run| {
             let slot = self.buffer.slot(run.slot);
             slot.leaf.page.position(to_usize(slot.index(run.end - 1)))
@@ -648,7 +660,7 @@ impl Shard {
     fn complete(&mut self, index: usize, records: u32) {
         let lane = &mut self.lanes[index];
         let work = lane.work.as_ref();
-        let last = work.and_then(|work| work.first_runs(records).last());
+        let last = work.and_then(|work| work.last_of_first(records));
         let last = last.map(|run| {
             let leaf = &self.buffer.slot(run.slot).leaf;
             let at = to_usize(leaf.order[to_usize(run.end - 1)]);
