@@ -92,13 +92,13 @@ pub enum Outcome {
     /// All are complete.
     Success,
     /// The function ran and all have failed. Spends an attempt.
-    Failure(Response),
+    Failure(Box<Response>),
     /// Those before `index` are complete, those from it on have failed.
     Partial {
         /// Index in the batch of the first record that failed.
         index: u32,
         /// What the function's service said.
-        response: Response,
+        response: Box<Response>,
     },
     /// The function did not run: a throttle or an error of the service. Spends nothing.
     Throttled,

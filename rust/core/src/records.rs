@@ -10,6 +10,7 @@ use crate::batch::around_bytes;
 use crate::buffer::{Buffer, Leaf, Run, to_usize};
 use crate::event::{EventTemplate, Sink};
 use crate::page::{Page, Record};
+use crate::retry::Work;
 use crate::window::Window;
 
 /// Records of one lane in order, and the pages that they are in, which it keeps in memory. To copy it copies no record.
@@ -67,6 +68,17 @@ impl Records {
             }
         };
         Self { slices, len }
+    }
+
+    /// The records of the next invocation of a batch.
+    pub(crate) fn of_work(buffer: &Buffer, work: &Work) -> Self {
+        match work.top_run() {
+            Some(run) => Self {
+                slices: Slices::One(Slice::of(buffer, run)),
+                len: run.len(),
+            },
+            None => Self::of(buffer, work.top_runs()),
+        }
     }
 
     /// The same records in a page of their own, and the bytes that it takes.

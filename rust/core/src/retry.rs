@@ -148,6 +148,11 @@ impl Work {
         self.first_runs(self.top().map_or(0, Frame::len))
     }
 
+    /// The same as one run, where it is one.
+    pub(crate) fn top_run(&self) -> Option<Run> {
+        self.runs.prefix(self.top().map_or(0, Frame::len))
+    }
+
     /// The runs of the first records.
     pub(crate) fn first_runs(&self, records: u32) -> impl Iterator<Item = Run> {
         self.runs.take(records)

@@ -71,7 +71,7 @@ pub enum Task {
     /// Invoke the function with it, then call `finish`.
     Run(Batch),
     /// Deliver it, then call `confirm`.
-    Deliver(Discard),
+    Deliver(Box<Discard>),
 }
 
 /// What [`Shard::finish`] led to.

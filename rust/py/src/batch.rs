@@ -240,13 +240,13 @@ fn response(
     status_code: u16,
     executed_version: Option<String>,
     request_id: Option<String>,
-) -> Response {
-    Response {
+) -> Box<Response> {
+    Box::new(Response {
         status_code,
         executed_version,
         function_error,
         request_id,
-    }
+    })
 }
 
 fn returned(state: Option<&[u8]>, ends_window: bool) -> Option<ReturnedState> {
@@ -260,10 +260,10 @@ impl Outcome {
     /// The function raised.
     pub(crate) fn unhandled() -> Self {
         Self {
-            outcome: streamcore::Outcome::Failure(Response {
+            outcome: streamcore::Outcome::Failure(Box::new(Response {
                 function_error: Some("Unhandled".to_owned()),
                 ..Response::default()
-            }),
+            })),
             returned: None,
         }
     }

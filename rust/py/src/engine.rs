@@ -116,7 +116,7 @@ impl State {
                 }
                 None => Err(usage("the shard of a batch is gone")),
             },
-            Taken::Task(Task::Deliver(discard)) => Ok(Next::Deliver(Discard { discard })),
+            Taken::Task(Task::Deliver(discard)) => Ok(Next::Deliver(discard)),
             Taken::Wait(at) => {
                 self.idle = true;
                 TOLD.set(Told {
@@ -236,7 +236,7 @@ impl Engine {
 /// What [`Engine::next`] gives.
 pub(crate) enum Next {
     Run(Batch),
-    Deliver(Discard),
+    Deliver(Box<streamcore::Discard>),
     Wait(Option<i64>),
 }
 
@@ -405,7 +405,7 @@ impl Engine {
     ) -> PyResult<Py<PyAny>> {
         Ok(match self.next(py, now)? {
             Next::Run(batch) => Py::new(py, batch)?.into_any(),
-            Next::Deliver(discard) => Py::new(py, discard)?.into_any(),
+            Next::Deliver(discard) => Py::new(py, Discard { discard: *discard })?.into_any(),
             Next::Wait(at) => Py::new(py, Wait { at })?.into_any(),
         })
     }

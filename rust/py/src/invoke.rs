@@ -30,7 +30,7 @@ impl Calls<'_, '_> {
             let batch = match next {
                 Next::Run(batch) => batch,
                 Next::Deliver(discard) => {
-                    self.on_discard.call1((discard,))?;
+                    self.on_discard.call1((Discard { discard: *discard },))?;
                     next = engine.next(py, now)?;
                     continue;
                 }

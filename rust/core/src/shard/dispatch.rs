@@ -74,7 +74,7 @@ impl Shard {
     pub fn take(&mut self, now: i64) -> Option<Task> {
         loop {
             if let Some(discard) = self.outbox.pop_front() {
-                return Some(Task::Deliver(discard));
+                return Some(Task::Deliver(Box::new(discard)));
             }
             if !self.may_hand_out() {
                 return None;
@@ -149,7 +149,7 @@ impl Shard {
             .work
             .as_ref()
             .expect("a lane that hands out has a batch in work");
-        let records = Records::of(&self.buffer, work.top_runs());
+        let records = Records::of_work(&self.buffer, work);
         let top = lane
             .work
             .as_mut()
@@ -259,10 +259,11 @@ impl Shard {
         }
         self.note_if_ended();
         self.after_step();
-        Ok(Finished {
-            stale: false,
-            discards: std::mem::take(&mut self.outbox).into(),
-        })
+        let mut finished = Finished::default();
+        if self.has_discards() {
+            finished.discards.extend(self.outbox.drain(..));
+        }
+        Ok(finished)
     }
 
     pub(super) fn work(&mut self, index: usize) -> &mut Work {
@@ -292,7 +293,7 @@ impl Shard {
         self.settle(index, now);
     }
 
-    fn fail(&mut self, index: usize, response: Response, now: i64) {
+    fn fail(&mut self, index: usize, response: Box<Response>, now: i64) {
         let bisect = self.mapping().bisect_batch_on_function_error;
         let top = self
             .work(index)
@@ -300,7 +301,7 @@ impl Shard {
             .expect("a batch in work has a frame");
         top.attempts += 1;
         top.throttles = 0;
-        top.response = Some(Box::new(response));
+        top.response = Some(response);
         let (records, attempts) = (top.len(), top.attempts);
         self.note(|| Event::Failed {
             lane: lane_number(index),
@@ -328,8 +329,8 @@ impl Shard {
             self.settle(index, now);
         } else if len > 1 {
             let work = self.lanes[index].work.as_ref();
-            let runs = work.expect("a batch in work").top_runs();
-            let at = Records::of(&self.buffer, runs).half_by_bytes(&self.info.template);
+            let work = work.expect("a batch in work");
+            let at = Records::of_work(&self.buffer, work).half_by_bytes(&self.info.template);
             self.split(index, at, len);
         } else {
             let top = self
@@ -438,7 +439,7 @@ impl Shard {
                 .work
                 .as_ref()
                 .expect("only a batch in work is parked");
-            let records = Records::of(&self.buffer, work.top_runs());
+            let records = Records::of_work(&self.buffer, work);
             let closing = work.top().and_then(|top| top.closing);
             let oldest = closing.or_else(|| records.iter().map(|record| record.arrival_ms()).min());
             until = until.min(oldest.map_or(until, |arrival| {
@@ -542,7 +543,7 @@ impl Shard {
             }
             return stale;
         }
-        let records = Records::of(&self.buffer, work.top_runs());
+        let records = Records::of_work(&self.buffer, work);
         let fates: Vec<Fate> = records
             .iter()
             .map(|record| {

@@ -236,7 +236,7 @@ fn a_page_behind_a_parked_lane_is_compacted() {
                     .iter()
                     .any(|record| record.sequence() == "250");
                 let outcome = if stuck {
-                    Outcome::Failure(Response::default())
+                    Outcome::Failure(Box::default())
                 } else {
                     Outcome::Success
                 };

@@ -233,7 +233,7 @@ impl World {
 
     fn finish(&mut self, batch: &Batch, how: How) {
         let numbers_of = batch_numbers(batch);
-        let response = Response::default();
+        let response = Box::default();
         let last = u32::try_from(numbers_of.len()).unwrap() - 1;
         let (outcome, done) = match how {
             How::Success => (Outcome::Success, numbers_of.len()),

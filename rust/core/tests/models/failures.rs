@@ -193,7 +193,7 @@ fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
                 counted.ages_sent_ms += now.unsigned_abs();
                 now += 3;
                 counted.ages_ms += now.unsigned_abs();
-                let response = Response::default();
+                let response = Box::default();
                 let outcome = match answer(&mut bad, &numbers_of) {
                     None => Outcome::Success,
                     Some((How::Raise, _)) => Outcome::Failure(response),

@@ -33,7 +33,7 @@ fn answer() -> impl Strategy<Value = Answer> {
 
 impl Answer {
     fn outcome(self, batch: &Batch) -> Outcome {
-        let response = Response::default();
+        let response = Box::default();
         match self {
             Self::Success => Outcome::Success,
             Self::Failure => Outcome::Failure(response),

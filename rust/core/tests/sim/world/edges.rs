@@ -335,7 +335,7 @@ impl World {
             let index = len + u32::try_from(self.rng.below(3)).unwrap();
             let wrong = Outcome::Partial {
                 index,
-                response: Response::default(),
+                response: Box::default(),
             };
             self.refused(
                 flight.ticket,
