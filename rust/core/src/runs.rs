@@ -40,8 +40,7 @@ impl Runs {
 
     /// The last of what [`Self::take`] gives.
     pub(crate) fn last_of_first(&self, records: u32) -> Option<Run> {
-        self.prefix(records)
-            .or_else(|| self.take(records).last())
+        self.prefix(records).or_else(|| self.take(records).last())
     }
 
     /// The same as one run, where it is one, as it mostly is.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Finished, Mode, Shard, Task, Unconfirmed};
-use crate::batch::{Batch, Outcome, Response, Ticket};
+use crate::batch::{Batch, Outcome, Parts, Response, Ticket};
 use crate::buffer::to_usize;
 use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
 use crate::discard::{Condition, Confirmation, Discard, DiscardId};
@@ -165,19 +165,18 @@ impl Shard {
             self.replay_now = self.replay_now.max(latest.unwrap_or(i64::MIN));
         }
         self.count_sent(index, &records, window.as_ref(), bytes, now);
-        let records = SharedRecords::new(records);
         self.heads
             .set_state(index, LaneState::InFlight(ticket.serial()));
-        self.lanes[index].in_flight = Some(records.clone());
-        let batch = Batch {
+        let batch = Batch(Arc::new(Parts {
             ticket,
             request_id: self.chance.request_id(serial),
             attempt,
             info: Arc::clone(&self.info),
             len,
-            records,
+            records: SharedRecords::new(records),
             window,
-        };
+        }));
+        self.lanes[index].in_flight = Some(batch.clone());
         self.note(|| handed_out(number, &batch));
         batch
     }
@@ -715,14 +714,14 @@ pub(super) fn lane_number(index: usize) -> u8 {
 }
 
 fn handed_out(lane: u8, batch: &Batch) -> Event {
-    let (attempt, request_id) = (batch.attempt, batch.request_id());
+    let (attempt, request_id) = (batch.attempt(), batch.request_id());
     let own = batch.records();
-    match (&batch.window, own.first(), own.last()) {
+    match (batch.window(), own.first(), own.last()) {
         (_, Some(first), Some(last)) => Event::HandedOut {
             lane,
             first: first.sequence().to_owned(),
             last: last.sequence().to_owned(),
-            records: batch.len,
+            records: own.len,
             attempt,
             request_id,
         },

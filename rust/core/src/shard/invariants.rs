@@ -88,7 +88,7 @@ impl Shard {
                 let mut event = Vec::new();
                 let records = Records::of_work(&self.buffer, work);
                 assert!(
-                    in_flight.is_at(&records),
+                    in_flight.0.records.is_at(&records),
                     "I10: a batch in flight and its lane have the same records in the same pages"
                 );
                 let window = self.window_of(0);

@@ -215,12 +215,7 @@ fn an_update_that_cannot_be_made() {
         }
     );
     let finished = engine
-        .finish(
-            batch.ticket(),
-            Outcome::Failure(Box::default()),
-            None,
-            0,
-        )
+        .finish(batch.ticket(), Outcome::Failure(Box::default()), None, 0)
         .unwrap();
     let [discard] = finished.discards.as_slice() else {
         panic!("one discard")
