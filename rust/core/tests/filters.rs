@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use streamcore::{
     Checkpoint, CheckpointKey, Engine, FilterCriteria, Format, MappingConfig, MappingIdentity,
-    Outcome, Page, PageBuilder, Position, Response, ShardConfig, Taken, Task, key_hash, lane,
+    Outcome, Page, PageBuilder, Position, ShardConfig, Taken, Task, key_hash, lane,
 };
 
 /// Filters that let these keys pass.

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use streamcore::{
     Batch, Checkpoint, CheckpointKey, Condition, Confirmation, Discard, DiscardId, Engine,
-    LaneState, MappingConfig, MappingIdentity, Outcome, Page, PageBuilder, Response, ReturnedState,
+    LaneState, MappingConfig, MappingIdentity, Outcome, Page, PageBuilder, ReturnedState,
     ShardConfig, ShardState, Start, StreamClock, Taken, Task, UsageError, WindowPhase, WindowState,
 };
 
@@ -374,7 +374,7 @@ impl World {
                     self.check(&batch);
                     self.finish(&batch, success);
                 }
-                Taken::Task(Task::Deliver(discard)) => self.note_discards(&[discard]),
+                Taken::Task(Task::Deliver(discard)) => self.note_discards(&[*discard]),
                 Taken::Wait(Some(at)) => self.now = self.now.max(at),
                 Taken::Wait(None) => break,
             }

@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use streamcore::{Engine, Event, MappingConfig, Outcome, Page, PageBuilder, Response, Taken, Task};
+use streamcore::{Engine, Event, MappingConfig, Outcome, Page, PageBuilder, Taken, Task};
 
 use super::{engine_with, shard_config};
 

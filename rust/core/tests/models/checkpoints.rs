@@ -8,8 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use streamcore::{
     Batch, Checkpoint, CheckpointError, CheckpointKey, Confirmation, DiscardId, Engine, LaneTag,
-    MappingConfig, Outcome, Position, Response, SequenceNumber, Start, Taken, Task, WindowPhase,
-    WindowState,
+    MappingConfig, Outcome, Position, SequenceNumber, Start, Taken, Task, WindowPhase, WindowState,
 };
 
 use super::{Written, batch_numbers, numbers, page, shard_config, written};

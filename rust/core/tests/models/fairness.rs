@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use streamcore::{Batch, Engine, MappingConfig, Outcome, Response, Taken, Task};
+use streamcore::{Batch, Engine, MappingConfig, Outcome, Taken, Task};
 
 use super::{page, shard_config, written};
 

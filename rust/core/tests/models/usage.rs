@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use streamcore::{
     Batch, Checkpoint, CheckpointKey, Condition, Engine, Event, MappingConfig, Outcome,
-    PageBuilder, Response, ReturnedState, ShardStats, Start, Taken, Task, Ticket, UsageError,
+    PageBuilder, ReturnedState, ShardStats, Start, Taken, Task, Ticket, UsageError,
 };
 
 use super::{engine_with, page, shard_config, written};

@@ -216,7 +216,7 @@ pub(super) fn outcome(word: &str, index: Option<usize>) -> (String, Outcome) {
     };
     let outcome = match (word, index) {
         ("ok", None) => Outcome::Success,
-        ("raise", None) => Outcome::Failure(raised),
+        ("raise", None) => Outcome::Failure(Box::new(raised)),
         ("refuse", None) => Outcome::Failure(Box::default()),
         ("throttle", None) => Outcome::Throttled,
         ("too_large", None) => Outcome::TooLarge { request_id: None },
