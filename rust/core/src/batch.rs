@@ -131,8 +131,8 @@ pub(crate) fn around_bytes(template: &EventTemplate, window: Option<&Window>) ->
 
 /// A batch to run: records of one lane, in order. The closing call of a tumbling window is a batch without records.
 ///
-/// Its copies are the same batch. It shares the pages of its records with the shard; building its event changes nothing and can be done on any thread. While it is in
-/// flight for long, the shard may move its records to other pages, see [`Self::records`].
+/// A copy is the same batch. It shares the pages of its records with the shard; building its event changes nothing and can be done on
+/// any thread. While it is in flight for long, the shard may move its records to other pages, see [`Self::records`].
 #[derive(Debug, Clone)]
 pub struct Batch(pub(crate) Arc<Parts>);
 

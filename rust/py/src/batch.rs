@@ -240,13 +240,13 @@ fn response(
     status_code: u16,
     executed_version: Option<String>,
     request_id: Option<String>,
-) -> Box<Response> {
-    Box::new(Response {
+) -> Response {
+    Response {
         status_code,
         executed_version,
         function_error,
         request_id,
-    })
+    }
 }
 
 fn returned(state: Option<&[u8]>, ends_window: bool) -> Option<ReturnedState> {
@@ -290,12 +290,12 @@ impl Outcome {
         request_id: Option<String>,
     ) -> Self {
         Self {
-            outcome: streamcore::Outcome::Failure(response(
+            outcome: streamcore::Outcome::Failure(Box::new(response(
                 function_error,
                 status_code,
                 executed_version,
                 request_id,
-            )),
+            ))),
             returned: None,
         }
     }
@@ -312,7 +312,7 @@ impl Outcome {
         window_state: Option<&[u8]>,
         ends_window: bool,
     ) -> Self {
-        let response = response(None, status_code, executed_version, request_id);
+        let response = Box::new(response(None, status_code, executed_version, request_id));
         Self {
             outcome: streamcore::Outcome::Partial { index, response },
             returned: returned(window_state, ends_window),
