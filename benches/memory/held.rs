@@ -5,7 +5,7 @@ use std::cell::Cell;
 
 use streamcore::{
     Batch, CheckpointKey, Engine, Format, MappingConfig, MappingIdentity, Outcome, Page,
-    PageBuilder, Response, ShardConfig, Taken, Task, key_hash, lane,
+    PageBuilder, ShardConfig, Taken, Task, key_hash, lane,
 };
 
 /// The system's allocator, which counts what is asked of it and not given back, for each thread by itself.
@@ -206,7 +206,7 @@ impl Scenario {
                 drop(records);
                 let outcome = match stuck {
                     _ if batch_lane != stuck_lane => Outcome::Success,
-                    Stuck::Retried => Outcome::Failure(Response::default()),
+                    Stuck::Retried => Outcome::Failure(Box::default()),
                     Stuck::InFlight | Stuck::Failed => {
                         in_flight.push(batch);
                         continue;
@@ -220,7 +220,7 @@ impl Scenario {
         assert_eq!(in_flight.len(), usize::from(stuck != Stuck::Retried));
         if stuck == Stuck::Failed {
             let batch = in_flight.pop().expect("there is one");
-            let outcome = Outcome::Failure(Response::default());
+            let outcome = Outcome::Failure(Box::default());
             engine
                 .finish(batch.ticket(), outcome, None, now)
                 .expect("an outcome");

@@ -92,13 +92,13 @@ pub enum Outcome {
     /// All are complete.
     Success,
     /// The function ran and all have failed. Spends an attempt.
-    Failure(Response),
+    Failure(Box<Response>),
     /// Those before `index` are complete, those from it on have failed.
     Partial {
         /// Index in the batch of the first record that failed.
         index: u32,
         /// What the function's service said.
-        response: Response,
+        response: Box<Response>,
     },
     /// The function did not run: a throttle or an error of the service. Spends nothing.
     Throttled,
@@ -131,10 +131,14 @@ pub(crate) fn around_bytes(template: &EventTemplate, window: Option<&Window>) ->
 
 /// A batch to run: records of one lane, in order. The closing call of a tumbling window is a batch without records.
 ///
-/// It shares the pages of its records with the shard; building its event changes nothing and can be done on any thread. While it is in
-/// flight for long, the shard may move its records to other pages, see [`Self::records`].
+/// A copy is the same batch. It shares the pages of its records with the shard; building its event changes nothing and can be done on
+/// any thread. While it is in flight for long, the shard may move its records to other pages, see [`Self::records`].
 #[derive(Debug, Clone)]
-pub struct Batch {
+pub struct Batch(pub(crate) Arc<Parts>);
+
+/// What the copies of a batch share, one of which its lane keeps while it is in flight.
+#[derive(Debug)]
+pub(crate) struct Parts {
     pub(crate) ticket: Ticket,
     pub(crate) request_id: RequestId,
     pub(crate) attempt: u32,
@@ -148,56 +152,56 @@ impl Batch {
     /// What [`Engine::finish`](crate::Engine::finish) takes.
     #[must_use]
     pub fn ticket(&self) -> Ticket {
-        self.ticket
+        self.0.ticket
     }
 
     /// The id of this batch: the same for a retry of the same records, another for a half or a suffix.
     #[must_use]
     pub fn request_id(&self) -> String {
-        self.request_id.text()
+        self.0.request_id.text()
     }
 
     /// 1 for the first time; what did not run does not count.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.attempt
+        self.0.attempt
     }
 
     /// The shard, its mapping and the names in its events.
     #[must_use]
     pub fn config(&self) -> &ShardConfig {
-        &self.info.config
+        &self.0.info.config
     }
 
     /// The constant parts of the shard's events.
     #[must_use]
     pub fn template(&self) -> &EventTemplate {
-        &self.info.template
+        &self.0.info.template
     }
 
     /// How many records it has: at least one, but for the closing call of a tumbling window.
     #[must_use]
     pub fn len(&self) -> usize {
-        to_usize(self.len)
+        to_usize(self.0.len)
     }
 
     /// Whether it has no records: it is the closing call of a tumbling window.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.0.len == 0
     }
 
     /// The tumbling window that its records are in, or that it closes; None for a mapping without one.
     #[must_use]
     pub fn window(&self) -> Option<&Window> {
-        self.window.as_ref()
+        self.0.window.as_ref()
     }
 
     /// The most bytes of window state that can be handed on: more would not fit into the closing call. 0 without a window.
     #[must_use]
     pub fn state_bytes_max(&self) -> usize {
-        self.window.as_ref().map_or(0, |window| {
-            state_bytes_max(&self.info, window.start_ms(), window.end_ms())
+        self.0.window.as_ref().map_or(0, |window| {
+            state_bytes_max(&self.0.info, window.start_ms(), window.end_ms())
         })
     }
 
@@ -227,7 +231,7 @@ impl Batch {
     /// ```
     #[must_use]
     pub fn records(&self) -> Records {
-        self.records.get()
+        self.0.records.get()
     }
 
     /// The index of the record with this sequence number, compared as text.
@@ -244,13 +248,13 @@ impl Batch {
     #[must_use]
     pub fn json_bytes(&self) -> usize {
         self.records()
-            .event_bytes(&self.info.template, self.window.as_ref())
+            .event_bytes(&self.0.info.template, self.0.window.as_ref())
     }
 
     /// Appends the Lambda event as JSON.
     pub fn write_json(&self, out: &mut impl Sink) {
         self.records()
-            .write_event(&self.info.template, self.window.as_ref(), out);
+            .write_event(&self.0.info.template, self.0.window.as_ref(), out);
     }
 
     /// The Lambda event as JSON.

@@ -238,8 +238,14 @@ impl Engine {
 
     /// The same for the shard that stands at a place.
     fn step_at<T>(&mut self, at: usize, call: impl FnOnce(&mut Place) -> T) -> T {
+        let result = call(&mut self.places.0[at].1);
+        self.follow(at);
+        result
+    }
+
+    /// Brings bytes, ready queue, timers and trace up to date after a call of the shard that stands at a place.
+    fn follow(&mut self, at: usize) {
         let (shard, place) = &mut self.places.0[at];
-        let result = call(place);
         let (held, ready) = (place.shard.held_bytes(), place.shard.ready_count());
         let counted = std::mem::replace(&mut place.counted, held);
         self.bytes = self.bytes - counted + held;
@@ -269,7 +275,6 @@ impl Engine {
             let events = place.shard.drain_trace().into_iter();
             trace.extend(events.map(|event| (*shard, event)));
         }
-        result
     }
 
     // ---- budget ----
@@ -455,9 +460,10 @@ impl Engine {
                 discards: Vec::new(),
             });
         };
-        let finished = self.step_at(at, |place| {
-            place.shard.finish(ticket, outcome, returned, now)
-        })?;
+        let shard = &mut self.places.0[at].1.shard;
+        let finished = shard.finish(ticket, outcome, returned, now);
+        self.follow(at);
+        let finished = finished?;
         let mapping = self.places.0[at].1.mapping;
         self.mappings[mapping].running -= 1;
         self.release_waiting(mapping);

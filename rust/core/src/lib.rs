@@ -86,7 +86,7 @@
 //!             let numbers: Vec<_> = batch.records().iter().map(|record| record.sequence().to_owned()).collect();
 //!             let bad = numbers.contains(&"9".to_owned());
 //!             seen.push(numbers.join(","));
-//!             let outcome = if bad { Outcome::Failure(Response::default()) } else { Outcome::Success };
+//!             let outcome = if bad { Outcome::Failure(Box::default()) } else { Outcome::Success };
 //!             for discard in engine.finish(batch.ticket(), outcome, None, now)?.discards {
 //!                 assert_eq!(discard.approximate_invoke_count(), 2);
 //!                 engine.confirm(discard.id(), Confirmation::Delivered);

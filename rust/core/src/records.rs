@@ -1,6 +1,6 @@
 //! The records of a batch, and where they are.
 //!
-//! A batch in flight and its lane share one [`SharedRecords`]. Whoever reads takes the [`Records`] out of it, a copy that holds their pages; the
+//! A batch in flight and its lane share its [`SharedRecords`]. Whoever reads takes the [`Records`] out of it, a copy that holds their pages; the
 //! shard may put others in their place, which are the same records in other pages. So nothing changes under a reader, and the old
 //! pages go when the last one who was reading them is done.
 
@@ -10,6 +10,7 @@ use crate::batch::around_bytes;
 use crate::buffer::{Buffer, Leaf, Run, to_usize};
 use crate::event::{EventTemplate, Sink};
 use crate::page::{Page, Record};
+use crate::retry::Work;
 use crate::window::Window;
 
 /// Records of one lane in order, and the pages that they are in, which it keeps in memory. To copy it copies no record.
@@ -67,6 +68,17 @@ impl Records {
             }
         };
         Self { slices, len }
+    }
+
+    /// The records of the next invocation of a batch.
+    pub(crate) fn of_work(buffer: &Buffer, work: &Work) -> Self {
+        match work.top_run() {
+            Some(run) => Self {
+                slices: Slices::One(Slice::of(buffer, run)),
+                len: run.len(),
+            },
+            None => Self::of(buffer, work.top_runs()),
+        }
     }
 
     /// The same records in a page of their own, and the bytes that it takes.
@@ -193,13 +205,13 @@ impl Records {
     }
 }
 
-/// The records of a batch in flight, which can be put elsewhere meanwhile. Its copies share them.
-#[derive(Debug, Clone)]
-pub(crate) struct SharedRecords(Arc<Mutex<Records>>);
+/// The records of a batch in flight, which can be put elsewhere meanwhile.
+#[derive(Debug)]
+pub(crate) struct SharedRecords(Mutex<Records>);
 
 impl SharedRecords {
     pub(crate) fn new(records: Records) -> Self {
-        Self(Arc::new(Mutex::new(records)))
+        Self(Mutex::new(records))
     }
 
     /// The records where they are now.

@@ -148,9 +148,19 @@ impl Work {
         self.first_runs(self.top().map_or(0, Frame::len))
     }
 
+    /// The same as one run, where it is one.
+    pub(crate) fn top_run(&self) -> Option<Run> {
+        self.runs.prefix(self.top().map_or(0, Frame::len))
+    }
+
     /// The runs of the first records.
     pub(crate) fn first_runs(&self, records: u32) -> impl Iterator<Item = Run> {
         self.runs.take(records)
+    }
+
+    /// The last run of the first records.
+    pub(crate) fn last_of_first(&self, records: u32) -> Option<Run> {
+        self.runs.last_of_first(records)
     }
 
     fn push(&mut self, frame: Frame) {

@@ -38,6 +38,18 @@ impl Runs {
         })
     }
 
+    /// The last of what [`Self::take`] gives.
+    pub(crate) fn last_of_first(&self, records: u32) -> Option<Run> {
+        self.prefix(records).or_else(|| self.take(records).last())
+    }
+
+    /// The same as one run, where it is one, as it mostly is.
+    pub(crate) fn prefix(&self, records: u32) -> Option<Run> {
+        let first = self.first.filter(|first| records <= first.len())?;
+        let end = first.start + records;
+        (records > 0).then_some(Run { end, ..first })
+    }
+
     pub(crate) fn push_back(&mut self, run: Run) {
         if self.first.is_none() {
             self.first = Some(run);

@@ -35,7 +35,6 @@ use crate::lanes::{LANE_FUNCTION_VERSION, lane};
 use crate::marks::{FormerLanes, LaneMarks};
 use crate::page::Page;
 use crate::position::{Position, SequenceNumber, compare_sequences};
-use crate::records::SharedRecords;
 use crate::retry::Work;
 use crate::stats::{Age, Counters, Distributions, LaneStats, ShardState, ShardStats};
 use crate::trace::Event;
@@ -71,7 +70,7 @@ pub enum Task {
     /// Invoke the function with it, then call `finish`.
     Run(Batch),
     /// Deliver it, then call `confirm`.
-    Deliver(Discard),
+    Deliver(Box<Discard>),
 }
 
 /// What [`Shard::finish`] led to.
@@ -124,8 +123,8 @@ enum Mode {
 struct Lane {
     queue: LaneQueue,
     work: Option<Work>,
-    /// The records of its batch in flight, shared with whoever runs it.
-    in_flight: Option<SharedRecords>,
+    /// Its batch in flight, shared with whoever runs it.
+    in_flight: Option<Batch>,
     /// When its last batch ended; the batching window does not start before.
     last_completion: i64,
     /// What is to be known of its batch in flight when it comes to an end.

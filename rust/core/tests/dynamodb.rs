@@ -521,7 +521,7 @@ fn a_shard_takes_pages_of_its_own_format_and_discards_tell_whole_seconds() {
         panic!("a batch")
     };
     assert_eq!(batch.json().len(), batch.json_bytes());
-    let outcome = Outcome::Failure(streamcore::Response::default());
+    let outcome = Outcome::Failure(Box::default());
     let finished = engine
         .finish(batch.ticket(), outcome, None, 1_479_499_741_000)
         .unwrap();

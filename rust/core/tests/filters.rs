@@ -11,7 +11,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use streamcore::{
     Checkpoint, CheckpointKey, Engine, FilterCriteria, Format, MappingConfig, MappingIdentity,
-    Outcome, Page, PageBuilder, Position, Response, ShardConfig, Taken, Task, key_hash, lane,
+    Outcome, Page, PageBuilder, Position, ShardConfig, Taken, Task, key_hash, lane,
 };
 
 /// Filters that let these keys pass.
@@ -98,7 +98,7 @@ impl Run {
         while let Taken::Task(Task::Run(batch)) = self.engine.take(self.now) {
             let number = batch.records().first().unwrap().sequence().to_owned();
             let outcome = if fails(&number) {
-                Outcome::Failure(Response::default())
+                Outcome::Failure(Box::default())
             } else {
                 seen.push(number);
                 Outcome::Success
@@ -552,7 +552,7 @@ proptest! {
                                 "record {} before {}", index + 1, earlier + 1
                             );
                         }
-                        let outcome = if success { Outcome::Success } else { Outcome::Failure(Response::default()) };
+                        let outcome = if success { Outcome::Success } else { Outcome::Failure(Box::default()) };
                         done[index] |= success;
                         run.engine.finish(batch.ticket(), outcome, None, run.now).unwrap();
                         run.engine.check_invariants();

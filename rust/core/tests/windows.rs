@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use streamcore::{
     Batch, Checkpoint, CheckpointKey, Condition, Confirmation, Discard, DiscardId, Engine,
-    LaneState, MappingConfig, MappingIdentity, Outcome, Page, PageBuilder, Response, ReturnedState,
+    LaneState, MappingConfig, MappingIdentity, Outcome, Page, PageBuilder, ReturnedState,
     ShardConfig, ShardState, Start, StreamClock, Taken, Task, UsageError, WindowPhase, WindowState,
 };
 
@@ -279,7 +279,7 @@ impl World {
 
     fn finish(&mut self, batch: &Batch, how: How) {
         let all = batch.len();
-        let response = Response::default();
+        let response = Box::default();
         let (outcome, done, padding, ends) = match how {
             How::Success { padding, ends } => (Outcome::Success, all, padding, ends),
             How::Partial { at, padding, ends } if all > 0 => {
@@ -374,7 +374,7 @@ impl World {
                     self.check(&batch);
                     self.finish(&batch, success);
                 }
-                Taken::Task(Task::Deliver(discard)) => self.note_discards(&[discard]),
+                Taken::Task(Task::Deliver(discard)) => self.note_discards(&[*discard]),
                 Taken::Wait(Some(at)) => self.now = self.now.max(at),
                 Taken::Wait(None) => break,
             }
@@ -519,7 +519,7 @@ impl Bench {
     }
 
     fn fail(&mut self, batch: &Batch) -> Vec<Discard> {
-        let failure = Outcome::Failure(Response::default());
+        let failure = Outcome::Failure(Box::default());
         let finished = self.engine.finish(batch.ticket(), failure, None, self.now);
         finished.unwrap().discards
     }
@@ -741,7 +741,7 @@ fn a_state_that_is_too_large_ends_the_window_and_the_window_begins_again() {
     let batch = bench.next().unwrap();
     let partial = Outcome::Partial {
         index: 2,
-        response: Response::default(),
+        response: Box::default(),
     };
     let returned = grown(&batch, 2, 0, true);
     bench
@@ -830,7 +830,7 @@ fn a_state_that_grows_leaves_less_room_for_records() {
     assert!(count > 2 && first.json_bytes() <= 1_800);
     let partial = Outcome::Partial {
         index: 1,
-        response: Response::default(),
+        response: Box::default(),
     };
     let spare = 1_800 - first.json_bytes();
     let returned = grown(&first, 1, 500 + spare, false);

@@ -260,10 +260,10 @@ impl Outcome {
     /// The function raised.
     pub(crate) fn unhandled() -> Self {
         Self {
-            outcome: streamcore::Outcome::Failure(Response {
+            outcome: streamcore::Outcome::Failure(Box::new(Response {
                 function_error: Some("Unhandled".to_owned()),
                 ..Response::default()
-            }),
+            })),
             returned: None,
         }
     }
@@ -290,12 +290,12 @@ impl Outcome {
         request_id: Option<String>,
     ) -> Self {
         Self {
-            outcome: streamcore::Outcome::Failure(response(
+            outcome: streamcore::Outcome::Failure(Box::new(response(
                 function_error,
                 status_code,
                 executed_version,
                 request_id,
-            )),
+            ))),
             returned: None,
         }
     }
@@ -312,7 +312,7 @@ impl Outcome {
         window_state: Option<&[u8]>,
         ends_window: bool,
     ) -> Self {
-        let response = response(None, status_code, executed_version, request_id);
+        let response = Box::new(response(None, status_code, executed_version, request_id));
         Self {
             outcome: streamcore::Outcome::Partial { index, response },
             returned: returned(window_state, ends_window),

@@ -57,6 +57,17 @@ thread_local! {
 /// A waiter looks at signals at least this often.
 const SIGNAL_PAUSE: Duration = Duration::from_millis(500);
 
+/// What a call under the lock has led to, for those who wait.
+#[derive(Default)]
+struct News {
+    /// How many things have become ready.
+    woken: usize,
+    /// The timer is earlier than it was.
+    sooner: bool,
+    /// To be called.
+    callback: Option<Py<PyAny>>,
+}
+
 struct State {
     core: streamcore::Engine,
     /// By handle, what events of a shard are copied from.
@@ -76,6 +87,46 @@ impl State {
     /// Whether a thread that was told this has something to do before its time.
     fn has_news(&self, told: Told) -> bool {
         self.core.is_ready() || self.wakes != told.wakes || is_sooner(self.timer, told.at)
+    }
+
+    /// What a call has led to.
+    fn news(&mut self, py: Python<'_>) -> News {
+        let woken = self.core.take_woken();
+        let sooner = self.move_timer();
+        let called = (woken > 0 || sooner) && std::mem::replace(&mut self.idle, false);
+        let callback = self.callback.as_ref().filter(|_| called);
+        News {
+            woken,
+            sooner,
+            callback: callback.map(|callback| callback.clone_ref(py)),
+        }
+    }
+
+    /// The next thing to do, or when to ask again. Whoever takes it needs not be told of it.
+    fn take(&mut self, engine: u64, now: i64, news: &mut News) -> PyResult<Next> {
+        let taken = self.core.take(now);
+        // What became ready beside the task that is given out is worth another waiter.
+        news.woken = (news.woken + self.core.take_woken()).saturating_sub(1);
+        news.sooner |= self.move_timer();
+        match taken {
+            Taken::Task(Task::Run(batch)) => match self.shapes.get(&batch.ticket().shard()) {
+                Some(shape) => {
+                    let shape = Arc::clone(shape);
+                    Ok(Next::Run(Batch { batch, shape }))
+                }
+                None => Err(usage("the shard of a batch is gone")),
+            },
+            Taken::Task(Task::Deliver(discard)) => Ok(Next::Deliver(discard)),
+            Taken::Wait(at) => {
+                self.idle = true;
+                TOLD.set(Told {
+                    engine,
+                    wakes: self.wakes,
+                    at,
+                });
+                Ok(Next::Wait(at))
+            }
+        }
     }
 
     /// Brings `timer` up to date. True if it is earlier than it was.
@@ -117,46 +168,38 @@ impl Engine {
     fn call<T>(&self, py: Python<'_>, call: impl FnOnce(&mut State) -> T) -> PyResult<T> {
         let mut state = self.lock(py)?;
         let result = call(&mut state);
-        let woken = state.core.take_woken();
-        let sooner = state.move_timer();
-        let called = (woken > 0 || sooner) && std::mem::replace(&mut state.idle, false);
-        let callback = state.callback.as_ref().filter(|_| called);
-        let callback = callback.map(|callback| callback.clone_ref(py));
-        self.notify(state, woken, sooner);
-        if let Some(callback) = callback {
-            call_back(py, &callback);
-        }
+        let news = state.news(py);
+        self.tell(py, state, news);
         Ok(result)
     }
 
     /// The next thing to do, or when to ask again.
     pub(crate) fn next(&self, py: Python<'_>, now: i64) -> PyResult<Next> {
         let mut state = self.lock(py)?;
-        let taken = state.core.take(now);
-        // What became ready beside the task that is given out is worth another waiter.
-        let woken = state.core.take_woken().saturating_sub(1);
-        let sooner = state.move_timer();
-        let next = match taken {
-            Taken::Task(Task::Run(batch)) => match state.shapes.get(&batch.ticket().shard()) {
-                Some(shape) => {
-                    let shape = Arc::clone(shape);
-                    Ok(Next::Run(Batch { batch, shape }))
-                }
-                None => Err(usage("the shard of a batch is gone")),
-            },
-            Taken::Task(Task::Deliver(discard)) => Ok(Next::Deliver(Discard { discard })),
-            Taken::Wait(at) => {
-                state.idle = true;
-                TOLD.set(Told {
-                    engine: self.id,
-                    wakes: state.wakes,
-                    at,
-                });
-                Ok(Next::Wait(at))
-            }
-        };
-        self.notify(state, woken, sooner);
+        let mut news = News::default();
+        let next = state.take(self.id, now, &mut news);
+        self.tell(py, state, news);
         next
+    }
+
+    /// [`Self::end_batch`] and then [`Self::next`] under one lock; nothing is taken where there are discards, which come first.
+    pub(crate) fn end_batch_and_next(
+        &self,
+        py: Python<'_>,
+        ticket: Ticket,
+        Outcome { outcome, returned }: Outcome,
+        now: i64,
+    ) -> PyResult<(Vec<streamcore::Discard>, Option<Next>)> {
+        let mut state = self.lock(py)?;
+        let finished = state.core.finish(ticket, outcome, returned, now);
+        let mut news = state.news(py);
+        let is_next = matches!(&finished, Ok(finished) if finished.discards.is_empty());
+        let next = is_next.then(|| state.take(self.id, now, &mut news));
+        self.tell(py, state, news);
+        match finished {
+            Ok(finished) => Ok((finished.discards, next.transpose()?)),
+            Err(error) => Err(usage_error(&error)),
+        }
     }
 
     /// Says how a batch went.
@@ -173,16 +216,19 @@ impl Engine {
         .map_err(|error| usage_error(&error))
     }
 
-    /// Lets go of the lock and wakes a waiter for each thing that has become ready.
+    /// Lets go of the lock and tells the news: wakes a waiter for each thing that has become ready, and calls back.
     ///
     /// An earlier timer wakes them all: one that is busy when the time comes could not keep it for the others.
-    fn notify(&self, state: MutexGuard<'_, State>, woken: usize, sooner: bool) {
-        let waiters = woken.min(state.waiters);
+    fn tell(&self, py: Python<'_>, state: MutexGuard<'_, State>, news: News) {
+        let waiters = news.woken.min(state.waiters);
         drop(state);
-        if sooner {
+        if news.sooner {
             self.ready.notify_all();
         } else {
             (0..waiters).for_each(|_| self.ready.notify_one());
+        }
+        if let Some(callback) = news.callback {
+            call_back(py, &callback);
         }
     }
 }
@@ -190,7 +236,7 @@ impl Engine {
 /// What [`Engine::next`] gives.
 pub(crate) enum Next {
     Run(Batch),
-    Deliver(Discard),
+    Deliver(Box<streamcore::Discard>),
     Wait(Option<i64>),
 }
 
@@ -359,7 +405,7 @@ impl Engine {
     ) -> PyResult<Py<PyAny>> {
         Ok(match self.next(py, now)? {
             Next::Run(batch) => Py::new(py, batch)?.into_any(),
-            Next::Deliver(discard) => Py::new(py, discard)?.into_any(),
+            Next::Deliver(discard) => Py::new(py, Discard { discard: *discard })?.into_any(),
             Next::Wait(at) => Py::new(py, Wait { at })?.into_any(),
         })
     }

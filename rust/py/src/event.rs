@@ -123,9 +123,9 @@ impl EventShape {
         let (record_shape, kinesis_shape) = self.dicts(py)?;
         let prefix = Ascii::of(self.id_prefix.as_bytes());
         let records = batch.records();
-        let mut later = records.iter().skip(FETCHED_AHEAD);
+        let mut later = (records.len() > FETCHED_AHEAD).then(|| records.iter().skip(FETCHED_AHEAD));
         let records = list(py, records.len(), records.iter(), |record| {
-            if let Some(later) = later.next() {
+            if let Some(later) = later.as_mut().and_then(Iterator::next) {
                 fetch_ahead(later.as_bytes().data_base64);
             }
             let RecordBytes {

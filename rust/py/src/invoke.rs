@@ -25,11 +25,13 @@ pub(crate) struct Calls<'a, 'py> {
 impl Calls<'_, '_> {
     pub(crate) fn invoke_ready(&self, py: Python<'_>, engine: &Engine) -> PyResult<Option<i64>> {
         let mut now = self.now()?;
+        let mut next = engine.next(py, now)?;
         loop {
-            let batch = match engine.next(py, now)? {
+            let batch = match next {
                 Next::Run(batch) => batch,
                 Next::Deliver(discard) => {
-                    self.on_discard.call1((discard,))?;
+                    self.on_discard.call1((Discard { discard: *discard },))?;
+                    next = engine.next(py, now)?;
                     continue;
                 }
                 Next::Wait(at) => return Ok(at),
@@ -39,15 +41,25 @@ impl Calls<'_, '_> {
             let (outcome, told) = self.outcome(py, batch);
             let instant = self.now();
             now = *instant.as_ref().unwrap_or(&now);
-            let finished = engine.end_batch(py, ticket, outcome, now)?;
-            let discards = finished.discards.into_iter().map(|discard| {
+            let told = told.and(instant.map(drop));
+            // Where handler and clock are not Python code, nothing else looks for Ctrl-C.
+            let told = told.and_then(|()| py.check_signals());
+            let (discards, taken) = if told.is_ok() {
+                engine.end_batch_and_next(py, ticket, outcome, now)?
+            } else {
+                let finished = engine.end_batch(py, ticket, outcome, now)?;
+                (finished.discards, None)
+            };
+            let discards = discards.into_iter().map(|discard| {
                 let discard = Discard { discard };
                 self.on_discard.call1((discard,)).map(drop)
             });
             // All of them are called, and the first error is raised.
-            discards.fold(told.and(instant.map(drop)), Result::and)?;
-            // Where handler and clock are not Python code, nothing else looks for Ctrl-C.
-            py.check_signals()?;
+            discards.fold(told, Result::and)?;
+            next = match taken {
+                Some(next) => next,
+                None => engine.next(py, now)?,
+            };
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Finished, Mode, Shard, Task, Unconfirmed};
-use crate::batch::{Batch, Outcome, Response, Ticket};
+use crate::batch::{Batch, Outcome, Parts, Response, Ticket};
 use crate::buffer::to_usize;
 use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
 use crate::discard::{Condition, Confirmation, Discard, DiscardId};
@@ -74,7 +74,7 @@ impl Shard {
     pub fn take(&mut self, now: i64) -> Option<Task> {
         loop {
             if let Some(discard) = self.outbox.pop_front() {
-                return Some(Task::Deliver(discard));
+                return Some(Task::Deliver(Box::new(discard)));
             }
             if !self.may_hand_out() {
                 return None;
@@ -86,13 +86,7 @@ impl Shard {
             if self.lanes[lane].work.is_none() {
                 continue;
             }
-            self.settle(lane, now);
-            // What expired just now may have to be saved first.
-            if self.outbox.is_empty()
-                && self.may_hand_out()
-                && self.heads[lane].state == LaneState::Ready
-                && self.lanes[lane].work.is_some()
-            {
+            if self.is_settled(lane) || self.settles_to_hand_out(lane, now) {
                 let batch = self.hand_out(lane, now);
                 self.after_step();
                 return Some(Task::Run(batch));
@@ -100,6 +94,24 @@ impl Shard {
             self.note_if_ended();
             self.after_step();
         }
+    }
+
+    /// Whether time changes nothing of a batch that is ready: neither its age nor a window is looked at.
+    fn is_settled(&self, index: usize) -> bool {
+        let work = self.lanes[index].work.as_ref();
+        let plain = work.is_some_and(|work| {
+            work.window.is_none() && work.top().is_some_and(|top| top.fate == Fate::Invoke)
+        });
+        plain && self.window.is_none() && self.age_limit().is_none()
+    }
+
+    fn settles_to_hand_out(&mut self, index: usize, now: i64) -> bool {
+        self.settle(index, now);
+        // What expired just now may have to be saved first.
+        self.outbox.is_empty()
+            && self.may_hand_out()
+            && self.heads[index].state == LaneState::Ready
+            && self.lanes[index].work.is_some()
     }
 
     fn cut(&mut self, index: usize, now: i64) {
@@ -137,7 +149,7 @@ impl Shard {
             .work
             .as_ref()
             .expect("a lane that hands out has a batch in work");
-        let records = Records::of(&self.buffer, work.top_runs());
+        let records = Records::of_work(&self.buffer, work);
         let top = lane
             .work
             .as_mut()
@@ -153,19 +165,18 @@ impl Shard {
             self.replay_now = self.replay_now.max(latest.unwrap_or(i64::MIN));
         }
         self.count_sent(index, &records, window.as_ref(), bytes, now);
-        let records = SharedRecords::new(records);
         self.heads
             .set_state(index, LaneState::InFlight(ticket.serial()));
-        self.lanes[index].in_flight = Some(records.clone());
-        let batch = Batch {
+        let batch = Batch(Arc::new(Parts {
             ticket,
             request_id: self.chance.request_id(serial),
             attempt,
             info: Arc::clone(&self.info),
             len,
-            records,
+            records: SharedRecords::new(records),
             window,
-        };
+        }));
+        self.lanes[index].in_flight = Some(batch.clone());
         self.note(|| handed_out(number, &batch));
         batch
     }
@@ -247,10 +258,11 @@ impl Shard {
         }
         self.note_if_ended();
         self.after_step();
-        Ok(Finished {
-            stale: false,
-            discards: self.outbox.drain(..).collect(),
-        })
+        let mut finished = Finished::default();
+        if self.has_discards() {
+            finished.discards.extend(self.outbox.drain(..));
+        }
+        Ok(finished)
     }
 
     pub(super) fn work(&mut self, index: usize) -> &mut Work {
@@ -280,7 +292,7 @@ impl Shard {
         self.settle(index, now);
     }
 
-    fn fail(&mut self, index: usize, response: Response, now: i64) {
+    fn fail(&mut self, index: usize, response: Box<Response>, now: i64) {
         let bisect = self.mapping().bisect_batch_on_function_error;
         let top = self
             .work(index)
@@ -288,7 +300,7 @@ impl Shard {
             .expect("a batch in work has a frame");
         top.attempts += 1;
         top.throttles = 0;
-        top.response = Some(Box::new(response));
+        top.response = Some(response);
         let (records, attempts) = (top.len(), top.attempts);
         self.note(|| Event::Failed {
             lane: lane_number(index),
@@ -316,8 +328,8 @@ impl Shard {
             self.settle(index, now);
         } else if len > 1 {
             let work = self.lanes[index].work.as_ref();
-            let runs = work.expect("a batch in work").top_runs();
-            let at = Records::of(&self.buffer, runs).half_by_bytes(&self.info.template);
+            let work = work.expect("a batch in work");
+            let at = Records::of_work(&self.buffer, work).half_by_bytes(&self.info.template);
             self.split(index, at, len);
         } else {
             let top = self
@@ -426,7 +438,7 @@ impl Shard {
                 .work
                 .as_ref()
                 .expect("only a batch in work is parked");
-            let records = Records::of(&self.buffer, work.top_runs());
+            let records = Records::of_work(&self.buffer, work);
             let closing = work.top().and_then(|top| top.closing);
             let oldest = closing.or_else(|| records.iter().map(|record| record.arrival_ms()).min());
             until = until.min(oldest.map_or(until, |arrival| {
@@ -530,7 +542,7 @@ impl Shard {
             }
             return stale;
         }
-        let records = Records::of(&self.buffer, work.top_runs());
+        let records = Records::of_work(&self.buffer, work);
         let fates: Vec<Fate> = records
             .iter()
             .map(|record| {
@@ -610,7 +622,7 @@ impl Shard {
         self.counters.discarded += u64::from(len);
         self.counters.discards += 1;
         let work = self.lanes[index].work.as_ref();
-        let last = work.and_then(|work| work.first_runs(len).last());
+        let last = work.and_then(|work| work.last_of_first(len));
         let last = last.map(|run| {
             let slot = self.buffer.slot(run.slot);
             slot.leaf.page.position(to_usize(slot.index(run.end - 1)))
@@ -648,7 +660,7 @@ impl Shard {
     fn complete(&mut self, index: usize, records: u32) {
         let lane = &mut self.lanes[index];
         let work = lane.work.as_ref();
-        let last = work.and_then(|work| work.first_runs(records).last());
+        let last = work.and_then(|work| work.last_of_first(records));
         let last = last.map(|run| {
             let leaf = &self.buffer.slot(run.slot).leaf;
             let at = to_usize(leaf.order[to_usize(run.end - 1)]);
@@ -702,14 +714,14 @@ pub(super) fn lane_number(index: usize) -> u8 {
 }
 
 fn handed_out(lane: u8, batch: &Batch) -> Event {
-    let (attempt, request_id) = (batch.attempt, batch.request_id());
+    let (attempt, request_id) = (batch.attempt(), batch.request_id());
     let own = batch.records();
-    match (&batch.window, own.first(), own.last()) {
+    match (batch.window(), own.first(), own.last()) {
         (_, Some(first), Some(last)) => Event::HandedOut {
             lane,
             first: first.sequence().to_owned(),
             last: last.sequence().to_owned(),
-            records: batch.len,
+            records: own.len,
             attempt,
             request_id,
         },

@@ -86,9 +86,9 @@ impl Shard {
             );
             if let Some(in_flight) = &lane.in_flight {
                 let mut event = Vec::new();
-                let records = Records::of(&self.buffer, work.top_runs());
+                let records = Records::of_work(&self.buffer, work);
                 assert!(
-                    in_flight.is_at(&records),
+                    in_flight.0.records.is_at(&records),
                     "I10: a batch in flight and its lane have the same records in the same pages"
                 );
                 let window = self.window_of(index);

@@ -53,7 +53,10 @@ impl Shard {
         self.buffer
             .gather(lane_number(index), work.runs_mut(), queued, moved);
         if let Some(in_flight) = lane.in_flight.as_ref().filter(|_| !told.is_empty()) {
-            in_flight.put(Records::of(&self.buffer, work.top_runs()));
+            in_flight
+                .0
+                .records
+                .put(Records::of_work(&self.buffer, work));
         }
         let in_flight = lane.in_flight.is_some();
         self.note_moved(told, in_flight);

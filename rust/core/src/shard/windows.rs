@@ -203,7 +203,10 @@ impl Shard {
 
     /// Records of the top frame are complete: the state that their function returned takes the place of the old one.
     pub(super) fn keep_state(&mut self, index: usize, returned: Option<ReturnedState>) {
-        let (Some(bounds), Some(returned)) = (self.record_window(index), returned) else {
+        let Some(returned) = returned else {
+            return;
+        };
+        let Some(bounds) = self.record_window(index) else {
             return;
         };
         self.window = Some(Arc::new(WindowState {

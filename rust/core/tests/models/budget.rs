@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use streamcore::{Engine, Event, MappingConfig, Outcome, Page, PageBuilder, Response, Taken, Task};
+use streamcore::{Engine, Event, MappingConfig, Outcome, Page, PageBuilder, Taken, Task};
 
 use super::{engine_with, shard_config};
 
@@ -236,7 +236,7 @@ fn a_page_behind_a_parked_lane_is_compacted() {
                     .iter()
                     .any(|record| record.sequence() == "250");
                 let outcome = if stuck {
-                    Outcome::Failure(Response::default())
+                    Outcome::Failure(Box::default())
                 } else {
                     Outcome::Success
                 };

@@ -8,8 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use streamcore::{
     Batch, Checkpoint, CheckpointError, CheckpointKey, Confirmation, DiscardId, Engine, LaneTag,
-    MappingConfig, Outcome, Position, Response, SequenceNumber, Start, Taken, Task, WindowPhase,
-    WindowState,
+    MappingConfig, Outcome, Position, SequenceNumber, Start, Taken, Task, WindowPhase, WindowState,
 };
 
 use super::{Written, batch_numbers, numbers, page, shard_config, written};
@@ -233,7 +232,7 @@ impl World {
 
     fn finish(&mut self, batch: &Batch, how: How) {
         let numbers_of = batch_numbers(batch);
-        let response = Response::default();
+        let response = Box::default();
         let last = u32::try_from(numbers_of.len()).unwrap() - 1;
         let (outcome, done) = match how {
             How::Success => (Outcome::Success, numbers_of.len()),

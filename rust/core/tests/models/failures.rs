@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use streamcore::{
-    Condition, Distribution, Finished, MappingConfig, Outcome, Response, ShardStats, Taken, Task,
+    Condition, Distribution, Finished, MappingConfig, Outcome, ShardStats, Taken, Task,
 };
 
 use super::{batch_numbers, confirm_all, engine_with, numbers, page, written};
@@ -193,7 +193,7 @@ fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
                 counted.ages_sent_ms += now.unsigned_abs();
                 now += 3;
                 counted.ages_ms += now.unsigned_abs();
-                let response = Response::default();
+                let response = Box::default();
                 let outcome = match answer(&mut bad, &numbers_of) {
                     None => Outcome::Success,
                     Some((How::Raise, _)) => Outcome::Failure(response),
@@ -213,7 +213,7 @@ fn play(mapping: &MappingConfig, mut bad: Bad, records: usize) -> Vec<Step> {
             }
             // Only a record that is not sent again is given up without a batch.
             Taken::Task(Task::Deliver(discard)) => {
-                let given_up = vec![discard];
+                let given_up = vec![*discard];
                 let finished = Finished {
                     stale: false,
                     discards: given_up,

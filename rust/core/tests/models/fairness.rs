@@ -2,7 +2,7 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use streamcore::{Batch, Engine, MappingConfig, Outcome, Response, Taken, Task};
+use streamcore::{Batch, Engine, MappingConfig, Outcome, Taken, Task};
 
 use super::{page, shard_config, written};
 
@@ -225,7 +225,7 @@ proptest! {
                 1 => engine.resume(shard, now).unwrap(),
                 2 | 3 if !running.is_empty() => {
                     let batch = running.swap_remove(which % running.len());
-                    let outcome = if what == 2 { Outcome::Success } else { Outcome::Failure(Response::default()) };
+                    let outcome = if what == 2 { Outcome::Success } else { Outcome::Failure(Box::default()) };
                     engine.finish(batch.ticket(), outcome, None, now).unwrap();
                 }
                 4 => now += 100,

@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use streamcore::{
-    Batch, Confirmation, Engine, Event, MappingConfig, Outcome, PageBuilder, Response, Taken, Task,
+    Batch, Confirmation, Engine, Event, MappingConfig, Outcome, PageBuilder, Taken, Task,
 };
 
 use super::{engine_with, numbers};
@@ -33,7 +33,7 @@ fn answer() -> impl Strategy<Value = Answer> {
 
 impl Answer {
     fn outcome(self, batch: &Batch) -> Outcome {
-        let response = Response::default();
+        let response = Box::default();
         match self {
             Self::Success => Outcome::Success,
             Self::Failure => Outcome::Failure(response),
@@ -124,7 +124,13 @@ fn carry_on(engine: &mut Engine, batch: Batch, answers: &[Answer]) -> Vec<String
                     told.push(format!("{:?}", read(&batch)));
                     let outcome = answers.next().unwrap().outcome(&batch);
                     let finished = engine.finish(batch.ticket(), outcome, None, now).unwrap();
-                    tasks.extend(finished.discards.into_iter().map(Task::Deliver));
+                    tasks.extend(
+                        finished
+                            .discards
+                            .into_iter()
+                            .map(Box::new)
+                            .map(Task::Deliver),
+                    );
                 }
                 Task::Run(batch) => {
                     engine

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use streamcore::{
     Batch, Checkpoint, CheckpointKey, Condition, Engine, Event, MappingConfig, Outcome,
-    PageBuilder, Response, ReturnedState, ShardStats, Start, Taken, Task, Ticket, UsageError,
+    PageBuilder, ReturnedState, ShardStats, Start, Taken, Task, Ticket, UsageError,
 };
 
 use super::{engine_with, page, shard_config, written};
@@ -163,7 +163,7 @@ fn a_batch_that_cannot_be_finished_so() {
     }
     let partial = Outcome::Partial {
         index: 2,
-        response: Response::default(),
+        response: Box::default(),
     };
     let error = fails(&mut engine, shard, finish(batch.ticket(), partial, None));
     assert_eq!(
@@ -215,12 +215,7 @@ fn an_update_that_cannot_be_made() {
         }
     );
     let finished = engine
-        .finish(
-            batch.ticket(),
-            Outcome::Failure(Response::default()),
-            None,
-            0,
-        )
+        .finish(batch.ticket(), Outcome::Failure(Box::default()), None, 0)
         .unwrap();
     let [discard] = finished.discards.as_slice() else {
         panic!("one discard")
@@ -301,7 +296,7 @@ fn trace_of(choices: &[u8]) -> Vec<String> {
             4 => now += i64::from(*choice) * 10,
             _ => {
                 if let Some(ticket) = running.pop() {
-                    let response = Response::default();
+                    let response = Box::default();
                     let outcome = match choice >> 3 & 3 {
                         0 => Outcome::Failure(response),
                         1 => Outcome::Partial { index: 0, response },

@@ -427,7 +427,7 @@ impl Player {
                 Taken::Task(Task::Deliver(discard)) => {
                     let finished = Finished {
                         stale: false,
-                        discards: vec![discard],
+                        discards: vec![*discard],
                     };
                     self.give_up(&finished, confirm);
                 }
@@ -465,7 +465,7 @@ impl Player {
                 self.give_up(
                     &Finished {
                         stale: false,
-                        discards: vec![discard],
+                        discards: vec![*discard],
                     },
                     false,
                 );

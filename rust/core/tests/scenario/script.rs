@@ -216,13 +216,13 @@ pub(super) fn outcome(word: &str, index: Option<usize>) -> (String, Outcome) {
     };
     let outcome = match (word, index) {
         ("ok", None) => Outcome::Success,
-        ("raise", None) => Outcome::Failure(raised),
-        ("refuse", None) => Outcome::Failure(Response::default()),
+        ("raise", None) => Outcome::Failure(Box::new(raised)),
+        ("refuse", None) => Outcome::Failure(Box::default()),
         ("throttle", None) => Outcome::Throttled,
         ("too_large", None) => Outcome::TooLarge { request_id: None },
         ("partial", Some(index)) => Outcome::Partial {
             index: u32::try_from(index).expect("a batch is small"),
-            response: Response::default(),
+            response: Box::default(),
         },
         _ => panic!("no outcome {word:?}"),
     };

@@ -529,7 +529,7 @@ impl Reference {
             Outcome::Partial { response, .. } | Outcome::Failure(response) => {
                 top.attempts += 1;
                 top.throttles = 0;
-                top.response = Some(response.clone());
+                top.response = Some((**response).clone());
                 let len = top.len;
                 if self.split_by_age(index, now) {
                     self.settle(index, now);

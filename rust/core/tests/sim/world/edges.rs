@@ -256,11 +256,11 @@ impl World {
     pub(super) fn answer(&mut self, flight: &Flight) -> Outcome {
         let len = flight.records.len();
         let index = |at: usize| u32::try_from(at).unwrap();
-        let response = Response {
+        let response = Box::new(Response {
             executed_version: Some(self.rng.below(3).to_string()),
             function_error: self.rng.chance(500).then(|| "Unhandled".to_owned()),
             ..Response::default()
-        };
+        });
         if self.kind {
             return Outcome::Success;
         }
@@ -335,7 +335,7 @@ impl World {
             let index = len + u32::try_from(self.rng.below(3)).unwrap();
             let wrong = Outcome::Partial {
                 index,
-                response: Response::default(),
+                response: Box::default(),
             };
             self.refused(
                 flight.ticket,
