@@ -242,6 +242,20 @@ mod tests {
     }
 
     #[test]
+    fn a_position_is_written_over_but_not_where_it_is_shared() {
+        let mut place = None;
+        Position::put(&mut place, b"17", 0);
+        let kept = place.clone();
+        for (digits, sub) in [("18", 1), ("19", 0), ("100", 2)] {
+            Position::put(&mut place, digits.as_bytes(), sub);
+            let sequence = number(digits);
+            assert_eq!(place, Some(Position { sequence, sub }));
+        }
+        let sequence = number("17");
+        assert_eq!(kept, Some(Position { sequence, sub: 0 }));
+    }
+
+    #[test]
     fn a_text_that_is_no_number_is_refused() {
         assert_eq!(SequenceNumber::parse(""), Err(PositionError::Empty));
         for (text, index, found) in [
