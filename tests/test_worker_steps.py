@@ -461,9 +461,9 @@ def test_keyboard_interrupt_in_a_handler_stops_and_loses_nothing() -> None:
 
 def test_what_is_out_of_range_is_refused_with_the_range() -> None:
     store = MemoryCheckpointStore()
-    with pytest.raises(ConfigError, match="invocation_threads must be a number from 1 to 1000, not 0"):
+    with pytest.raises(ConfigError, match="invocation_threads must be a whole number from 1 to 1000, not 0"):
         Worker(checkpoints=store, invocation_threads=0)
-    with pytest.raises(ConfigError, match="checkpoint_interval_ms must be a number from 0 to 3600000, not -1"):
+    with pytest.raises(ConfigError, match="checkpoint_interval_ms must be a whole number from 0 to 3600000, not -1"):
         Worker(checkpoints=store, checkpoint_interval_ms=-1)
     worker = Worker(checkpoints=store)
     stream, function = MemoryStream("s"), ScriptedFunction()
