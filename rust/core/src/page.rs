@@ -274,10 +274,24 @@ impl Page {
     ///
     /// [`PageError`] says what is wrong with the body and where.
     pub fn parse(body: impl Into<Bytes>, format: Format) -> Result<Self, PageError> {
+        Self::parse_with(body, format, |_| {})
+    }
+
+    /// The same, with a call for parts of the body some time before they are read: a large body is far from the processor, and a hint to
+    /// fetch it is not to be had in safe code.
+    ///
+    /// # Errors
+    ///
+    /// See [`Self::parse`].
+    pub fn parse_with(
+        body: impl Into<Bytes>,
+        format: Format,
+        fetch_ahead: impl FnMut(&[u8]),
+    ) -> Result<Self, PageError> {
         let body = body.into();
         check_size(0, body.len())?;
         let mut decoded = match format {
-            Format::Kinesis => decode::kinesis::decode(&body)?,
+            Format::Kinesis => decode::kinesis::decode(&body, fetch_ahead)?,
             Format::DynamoDb => decode::dynamodb::decode(&body)?,
         };
         let text = if format == Format::DynamoDb {

@@ -9,6 +9,7 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 use streamcore::{Format, PageBuilder, SequenceNumber};
 
+use crate::objects::fetch_ahead;
 use crate::errors::{config, page, page_error};
 
 /// Bodies of at least so many bytes are read with the interpreter released.
@@ -127,9 +128,9 @@ impl Page {
         // The page keeps Python's bytes, which never change.
         let body = Bytes::from_owner(PyBackedBytes::from(body.clone()));
         let page = if body.len() < DETACH_BYTES {
-            streamcore::Page::parse(body, format)
+            streamcore::Page::parse_with(body, format, fetch_ahead)
         } else {
-            py.detach(|| streamcore::Page::parse(body, format))
+            py.detach(|| streamcore::Page::parse_with(body, format, fetch_ahead))
         };
         Ok(Self {
             page: Arc::new(page.map_err(|error| page_error(&error))?),

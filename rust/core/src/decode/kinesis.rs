@@ -8,6 +8,9 @@ use crate::lanes::key_hash;
 use crate::page::{ChildShard, Entry, KEY_BYTES_MAX, Span, check_arrival, check_size};
 use crate::position::{check_sequence, is_sequence};
 
+/// The body is fetched so many bytes before it is read.
+const FETCHED_AHEAD: usize = 16 << 10;
+
 type Result<T> = std::result::Result<T, PageError>;
 
 /// Find the records and what stands around them.
@@ -15,12 +18,12 @@ type Result<T> = std::result::Result<T, PageError>;
 /// # Errors
 ///
 /// What is wrong with the body; first of all that it is not UTF-8.
-pub(crate) fn decode(body: &[u8]) -> Result<Decoded> {
-    read(body).map_err(|error| check_utf8(body, 0).err().unwrap_or(error))
+pub(crate) fn decode(body: &[u8], fetch_ahead: impl FnMut(&[u8])) -> Result<Decoded> {
+    read(body, fetch_ahead).map_err(|error| check_utf8(body, 0).err().unwrap_or(error))
 }
 
 /// The same, with any of the errors.
-fn read(body: &[u8]) -> Result<Decoded> {
+fn read(body: &[u8], mut fetch_ahead: impl FnMut(&[u8])) -> Result<Decoded> {
     let mut decoded = Decoded::default();
     let mut has_records = false;
     // Up to here the body is known to be UTF-8. Plain records are ASCII, apart from keys, which are looked at one by one; and no
@@ -41,6 +44,10 @@ fn read(body: &[u8]) -> Result<Decoded> {
                         check_utf8(&body[checked..start], checked)?;
                     }
                     checked = scanner.offset();
+                    // As far ahead of its end as it is long: one record after the other, all of the body.
+                    if let Some(later) = body.get(start + FETCHED_AHEAD..checked + FETCHED_AHEAD) {
+                        fetch_ahead(later);
+                    }
                     entry
                 } else {
                     scanner.return_to(start);
