@@ -35,6 +35,12 @@ pub(crate) fn bounds_bytes(bounds: Bounds) -> u32 {
 pub trait Sink {
     /// Append some bytes.
     fn put(&mut self, bytes: &[u8]);
+
+    /// Says that these bytes will be put soon. Data of a large page are far from the processor, and may be fetched meanwhile.
+    #[inline]
+    fn announce(&mut self, bytes: &[u8]) {
+        let _ = bytes;
+    }
 }
 
 impl Sink for Vec<u8> {
@@ -236,14 +242,26 @@ impl EventTemplate {
         out.put(b"}");
     }
 
-    fn write_records<'a>(
+    fn write_records<'a, S: Sink>(
         &self,
-        out: &mut impl Sink,
+        out: &mut S,
         records: impl IntoIterator<Item = (&'a Page, u32)>,
     ) {
         out.put(HEAD.as_bytes());
-        for (nth, (page, index)) in records.into_iter().enumerate() {
-            if nth > 0 {
+        let mut records = records.into_iter();
+        let mut announced = |out: &mut S| {
+            let record = records.next();
+            if let Some((page, index)) = record {
+                out.announce(page.record(index as usize).data_text());
+            }
+            record
+        };
+        // The two that come next.
+        let mut soon = [announced(out), announced(out)];
+        let mut comma = false;
+        while let Some((page, index)) = soon[0] {
+            soon = [soon[1], announced(out)];
+            if std::mem::replace(&mut comma, true) {
                 out.put(b",");
             }
             debug_assert_eq!(page.format(), self.format);

@@ -277,8 +277,8 @@ impl Page {
         Self::parse_with(body, format, |_| {})
     }
 
-    /// The same, with a call for parts of the body some time before they are read: a large body is far from the processor, and a hint to
-    /// fetch it is not to be had in safe code.
+    /// The same, with a call for parts of a body of Kinesis some time before they are read: a large body is far from the processor, and a
+    /// hint to fetch it is not to be had in safe code.
     ///
     /// # Errors
     ///

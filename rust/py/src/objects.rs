@@ -52,6 +52,11 @@ impl Sink for Unwritten<'_> {
         now.write_copy_of_slice(bytes);
         self.0 = rest;
     }
+
+    #[inline]
+    fn announce(&mut self, bytes: &[u8]) {
+        fetch_ahead(bytes);
+    }
 }
 
 /// A `bytes` of this length, written where it stays. `PyBytes::new_with` would fill it with zeros first, which for a large event is half

@@ -9,8 +9,8 @@ use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyBytes, PyString, PyTuple};
 use streamcore::{Format, PageBuilder, SequenceNumber};
 
-use crate::objects::fetch_ahead;
 use crate::errors::{config, page, page_error};
+use crate::objects::fetch_ahead;
 
 /// Bodies of at least so many bytes are read with the interpreter released.
 pub(crate) const DETACH_BYTES: usize = 64 << 10;

@@ -8,7 +8,7 @@ use crate::lanes::key_hash;
 use crate::page::{ChildShard, Entry, KEY_BYTES_MAX, Span, check_arrival, check_size};
 use crate::position::{check_sequence, is_sequence};
 
-/// The body is fetched so many bytes before it is read.
+/// A body is fetched so many bytes before it is read: some of the machine's pages, of which each new one is slow to begin with.
 const FETCHED_AHEAD: usize = 16 << 10;
 
 type Result<T> = std::result::Result<T, PageError>;
@@ -44,7 +44,7 @@ fn read(body: &[u8], mut fetch_ahead: impl FnMut(&[u8])) -> Result<Decoded> {
                         check_utf8(&body[checked..start], checked)?;
                     }
                     checked = scanner.offset();
-                    // As far ahead of its end as it is long: one record after the other, all of the body.
+                    // As much as this record has, so that with each of them all of the body is fetched once.
                     if let Some(later) = body.get(start + FETCHED_AHEAD..checked + FETCHED_AHEAD) {
                         fetch_ahead(later);
                     }

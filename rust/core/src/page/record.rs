@@ -142,6 +142,11 @@ impl<'a> Record<'a> {
         self.entry.data.of(&self.page.body)
     }
 
+    /// The data of either API as they stand in the page.
+    pub(crate) fn data_text(&self) -> &'a [u8] {
+        self.entry.data.of(&self.page.body)
+    }
+
     /// The data in the canonical form of a JSON string, without the quotes; empty for a record of `DynamoDB` Streams. For data that
     /// is base64 this is the base64 text.
     #[must_use]
