@@ -12,6 +12,7 @@ use streamcore::{Format, PageError, Records};
 use crate::arrow::{ArrowArray, ArrowArrayStream, ArrowSchema, Column, Field, Kind};
 use crate::batch::Batch;
 use crate::errors;
+use crate::objects::fetch_ahead;
 
 const KINESIS: &[Field] = &[
     field(c"sequence_number", Kind::Utf8),
@@ -175,7 +176,7 @@ fn page((index, error): (usize, PageError)) -> PyErr {
 fn gather<'a, O: TryFrom<usize>>(
     records: &'a Records,
     bytes: usize,
-    push: impl Fn(&streamcore::Record<'a>, &mut Vec<u8>) -> Result<(), PageError>,
+    mut push: impl FnMut(&streamcore::Record<'a>, &mut Vec<u8>) -> Result<(), PageError>,
 ) -> Gathered<O> {
     // A batch is below the payload limit of 6 MB, so that any offset holds it.
     let offset = |bytes: &Vec<u8>| match O::try_from(bytes.len()) {
@@ -220,7 +221,13 @@ fn payloads<O: TryFrom<usize>>(records: &Records) -> Gathered<O> {
         Some(object) => object.len(),
         None => record.as_bytes().data_base64.len() / 4 * 3,
     });
-    gather(records, bytes.sum(), streamcore::Record::payload_into)
+    let mut later = records.iter().skip(1);
+    gather(records, bytes.sum(), |record, out| {
+        if let Some(later) = later.next() {
+            fetch_ahead(later.as_bytes().data_base64);
+        }
+        record.payload_into(out)
+    })
 }
 
 fn arrivals(records: &Records) -> Vec<i64> {
