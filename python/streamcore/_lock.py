@@ -34,6 +34,7 @@ def when_free(lock: threading.Lock, pause: Callable[[], object] = _pause) -> thr
         pause: lets other threads run.
 
     Example:
+        >>> import threading
         >>> lock = threading.Lock()
         >>> with when_free(lock):
         ...     lock.locked()
