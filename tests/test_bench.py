@@ -419,7 +419,7 @@ def test_a_rate_is_kept_where_the_work_is_done_soon_after_the_last_arrival(
     elapsed_s: float,
     longest_call_s: float,
     window_s: int,
-    kept: bool,  # noqa: FBT001
+    kept: bool,  # noqa: FBT001  (pytest passes it by name)
 ) -> None:
     run = dataclasses.replace(RUN, elapsed_s=elapsed_s, longest_call_s=longest_call_s)
     assert result_of(run, rate=2000, window_s=window_s).kept_rate == kept
