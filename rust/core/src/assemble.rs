@@ -19,10 +19,9 @@ pub(crate) struct Limits {
     pub(crate) boundary: Option<Boundary>,
 }
 
-/// A batch cut from the queue.
-#[derive(Debug)]
+/// What a batch that was cut from the queue is.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {
-    pub(crate) runs: Runs,
     pub(crate) records: u32,
     /// One record that alone is larger than the payload limit.
     pub(crate) oversized: bool,
@@ -77,7 +76,7 @@ impl LaneQueue {
         self.runs.iter()
     }
 
-    pub(crate) fn front(&self) -> Option<Run> {
+    pub(crate) fn front(&self) -> Option<&Run> {
         self.runs.front()
     }
 
@@ -138,12 +137,18 @@ impl LaneQueue {
         open.full
     }
 
-    /// Takes the open batch, which must hold a record. Call [`Self::fill`] first.
-    pub(crate) fn cut(&mut self) -> Cut {
-        let open = std::mem::take(&mut self.open);
+    /// Moves the open batch, which must hold a record, to `runs`. Call [`Self::fill`] with the same limits first.
+    pub(crate) fn cut(&mut self, limits: &Limits, runs: &mut Runs) -> Cut {
+        let open = &self.open;
         assert!(open.records > 0, "a batch holds a record");
-        let mut runs = Runs::default();
-        let mut left = open.records;
+        let cut = Cut {
+            records: open.records,
+            oversized: open.oversized,
+            bytes: open.bytes - open.envelope,
+            window: limits.boundary.and(open.window),
+        };
+        self.open = Open::default();
+        let mut left = cut.records;
         while let Some(run) = self.runs.pop_front(left) {
             runs.push_back(run);
             left -= run.len();
@@ -151,13 +156,7 @@ impl LaneQueue {
                 break;
             }
         }
-        Cut {
-            runs,
-            records: open.records,
-            oversized: open.oversized,
-            bytes: open.bytes - open.envelope,
-            window: open.window,
-        }
+        cut
     }
 
     /// The runs, to be changed for others that hold the same records. What is open is looked at anew.

@@ -1,10 +1,11 @@
 //! A batch in flight, and what a function's answer means for it.
 
+use std::any::Any;
 use std::sync::Arc;
 
 use crate::buffer::to_usize;
 use crate::chance::RequestId;
-use crate::config::ShardConfig;
+use crate::config::{Attachment, ShardConfig};
 use crate::event::{ENVELOPE_BYTES, EventTemplate, Sink};
 use crate::records::{Records, SharedRecords};
 use crate::window::{Bounds, Window};
@@ -139,38 +140,104 @@ pub struct Batch(pub(crate) Arc<Parts>);
 /// What the copies of a batch share, one of which its lane keeps while it is in flight.
 #[derive(Debug)]
 pub(crate) struct Parts {
+    info: Arc<ShardInfo>,
+    call: Call,
+    pub(crate) records: SharedRecords,
+    window: Option<Window>,
+}
+
+/// Which call of the function a batch is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Call {
     pub(crate) ticket: Ticket,
     pub(crate) request_id: RequestId,
     pub(crate) attempt: u32,
-    pub(crate) info: Arc<ShardInfo>,
     pub(crate) len: u32,
-    pub(crate) records: SharedRecords,
-    pub(crate) window: Option<Window>,
 }
 
 impl Batch {
+    pub(crate) fn new(
+        info: Arc<ShardInfo>,
+        call: Call,
+        records: Records,
+        window: Option<Window>,
+    ) -> Self {
+        Self(Arc::new(Parts {
+            info,
+            call,
+            records: SharedRecords::new(records),
+            window,
+        }))
+    }
+
+    /// What is left of a batch that is finished, to make another one of the shard without asking for memory. None where somebody still has
+    /// the batch. It keeps no page.
+    pub(crate) fn into_spare(mut self) -> Option<Self> {
+        let parts = Arc::get_mut(&mut self.0)?;
+        parts.records.set(Records::default());
+        parts.window = None;
+        Some(self)
+    }
+
+    /// Another batch of the same shard in the place of a spare one.
+    pub(crate) fn again(mut self, call: Call, records: Records, window: Option<Window>) -> Self {
+        let parts = Arc::get_mut(&mut self.0).expect("nobody else has a spare batch");
+        parts.call = call;
+        parts.records.set(records);
+        parts.window = window;
+        self
+    }
+
     /// What [`Engine::finish`](crate::Engine::finish) takes.
     #[must_use]
     pub fn ticket(&self) -> Ticket {
-        self.0.ticket
+        self.0.call.ticket
     }
 
     /// The id of this batch: the same for a retry of the same records, another for a half or a suffix.
     #[must_use]
     pub fn request_id(&self) -> String {
-        self.0.request_id.text()
+        self.0.call.request_id.text()
     }
 
     /// 1 for the first time; what did not run does not count.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.0.attempt
+        self.0.call.attempt
     }
 
     /// The shard, its mapping and the names in its events.
     #[must_use]
     pub fn config(&self) -> &ShardConfig {
         &self.0.info.config
+    }
+
+    /// What was attached to the shard, if it is of this type.
+    ///
+    /// ```
+    /// # use streamcore::{CheckpointKey, Engine, MappingConfig, MappingIdentity, PageBuilder, Taken, Task};
+    /// use streamcore::{Attachment, ShardConfig};
+    ///
+    /// # let key = CheckpointKey { mapping_uuid: "m".into(), stream_identity: "s".into(), shard_id: "shardId-0".into() };
+    /// # let (identity, mapping) = (MappingIdentity::default(), MappingConfig::default());
+    /// let config = ShardConfig {
+    ///     attachment: Some(Attachment::new("orders")),
+    ///     ..ShardConfig::new(key, identity, mapping)
+    /// };
+    /// # let mut engine = Engine::default();
+    /// # let shard = engine.add_shard(config, None)?;
+    /// # let mut builder = PageBuilder::new();
+    /// # builder.push("ann", b"1", 0, Some("7"))?;
+    /// # engine.offer(shard, builder.finish(), None, 0)?;
+    /// # let Taken::Task(Task::Run(batch)) = engine.take(0) else { panic!("a batch is ready") };
+    /// assert_eq!(batch.attachment::<&str>(), Some(&"orders"));
+    /// assert_eq!(batch.attachment::<u64>(), None);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn attachment<T: Any>(&self) -> Option<&T> {
+        let attachment = self.0.info.config.attachment.as_ref();
+        attachment.and_then(Attachment::get)
     }
 
     /// The constant parts of the shard's events.
@@ -182,13 +249,13 @@ impl Batch {
     /// How many records it has: at least one, but for the closing call of a tumbling window.
     #[must_use]
     pub fn len(&self) -> usize {
-        to_usize(self.0.len)
+        to_usize(self.0.call.len)
     }
 
     /// Whether it has no records: it is the closing call of a tumbling window.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.len == 0
+        self.0.call.len == 0
     }
 
     /// The tumbling window that its records are in, or that it closes; None for a mapping without one.

@@ -1,5 +1,7 @@
 //! What a mapping and a shard are told: Lambda's parameters in the core's units, and the names that events carry.
 
+use std::any::Any;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::checkpoint::{CheckpointKey, Start};
@@ -174,6 +176,29 @@ pub struct MappingIdentity {
     pub aws_region: String,
 }
 
+/// Something of the caller's that goes with a shard and comes back with its batches, such as what events are made of.
+#[derive(Clone)]
+pub struct Attachment(Arc<dyn Any + Send + Sync>);
+
+impl Attachment {
+    /// Wraps a value. To copy the attachment does not copy it.
+    pub fn new(value: impl Any + Send + Sync) -> Self {
+        Self(Arc::new(value))
+    }
+
+    /// The value, if it is of this type.
+    #[must_use]
+    pub fn get<T: Any>(&self) -> Option<&T> {
+        self.0.downcast_ref()
+    }
+}
+
+impl fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Attachment")
+    }
+}
+
 /// Everything about one shard that does not change while it is read.
 #[derive(Debug, Clone)]
 pub struct ShardConfig {
@@ -198,6 +223,8 @@ pub struct ShardConfig {
     pub sync_checkpoints: bool,
     /// Seed of request ids and jitter.
     pub seed: u64,
+    /// What the caller wants to find again at each batch, see [`Batch::attachment`](crate::Batch::attachment).
+    pub attachment: Option<Attachment>,
 }
 
 impl ShardConfig {
@@ -219,6 +246,7 @@ impl ShardConfig {
             window_grace_ms: WINDOW_GRACE_MS,
             sync_checkpoints: false,
             seed: 0,
+            attachment: None,
         }
     }
 }

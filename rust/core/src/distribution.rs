@@ -36,13 +36,17 @@ impl Default for Distribution {
     }
 }
 
+/// The minute of an instant.
+pub(crate) fn minute(now: i64) -> i64 {
+    now.div_euclid(MINUTE_MS)
+}
+
 impl Distribution {
-    /// Counts a value of this moment. One below 0 counts as 0: ages are, where clocks differ.
-    pub(crate) fn count(&mut self, value: i64, now: i64) {
+    /// Counts a value of this minute. One below 0 counts as 0: ages are, where clocks differ.
+    pub(crate) fn count(&mut self, value: i64, minute: i64) {
         let value = u64::try_from(value).unwrap_or(0);
         self.counts[bucket(value)] += 1;
         self.sum = self.sum.saturating_add(value);
-        let minute = now.div_euclid(MINUTE_MS);
         match &mut self.minutes[1] {
             Some(extremes) if extremes.minute >= minute => {
                 extremes.least = extremes.least.min(value);
@@ -99,7 +103,7 @@ mod tests {
     fn values_add_up_and_a_negative_one_is_nothing() {
         let mut found = Distribution::default();
         for value in [3, -5, 100] {
-            found.count(value, 0);
+            found.count(value, minute(0));
         }
         assert_eq!(found.sum(), 103);
         assert_eq!(found.counts().iter().sum::<u64>(), 3);
@@ -113,7 +117,7 @@ mod tests {
     fn the_extremes_of_the_last_two_minutes_are_kept() {
         let mut found = Distribution::default();
         for (value, now) in [(9, 0), (5, 59_999), (7, 60_000), (8, 200_000), (6, 239_999)] {
-            found.count(value, now);
+            found.count(value, minute(now));
         }
         let extremes = |minute, least, greatest| Extremes {
             minute,

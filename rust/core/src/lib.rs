@@ -185,8 +185,8 @@ pub use checkpoint::{
     CHECKPOINT_FORMAT, Checkpoint, CheckpointError, CheckpointKey, LaneTag, Start,
 };
 pub use config::{
-    ConfigError, FETCH_RECORDS_MAX, MappingConfig, MappingIdentity, PAYLOAD_BYTES_MAX, SPAN_MAX,
-    ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX,
+    Attachment, ConfigError, FETCH_RECORDS_MAX, MappingConfig, MappingIdentity, PAYLOAD_BYTES_MAX,
+    SPAN_MAX, ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX,
     WINDOW_GRACE_MS,
 };
 pub use discard::{Condition, Confirmation, Discard, DiscardId};

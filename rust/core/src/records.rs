@@ -14,15 +14,17 @@ use crate::retry::Work;
 use crate::window::Window;
 
 /// Records of one lane in order, and the pages that they are in, which it keeps in memory. To copy it copies no record.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Records {
     slices: Slices,
     pub(crate) len: u32,
 }
 
 /// Most batches are of one page, and need no list.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 enum Slices {
+    #[default]
+    None,
     One(Slice),
     Many(Arc<[Slice]>),
 }
@@ -61,6 +63,7 @@ impl Records {
             Slice::of(buffer, run)
         });
         let slices = match (slices.next(), slices.next()) {
+            (None, _) => Slices::None,
             (Some(one), None) => Slices::One(one),
             (first, second) => {
                 let first = first.into_iter().chain(second);
@@ -100,6 +103,7 @@ impl Records {
 
     fn slices(&self) -> &[Slice] {
         match &self.slices {
+            Slices::None => &[],
             Slices::One(slice) => std::slice::from_ref(slice),
             Slices::Many(slices) => slices,
         }
@@ -217,6 +221,11 @@ impl SharedRecords {
     /// The records where they are now.
     pub(crate) fn get(&self) -> Records {
         self.lock().clone()
+    }
+
+    /// Puts other records in their place, where nobody else can see them.
+    pub(crate) fn set(&mut self, records: Records) {
+        *self.0.get_mut().unwrap_or_else(PoisonError::into_inner) = records;
     }
 
     /// Puts the same records in other pages in their place.

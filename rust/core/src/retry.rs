@@ -4,7 +4,7 @@
 //! is always a prefix. A half, a suffix and a fresh range are new batches with a budget and a request id of their own; a retry is the
 //! same batch again. Owns invariants I5 and I6.
 
-use crate::assemble::Cut;
+use crate::assemble::{LaneQueue, Limits};
 use crate::batch::Response;
 use crate::buffer::{Buffer, Run, to_usize};
 use crate::runs::Runs;
@@ -65,7 +65,7 @@ impl Frame {
 }
 
 /// The batch that a lane works on.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Work {
     /// The incomplete records, from `base` on.
     runs: Runs,
@@ -80,35 +80,25 @@ pub(crate) struct Work {
 }
 
 impl Work {
-    pub(crate) fn new(cut: Cut, serial: u64) -> Self {
+    /// Begins with the batch that the queue's open one is. It is made where it stays: it is large, and there is one for each batch.
+    pub(crate) fn begin(&mut self, queue: &mut LaneQueue, limits: &Limits, serial: u64) {
+        let cut = queue.cut(limits, &mut self.runs);
         let fate = if cut.oversized {
             Fate::Oversized
         } else {
             Fate::Invoke
         };
-        let frame = Frame {
+        self.top = Some(Frame {
             fate,
             bytes: Some(cut.bytes),
             ..Frame::new(0, cut.records, serial)
-        };
-        Self {
-            runs: cut.runs,
-            base: 0,
-            top: Some(frame),
-            below: Vec::new(),
-            window: cut.window,
-        }
+        });
+        self.window = cut.window;
     }
 
     /// The closing call of a tumbling window: a batch without records.
     pub(crate) fn closing(serial: u64, due: i64) -> Self {
-        let mut work = Self {
-            runs: Runs::default(),
-            base: 0,
-            top: None,
-            below: Vec::new(),
-            window: None,
-        };
+        let mut work = Self::default();
         work.push_closing(serial, due);
         work
     }
@@ -134,7 +124,7 @@ impl Work {
         self.runs.iter()
     }
 
-    pub(crate) fn front(&self) -> Option<Run> {
+    pub(crate) fn front(&self) -> Option<&Run> {
         self.runs.front()
     }
 

@@ -13,8 +13,8 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    pub(crate) fn front(&self) -> Option<Run> {
-        self.first
+    pub(crate) fn front(&self) -> Option<&Run> {
+        self.first.as_ref()
     }
 
     pub(crate) fn get(&self, index: usize) -> Option<Run> {

@@ -125,6 +125,8 @@ struct Lane {
     work: Option<Work>,
     /// Its batch in flight, shared with whoever runs it.
     in_flight: Option<Batch>,
+    /// What the batch before it was, to be used again.
+    spare: Option<Batch>,
     /// When its last batch ended; the batching window does not start before.
     last_completion: i64,
     /// What is to be known of its batch in flight when it comes to an end.
@@ -140,6 +142,7 @@ impl Lane {
             queue: LaneQueue::default(),
             work: None,
             in_flight: None,
+            spare: None,
             last_completion: i64::MIN,
             sent: Sent::default(),
             marks: LaneMarks::default(),
@@ -148,7 +151,7 @@ impl Lane {
     }
 
     /// The run that begins with the first incomplete record.
-    fn front(&self) -> Option<Run> {
+    fn front(&self) -> Option<&Run> {
         self.work
             .as_ref()
             .and_then(Work::front)

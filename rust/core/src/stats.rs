@@ -93,6 +93,16 @@ pub struct Age {
     pub at_ms: i64,
 }
 
+impl Age {
+    /// An age at this instant. One below 0 is 0, where clocks differ.
+    pub(crate) fn at(age_ms: i64, now: i64) -> Self {
+        Self {
+            ms: age_ms.max(0),
+            at_ms: now,
+        }
+    }
+}
+
 /// The tumbling window of a shard, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WindowStats {

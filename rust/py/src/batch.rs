@@ -1,7 +1,5 @@
 //! Batches, their events, and what comes back of them.
 
-use std::sync::Arc;
-
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -72,7 +70,6 @@ impl Window {
 #[pyclass(frozen, module = "streamcore._streamcore")]
 pub(crate) struct Batch {
     pub(crate) batch: streamcore::Batch,
-    pub(crate) shape: Arc<EventShape>,
 }
 
 #[pymethods]
@@ -158,7 +155,9 @@ impl Batch {
     }
 
     pub(crate) fn event<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        self.shape.event(py, &self.batch)
+        let shape = self.batch.attachment::<EventShape>();
+        let shape = shape.expect("each shard is made with the shape of its events");
+        shape.event(py, &self.batch)
     }
 
     fn json<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {

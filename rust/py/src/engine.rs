@@ -4,7 +4,6 @@
 //! comes back milliseconds later. No Python code runs, and no Python object is dropped, while the lock is held.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
@@ -14,14 +13,14 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use streamcore::{
-    Checkpoint as CoreCheckpoint, CheckpointKey, Confirmation, DiscardId, ShardConfig, StreamClock,
-    Taken, Task, Ticket,
+    Attachment, Checkpoint as CoreCheckpoint, CheckpointKey, Confirmation, DiscardId, ShardConfig,
+    StreamClock, Taken, Task, Ticket,
 };
 
 use crate::arguments::{self, mapping_config, mapping_identity, starting};
 use crate::batch::{Batch, Discard, Finished, Outcome};
 use crate::checkpoint::Checkpoint;
-use crate::errors::{broken, checkpoint_error, config, forked, usage, usage_error};
+use crate::errors::{broken, checkpoint_error, config, forked, usage_error};
 use crate::event::EventShape;
 use crate::invoke::Calls;
 use crate::objects::fetch_ahead;
@@ -70,8 +69,6 @@ struct News {
 
 struct State {
     core: streamcore::Engine,
-    /// By handle, what events of a shard are copied from.
-    shapes: BTreeMap<u32, Arc<EventShape>>,
     /// Called once when what `take` last said no longer holds.
     callback: Option<Py<PyAny>>,
     /// `take` has said that there is nothing to do, and nothing has become ready since.
@@ -103,20 +100,14 @@ impl State {
     }
 
     /// The next thing to do, or when to ask again. Whoever takes it needs not be told of it.
-    fn take(&mut self, engine: u64, now: i64, news: &mut News) -> PyResult<Next> {
+    fn take(&mut self, engine: u64, now: i64, news: &mut News) -> Next {
         let taken = self.core.take(now);
         // What became ready beside the task that is given out is worth another waiter.
         news.woken = (news.woken + self.core.take_woken()).saturating_sub(1);
         news.sooner |= self.move_timer();
         match taken {
-            Taken::Task(Task::Run(batch)) => match self.shapes.get(&batch.ticket().shard()) {
-                Some(shape) => {
-                    let shape = Arc::clone(shape);
-                    Ok(Next::Run(Batch { batch, shape }))
-                }
-                None => Err(usage("the shard of a batch is gone")),
-            },
-            Taken::Task(Task::Deliver(discard)) => Ok(Next::Deliver(discard)),
+            Taken::Task(Task::Run(batch)) => Next::Run(Batch { batch }),
+            Taken::Task(Task::Deliver(discard)) => Next::Deliver(discard),
             Taken::Wait(at) => {
                 self.idle = true;
                 TOLD.set(Told {
@@ -124,7 +115,7 @@ impl State {
                     wakes: self.wakes,
                     at,
                 });
-                Ok(Next::Wait(at))
+                Next::Wait(at)
             }
         }
     }
@@ -179,7 +170,7 @@ impl Engine {
         let mut news = News::default();
         let next = state.take(self.id, now, &mut news);
         self.tell(py, state, news);
-        next
+        Ok(next)
     }
 
     /// [`Self::end_batch`] and then [`Self::next`] under one lock; nothing is taken where there are discards, which come first.
@@ -197,7 +188,7 @@ impl Engine {
         let next = is_next.then(|| state.take(self.id, now, &mut news));
         self.tell(py, state, news);
         match finished {
-            Ok(finished) => Ok((finished.discards, next.transpose()?)),
+            Ok(finished) => Ok((finished.discards, next)),
             Err(error) => Err(usage_error(&error)),
         }
     }
@@ -263,7 +254,6 @@ impl Engine {
         Self {
             state: Mutex::new(State {
                 core,
-                shapes: BTreeMap::new(),
                 callback: None,
                 idle: true,
                 timer: None,
@@ -323,18 +313,19 @@ impl Engine {
             window_grace_ms,
             sync_checkpoints,
             seed: self.seed,
-            ..ShardConfig::new(key, names.clone(), mapping_config(mapping)?)
+            attachment: Some(Attachment::new(EventShape::new(shard_id, names.clone()))),
+            ..ShardConfig::new(key, names, mapping_config(mapping)?)
         };
-        let shape = Arc::new(EventShape::new(shard_id, names));
-        self.call(py, |state| {
+        let shape = shard.attachment.clone();
+        let added = self.call(py, |state| {
             let handle = state.core.add_shard(shard, checkpoint)?;
             if running_max.is_some() {
                 state.core.cap(&uuid, running_max);
             }
-            state.shapes.insert(handle, shape);
             Ok(handle)
-        })?
-        .map_err(|error| usage_error(&error))
+        });
+        drop(shape);
+        added?.map_err(|error| usage_error(&error))
     }
 
     #[pyo3(signature = (shard, page, now, millis_behind = None))]
@@ -535,12 +526,9 @@ impl Engine {
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::shard)] shard: u32,
     ) -> PyResult<()> {
-        let shape = self.call(py, |state| {
-            state.core.remove(shard)?;
-            Ok(state.shapes.remove(&shard))
-        })?;
-        // It holds Python objects, which are not let go of under the lock.
-        shape.map(drop).map_err(|error| usage_error(&error))
+        let config = self.call(py, |state| state.core.remove(shard))?;
+        // What is attached to it holds Python objects, which are not let go of under the lock.
+        config.map(drop).map_err(|error| usage_error(&error))
     }
 
     #[pyo3(signature = (timeout = None))]
@@ -651,12 +639,9 @@ impl Engine {
     }
 
     fn reset(&self, py: Python<'_>) -> PyResult<()> {
-        let shapes = self.call(py, |state| {
-            state.core.reset();
-            std::mem::take(&mut state.shapes)
-        })?;
-        // They hold Python objects, which are not let go of under the lock.
-        drop(shapes);
+        let configs = self.call(py, |state| state.core.reset())?;
+        // What is attached to them holds Python objects, which are not let go of under the lock.
+        drop(configs);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use crate::batch::{Outcome, around_bytes};
-use crate::distribution::Distribution;
+use crate::distribution::minute;
 use crate::records::Records;
 use crate::stats::Age;
 use crate::window::Window;
@@ -35,11 +35,13 @@ impl Shard {
         let stream_now = self.stream_now(now);
         let counted = &mut self.distributions;
         let len = i64::try_from(records.len()).unwrap_or(i64::MAX);
-        counted.batch_records.count(len, now);
-        counted.event_bytes.count(bytes, now);
+        let minute = minute(now);
+        counted.batch_records.count(len, minute);
+        counted.event_bytes.count(bytes, minute);
         if let Some(arrival) = sent.last_arrival_ms {
             let age = stream_now.saturating_sub(arrival);
-            self.sent = Some(count_age(&mut counted.iterator_ages_sent_ms, age, now));
+            counted.iterator_ages_sent_ms.count(age, minute);
+            self.sent = Some(Age::at(age, now));
         }
     }
 
@@ -55,11 +57,12 @@ impl Shard {
         let stream_now = self.stream_now(now);
         let sent = self.lanes[index].sent;
         let handler = now.saturating_sub(sent.at_ms);
-        self.distributions.handler_ms.count(handler, now);
+        let minute = minute(now);
+        self.distributions.handler_ms.count(handler, minute);
         if let Some(arrival) = sent.last_arrival_ms {
             let age = stream_now.saturating_sub(arrival);
-            let ages = &mut self.distributions.iterator_ages_ms;
-            self.finished = Some(count_age(ages, age, now));
+            self.distributions.iterator_ages_ms.count(age, minute);
+            self.finished = Some(Age::at(age, now));
         }
         let failed = *outcome != Outcome::Success;
         let counters = &mut self.counters;
@@ -73,13 +76,5 @@ impl Shard {
             counters.retries += u64::from(attempts > 0);
             counters.failed_invocations += u64::from(failed);
         }
-    }
-}
-
-fn count_age(ages: &mut Distribution, age: i64, now: i64) -> Age {
-    ages.count(age, now);
-    Age {
-        ms: age.max(0),
-        at_ms: now,
     }
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::{Finished, Mode, Shard, Task, Unconfirmed};
-use crate::batch::{Batch, Outcome, Parts, Response, Ticket};
+use crate::batch::{Batch, Call, Outcome, Response, Ticket};
 use crate::buffer::to_usize;
 use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
 use crate::discard::{Condition, Confirmation, Discard, DiscardId};
 use crate::error::UsageError;
-use crate::records::{Records, SharedRecords};
+use crate::records::Records;
 use crate::retry::{Fate, Frame, Work};
 use crate::stats::LaneState;
 use crate::trace::Event;
@@ -129,8 +129,8 @@ impl Shard {
         let (serial, limits) = (self.serial(), self.limits());
         let lane = &mut self.lanes[index];
         lane.queue.fill(&self.buffer, &limits);
-        let cut = lane.queue.cut();
-        lane.work = Some(Work::new(cut, serial));
+        let work = lane.work.insert(Work::default());
+        work.begin(&mut lane.queue, &limits, serial);
         lane.moved_on = self.batches_ended;
     }
 
@@ -167,16 +167,18 @@ impl Shard {
         self.count_sent(index, &records, window.as_ref(), bytes, now);
         self.heads
             .set_state(index, LaneState::InFlight(ticket.serial()));
-        let batch = Batch(Arc::new(Parts {
+        let call = Call {
             ticket,
             request_id: self.chance.request_id(serial),
             attempt,
-            info: Arc::clone(&self.info),
             len,
-            records: SharedRecords::new(records),
-            window,
-        }));
-        self.lanes[index].in_flight = Some(batch.clone());
+        };
+        let lane = &mut self.lanes[index];
+        let batch = match lane.spare.take() {
+            Some(spare) => spare.again(call, records, window),
+            None => Batch::new(Arc::clone(&self.info), call, records, window),
+        };
+        lane.in_flight = Some(batch.clone());
         self.note(|| handed_out(number, &batch));
         batch
     }
@@ -210,7 +212,8 @@ impl Shard {
             self.check_returned(index, returned)?;
         }
         self.heads.set_state(index, LaneState::Ready);
-        self.lanes[index].in_flight = None;
+        let lane = &mut self.lanes[index];
+        lane.spare = lane.in_flight.take().and_then(Batch::into_spare);
         self.batches_ended += 1;
         self.count_finished(index, &outcome, records, now);
         match outcome {
@@ -463,7 +466,7 @@ impl Shard {
 
     /// What a lane that has no batch in work does because of its records.
     fn queue_wait(&mut self, index: usize, now: i64) -> LaneState {
-        let Some(front) = self.lanes[index].queue.front() else {
+        let Some(front) = self.lanes[index].queue.front().copied() else {
             return LaneState::Empty;
         };
         let window = self.mapping().batching_window_ms;

@@ -18,6 +18,7 @@ pub(super) struct Head {
 pub(super) struct Heads {
     all: Vec<Head>,
     ready: LaneSet,
+    ready_count: usize,
     in_flight: LaneSet,
     /// Lanes that become ready by themselves: they wait, or are parked.
     waking: LaneSet,
@@ -33,6 +34,7 @@ impl Heads {
         Self {
             all: vec![head; lanes],
             ready: 0,
+            ready_count: 0,
             in_flight: 0,
             waking: 0,
         }
@@ -40,12 +42,16 @@ impl Heads {
 
     pub(super) fn set_state(&mut self, lane: usize, state: LaneState) {
         let bit: LaneSet = 1 << lane;
+        self.ready_count -= usize::from(self.ready & bit != 0);
         self.ready &= !bit;
         self.in_flight &= !bit;
         self.waking &= !bit;
         match state {
             LaneState::Empty => {}
-            LaneState::Ready => self.ready |= bit,
+            LaneState::Ready => {
+                self.ready |= bit;
+                self.ready_count += 1;
+            }
             LaneState::InFlight(_) => self.in_flight |= bit,
             LaneState::Waiting(_) | LaneState::Parked(_) => self.waking |= bit,
         }
@@ -57,7 +63,7 @@ impl Heads {
     }
 
     pub(super) fn ready(&self) -> usize {
-        self.ready.count_ones() as usize
+        self.ready_count
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -102,8 +108,8 @@ impl Heads {
             anew.set_state(lane, head.state);
         }
         assert_eq!(
-            (anew.ready, anew.in_flight, anew.waking),
-            (self.ready, self.in_flight, self.waking),
+            (anew.ready, anew.ready_count, anew.in_flight, anew.waking),
+            (self.ready, self.ready_count, self.in_flight, self.waking),
             "I4: what lanes do is known without looking at each"
         );
     }

@@ -14,9 +14,10 @@ fn take(engine: &mut Engine) -> Option<Batch> {
     }
 }
 
+/// Finishes a batch a millisecond after it was handed out.
 fn finish(engine: &mut Engine, batch: &Batch) {
     engine
-        .finish(batch.ticket(), Outcome::Success, None, 0)
+        .finish(batch.ticket(), Outcome::Success, None, 1)
         .unwrap();
 }
 
@@ -84,6 +85,49 @@ fn a_shard_with_many_ready_lanes_gives_one_batch_and_lets_the_next_shard_go() {
         .collect();
     assert_eq!(shards[..3], [busy, quiet, busy]);
     assert_eq!(shards.len(), 11);
+}
+
+/// Two shards that are ready ten times over; which is handed out when each batch is finished after so many milliseconds.
+fn shards_in_turn(pause_ms: i64) -> Vec<u32> {
+    let mut engine = Engine::default();
+    let wide = MappingConfig {
+        parallelization_factor: 10,
+        ..one_by_one()
+    };
+    for name in ["left", "right"] {
+        let shard = engine
+            .add_shard(shard_config("m", name, wide.clone()), None)
+            .unwrap();
+        let numbers: Vec<u8> = (0..200).collect();
+        engine
+            .offer(shard, page(&written(&numbers)), None, 0)
+            .unwrap();
+    }
+    let mut now = 0;
+    std::iter::from_fn(|| {
+        let Taken::Task(Task::Run(batch)) = engine.take(now) else {
+            return None;
+        };
+        now += pause_ms;
+        engine
+            .finish(batch.ticket(), Outcome::Success, None, now)
+            .unwrap();
+        Some(batch.ticket().shard())
+    })
+    .take(60)
+    .collect()
+}
+
+#[test]
+fn a_shard_has_ten_batches_in_a_row_where_they_take_no_time() {
+    let (left, right) = ([0; 10], [1; 10]);
+    let expected = [left, right, left, right, left, right].concat();
+    assert_eq!(shards_in_turn(0), expected);
+}
+
+#[test]
+fn shards_take_turns_where_a_batch_takes_time() {
+    assert_eq!(shards_in_turn(1), [0, 1].repeat(30));
 }
 
 #[test]

@@ -243,7 +243,7 @@ impl Player {
 
     fn remove(&mut self) {
         match self.engine.remove(self.shard) {
-            Ok(()) => {
+            Ok(_) => {
                 let known = self.saved.as_ref().map(|saved| saved.1.clone());
                 self.truth.restart(known.unwrap_or_default(), self.factor());
                 self.unconfirmed.clear();
