@@ -143,6 +143,7 @@ def blocks(results: dict[str, Any]) -> dict[str, str]:
         "machine": _machine(results),
         "summary": _summary(parts),
         "bars": _bars(parts),
+        "dispatch": _dispatch(parts),
         "peers": _peers(parts),
         "scaling": _scaling(parts),
         "limits": _limits(parts),
@@ -248,6 +249,25 @@ def _spread(what: dict[str, Any]) -> str:
 
 def _met(what: dict[str, Any]) -> str:
     return "" if "met" not in what else "yes" if what["met"] else "**no**"
+
+
+def _dispatch(parts: dict[str, Any]) -> str:
+    """Write every point of P7: a row for how much there is, a column for how many lanes, those above the bar in bold."""
+    measured = parts.get("P7", {}).get("measurements", ())
+    if not measured:
+        return "Not measured yet."
+    rows: dict[tuple[int, int, int], dict[int, str]] = {}
+    for what in measured:
+        point = {name: int(number) for name, number in (varied.split(" ") for varied in what["name"].split(", "))}
+        row = rows.setdefault((point["buffered"], point.get("shards", 1), point["keys"]), {})
+        row[point["lanes"]] = figure(what["value"]) if what["met"] else f"**{figure(what['value'])}**"
+    lanes = sorted({lanes for row in rows.values() for lanes in row})
+    columns = " | ".join("1 lane" if number == 1 else f"{number} lanes" for number in lanes)
+    lines = [f"| buffered | shards | keys | {columns} |", "|---|---|---" + "|---" * len(lanes) + "|"]
+    for (buffered, shards, keys), row in sorted(rows.items()):
+        cells = " | ".join(row.get(number, "") for number in lanes)
+        lines.append(f"| {buffered:,} | {shards:,} | {keys:,} | {cells} |")
+    return "\n".join([*lines, "", _measured([parts["P7"]])])
 
 
 def _peers(parts: dict[str, Any]) -> str:
