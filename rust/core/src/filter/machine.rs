@@ -34,6 +34,8 @@ pub(crate) type NodeId = usize;
 #[derive(Debug, Default)]
 struct Node {
     children: Vec<Child>,
+    /// A bit for the length of each child's name, of the lengths modulo 64.
+    lengths: u64,
     /// What is asked of a value here, and by whom.
     tests: Vec<(Test, u64)>,
     /// Alternatives that want a value here.
@@ -88,6 +90,8 @@ impl Machine {
         for node in &mut machine.nodes {
             node.children
                 .sort_by(|left, right| left.name.cmp(&right.name));
+            let lengths = node.children.iter().map(|child| child.name.len());
+            node.lengths = lengths.fold(0, |lengths, length| lengths | 1 << (length % 64));
         }
         machine
     }
@@ -208,9 +212,17 @@ impl Machine {
 impl Node {
     #[inline]
     fn place(&self, name: &[u8]) -> Option<usize> {
+        // Most names are others, and most of those have other lengths.
+        if self.lengths >> (name.len() % 64) & 1 == 0 {
+            return None;
+        }
+        self.place_of_length(name)
+    }
+
+    fn place_of_length(&self, name: &[u8]) -> Option<usize> {
         if self.children.len() <= 8 {
             let mut children = self.children.iter();
-            // Most names are others: their lengths and first bytes are compared before a call compares the rest.
+            // Before a call compares the rest.
             return children.position(|child| {
                 let known = child.name.as_bytes();
                 known.len() == name.len() && known.first() == name.first() && known == name
@@ -379,8 +391,12 @@ impl<'a> Run<'a> {
         let mut more = scanner.opens(b'{', b'}')?;
         while more {
             let name = scanner.name()?;
-            let place = scanner.value_bytes(name).ok();
-            let place = place.and_then(|name| here.place(&name));
+            let place = if name.escaped {
+                let name = scanner.value_bytes(name).ok();
+                name.and_then(|name| here.place(&name))
+            } else {
+                here.place(scanner.raw(name))
+            };
             match place {
                 Some(place) => {
                     self.outcomes[base + place] = self.value(scanner, here.children[place].node)?;

@@ -6,7 +6,7 @@ use base64::DecodeError;
 use base64::Engine as _;
 
 use super::{Entry, Format, Page};
-use crate::codec::STANDARD;
+use crate::codec::{self, STANDARD};
 use crate::decode;
 use crate::error::PageError;
 use crate::event;
@@ -219,13 +219,7 @@ impl<'a> Record<'a> {
 
     /// The decoded data of a record of Kinesis, in memory that is used again; None if it is not base64.
     pub(crate) fn payload_in<'m>(&self, memory: &'m mut Vec<u8>) -> Option<&'m [u8]> {
-        let text = self.entry.data.of(&self.page.body);
-        let bytes_max = base64::decoded_len_estimate(text.len());
-        if memory.len() < bytes_max {
-            memory.resize(bytes_max, 0);
-        }
-        let bytes = STANDARD.decode_slice(text, memory).ok()?;
-        Some(&memory[..bytes])
+        codec::decode(self.data_text(), memory)
     }
 
     /// The bytes that the record adds to an event beside the constant parts, which
