@@ -90,13 +90,13 @@ pub(crate) fn bytes(
 pub(crate) fn fetch_ahead(bytes: &[u8]) {
     /// What a processor fetches at once.
     const LINE_BYTES: usize = 64;
-    const LINES_MAX: usize = 2048;
-    for line in bytes.chunks(LINE_BYTES).take(LINES_MAX) {
+    const BYTES_MAX: usize = 2048 * LINE_BYTES;
+    for line in (0..bytes.len().min(BYTES_MAX)).step_by(LINE_BYTES) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: it is a hint, which reads nothing and may name any address.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+            _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().wrapping_add(line).cast());
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = line;
