@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use crate::error::PageError;
 use crate::json::escapes::{escape, escape_end, write_character};
-use crate::json::number::DIGITS_EXACT;
+use crate::json::number::{DIGITS_EXACT, Decimal};
 use crate::json::search::{plain_number_end, skip_blanks, special, special_or_not_ascii};
 
 pub(crate) use crate::json::escapes::{escaped, write_escaped};
@@ -272,20 +272,11 @@ impl<'a, E: Ends> Scanner<'a, E> {
         } else if !byte.is_ascii_digit() {
             return Err(unexpected(start, byte, expected));
         }
-        let mut mantissa = 0;
-        let mut digits = 1;
-        if self.bytes.get(self.at) == Some(&b'0') {
-            self.at += 1;
-        } else {
-            digits = self.digits(&mut mantissa)?;
-        }
-        let mut exponent = 0;
-        if self.bytes.get(self.at) == Some(&b'.') {
-            self.at += 1;
-            let places = self.digits(&mut mantissa)?;
-            digits += places;
-            exponent = -i64::try_from(places).unwrap_or(i64::MAX);
-        }
+        let Decimal {
+            mut exponent,
+            mantissa,
+            digits,
+        } = self.decimal()?;
         if let Some(b'e' | b'E') = self.bytes.get(self.at) {
             self.at += 1;
             let sign = self.bytes.get(self.at).copied();
@@ -303,6 +294,41 @@ impl<'a, E: Ends> Scanner<'a, E> {
         Ok(Number {
             text: &self.bytes[start..self.at],
             negative,
+            mantissa,
+            digits,
+            exponent,
+        })
+    }
+
+    /// Read a number from behind its sign to its exponent.
+    #[inline]
+    fn decimal(&mut self) -> Result<Decimal> {
+        let word = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk);
+        if let Some((decimal, bytes)) = word.and_then(Decimal::of_word) {
+            self.at += bytes;
+            return Ok(decimal);
+        }
+        self.long_decimal()
+    }
+
+    /// The same for one that is long, or at the end of the text, or wrong.
+    #[cold]
+    fn long_decimal(&mut self) -> Result<Decimal> {
+        let mut mantissa = 0;
+        let mut digits = 1;
+        if self.bytes.get(self.at) == Some(&b'0') {
+            self.at += 1;
+        } else {
+            digits = self.digits(&mut mantissa)?;
+        }
+        let mut exponent = 0;
+        if self.bytes.get(self.at) == Some(&b'.') {
+            self.at += 1;
+            let places = self.digits(&mut mantissa)?;
+            digits += places;
+            exponent = -i64::try_from(places).unwrap_or(i64::MAX);
+        }
+        Ok(Decimal {
             mantissa,
             digits,
             exponent,

@@ -1,5 +1,7 @@
 //! Numbers, exactly as they are written.
 
+use super::search::others_than_digits;
+
 /// Digits that a `u64` always holds, whatever they are.
 pub(super) const DIGITS_EXACT: usize = 18;
 
@@ -12,6 +14,59 @@ const POWERS_OF_TEN: [u64; DIGITS_EXACT + 1] = {
     }
     powers
 };
+
+/// What stands of a number before its exponent, without its sign.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Decimal {
+    /// All digits as one integer; meaningless if there are more than [`DIGITS_EXACT`].
+    pub(super) mantissa: u64,
+    pub(super) digits: usize,
+    /// The power of ten by which to multiply the mantissa.
+    pub(super) exponent: i64,
+}
+
+impl Decimal {
+    /// What a text begins with, and how many of its bytes that is. None where nothing is wrong too, if it does not end in these bytes.
+    ///
+    /// The digits are moved to the end of the word and put together two by two, so that it takes as long whatever they are.
+    #[inline]
+    pub(super) fn of_word(word: &[u8; 16]) -> Option<(Self, usize)> {
+        let mut others = others_than_digits(word);
+        let whole = others.trailing_zeros();
+        let mut digits = u128::from_le_bytes(*word);
+        let mut places = 0;
+        if others == 0 || whole == 0 || whole > 1 && word[0] == b'0' {
+            return None;
+        }
+        if word[whole as usize] == b'.' {
+            others &= others - 1;
+            places = others.trailing_zeros() - whole - 1;
+            if others == 0 || places == 0 {
+                return None;
+            }
+            let before_point = (1 << (8 * whole)) - 1;
+            digits = digits & before_point | digits >> 8 & !before_point;
+        }
+        let count = whole + places;
+        let digits = digits << (128 - 8 * count);
+        let [high, low] = [digits as u64, (digits >> 64) as u64].map(eight_digits);
+        let decimal = Self {
+            mantissa: high * 100_000_000 + low,
+            digits: count as usize,
+            exponent: -i64::from(places),
+        };
+        Some((decimal, others.trailing_zeros() as usize))
+    }
+}
+
+/// Eight digits as a number; the first one is in the lowest byte. Zero bytes are zeros too.
+#[inline]
+fn eight_digits(digits: u64) -> u64 {
+    let ones = digits & 0x0f0f_0f0f_0f0f_0f0f;
+    let twos = ones.wrapping_mul((10 << 8) + 1) >> 8 & 0x00ff_00ff_00ff_00ff;
+    let fours = twos.wrapping_mul((100 << 16) + 1) >> 16 & 0x0000_ffff_0000_ffff;
+    fours.wrapping_mul((10_000 << 32) + 1) >> 32
+}
 
 /// A number cannot be an integer of 64 bits.
 #[derive(Debug, PartialEq, Eq)]

@@ -158,8 +158,9 @@ fn digits_end(bytes: &[u8], at: usize) -> usize {
     skip_digits(bytes, at)
 }
 
+/// A bit for each byte that is no digit.
 #[inline]
-fn others_than_digits(word: &[u8; 16]) -> u32 {
+pub(super) fn others_than_digits(word: &[u8; 16]) -> u32 {
     let digits = u8x16::new(*word) - u8x16::splat(b'0');
     digits.simd_ge(u8x16::splat(10)).to_bitmask()
 }
