@@ -278,18 +278,7 @@ impl<'a, E: Ends> Scanner<'a, E> {
             digits,
         } = self.decimal()?;
         if let Some(b'e' | b'E') = self.bytes.get(self.at) {
-            self.at += 1;
-            let sign = self.bytes.get(self.at).copied();
-            if let Some(b'+' | b'-') = sign {
-                self.at += 1;
-            }
-            let mut power = 0;
-            // More digits than fit stand for a power that is as good as the largest one.
-            if self.digits(&mut power)? > DIGITS_EXACT {
-                power = u64::MAX;
-            }
-            let power = i64::try_from(power).unwrap_or(i64::MAX);
-            exponent = exponent.saturating_add(if sign == Some(b'-') { -power } else { power });
+            exponent = exponent.saturating_add(self.power()?);
         }
         Ok(Number {
             text: &self.bytes[start..self.at],
@@ -333,6 +322,23 @@ impl<'a, E: Ends> Scanner<'a, E> {
             digits,
             exponent,
         })
+    }
+
+    /// Read the exponent of a number.
+    #[inline(never)]
+    fn power(&mut self) -> Result<i64> {
+        self.at += 1;
+        let sign = self.bytes.get(self.at).copied();
+        if let Some(b'+' | b'-') = sign {
+            self.at += 1;
+        }
+        let mut power = 0;
+        // More digits than fit stand for a power that is as good as the largest one.
+        if self.digits(&mut power)? > DIGITS_EXACT {
+            power = u64::MAX;
+        }
+        let power = i64::try_from(power).unwrap_or(i64::MAX);
+        Ok(if sign == Some(b'-') { -power } else { power })
     }
 
     /// Read digits, at least one, and add them to a value. Gives how many there are.
