@@ -263,7 +263,11 @@ impl<'a, E: Ends> Scanner<'a, E> {
     }
 
     /// Read a number where one must stand.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "what it gives is large, and few callers need all of it"
+    )]
+    #[inline(always)]
     pub(crate) fn number(&mut self, expected: &'static str) -> Result<Number<'a>> {
         let (byte, start) = self.peek(expected)?;
         let negative = byte == b'-';
