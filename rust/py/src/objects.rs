@@ -42,17 +42,17 @@ fn decoded<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
     PyString::new(py, str::from_utf8(text).expect("the core holds UTF-8"))
 }
 
+/// So many bytes of what comes next are fetched before they are read. Where there are more, the processor sees by itself that it goes on.
+const READ_AHEAD: usize = 512;
+/// Memory is fetched so many bytes before it is written: the event that used it before has left the nearest caches.
+const WRITTEN_AHEAD: usize = 4 << 10;
+
 /// Memory that is written once, from its beginning to its end.
 pub(crate) struct Unwritten<'a> {
     rest: &'a mut [MaybeUninit<u8>],
-    /// The end of the memory that the processor has not been told of.
+    /// How many bytes of it, at the end, have not been asked for.
     far: usize,
 }
-
-/// So much of what comes next is fetched before it is read; where it is longer, the processor has seen by itself by then that it is.
-const READ_AHEAD: usize = 512;
-/// Memory is fetched so long before it is written: the event that used it before has left the nearest caches.
-const WRITTEN_AHEAD: usize = 4 << 10;
 
 impl<'a> Unwritten<'a> {
     fn new(memory: &'a mut [MaybeUninit<u8>]) -> Self {
