@@ -19,6 +19,8 @@ pub(crate) struct Decoded {
     /// text of the page, which takes the place of the body.
     pub(crate) canonical: Vec<u8>,
     pub(crate) trailer: Trailer,
+    /// Each sequence number was seen to be above the one before it, while their text was at hand. If not, they may still be.
+    pub(crate) ascending: bool,
 }
 
 /// Look whether a text is UTF-8; `offset` is where it begins in the body.

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 
 use crate::error::PageError;
 use crate::json::escapes::{escape, escape_end, write_character};
-use crate::json::number::DIGITS_EXACT;
+use crate::json::number::{DIGITS_EXACT, Decimal};
 use crate::json::search::{plain_number_end, skip_blanks, special, special_or_not_ascii};
 
 pub(crate) use crate::json::escapes::{escaped, write_escaped};
@@ -263,7 +263,11 @@ impl<'a, E: Ends> Scanner<'a, E> {
     }
 
     /// Read a number where one must stand.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "what it gives is large, and few callers need all of it"
+    )]
+    #[inline(always)]
     pub(crate) fn number(&mut self, expected: &'static str) -> Result<Number<'a>> {
         let (byte, start) = self.peek(expected)?;
         let negative = byte == b'-';
@@ -272,6 +276,37 @@ impl<'a, E: Ends> Scanner<'a, E> {
         } else if !byte.is_ascii_digit() {
             return Err(unexpected(start, byte, expected));
         }
+        let Decimal {
+            mut exponent,
+            mantissa,
+            digits,
+        } = self.decimal()?;
+        if let Some(b'e' | b'E') = self.bytes.get(self.at) {
+            exponent = exponent.saturating_add(self.power()?);
+        }
+        Ok(Number {
+            text: &self.bytes[start..self.at],
+            negative,
+            mantissa,
+            digits,
+            exponent,
+        })
+    }
+
+    /// Read a number from behind its sign to its exponent.
+    #[inline]
+    fn decimal(&mut self) -> Result<Decimal> {
+        let word = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk);
+        if let Some((decimal, bytes)) = word.and_then(Decimal::of_word) {
+            self.at += bytes;
+            return Ok(decimal);
+        }
+        self.long_decimal()
+    }
+
+    /// The same for one that is long, or at the end of the text, or wrong.
+    #[cold]
+    fn long_decimal(&mut self) -> Result<Decimal> {
         let mut mantissa = 0;
         let mut digits = 1;
         if self.bytes.get(self.at) == Some(&b'0') {
@@ -286,27 +321,28 @@ impl<'a, E: Ends> Scanner<'a, E> {
             digits += places;
             exponent = -i64::try_from(places).unwrap_or(i64::MAX);
         }
-        if let Some(b'e' | b'E') = self.bytes.get(self.at) {
-            self.at += 1;
-            let sign = self.bytes.get(self.at).copied();
-            if let Some(b'+' | b'-') = sign {
-                self.at += 1;
-            }
-            let mut power = 0;
-            // More digits than fit stand for a power that is as good as the largest one.
-            if self.digits(&mut power)? > DIGITS_EXACT {
-                power = u64::MAX;
-            }
-            let power = i64::try_from(power).unwrap_or(i64::MAX);
-            exponent = exponent.saturating_add(if sign == Some(b'-') { -power } else { power });
-        }
-        Ok(Number {
-            text: &self.bytes[start..self.at],
-            negative,
+        Ok(Decimal {
             mantissa,
             digits,
             exponent,
         })
+    }
+
+    /// Read the exponent of a number.
+    #[inline(never)]
+    fn power(&mut self) -> Result<i64> {
+        self.at += 1;
+        let sign = self.bytes.get(self.at).copied();
+        if let Some(b'+' | b'-') = sign {
+            self.at += 1;
+        }
+        let mut power = 0;
+        // More digits than fit stand for a power that is as good as the largest one.
+        if self.digits(&mut power)? > DIGITS_EXACT {
+            power = u64::MAX;
+        }
+        let power = i64::try_from(power).unwrap_or(i64::MAX);
+        Ok(if sign == Some(b'-') { -power } else { power })
     }
 
     /// Read digits, at least one, and add them to a value. Gives how many there are.

@@ -160,7 +160,7 @@ impl Entry {
         }
     }
 
-    fn sequence(&self) -> Span {
+    pub(crate) fn sequence(&self) -> Span {
         Span {
             start: self.sequence_start,
             bytes: self.lengths >> 24,
@@ -303,7 +303,18 @@ impl Page {
             [&*body, &*decoded.canonical].concat().into()
         };
         decoded.entries.shrink_to_fit();
-        Ok(Self::new(text, decoded.entries, decoded.trailer, format))
+        let mut page = Self {
+            body: text,
+            entries: decoded.entries,
+            trailer: decoded.trailer,
+            format,
+            ascending: decoded.ascending,
+            unassigned: false,
+        };
+        if !page.ascending {
+            page.look_at_order();
+        }
+        Ok(page)
     }
 
     /// How many records there are.

@@ -49,6 +49,22 @@ impl Slice {
         &self.leaf.order[to_usize(self.start)..to_usize(self.end)]
     }
 
+    /// What its records add to an event beside the constant parts: the sum of what stands side by side, where that is kept.
+    fn bytes(&self) -> usize {
+        let kept = self
+            .leaf
+            .sizes
+            .get(to_usize(self.start)..to_usize(self.end));
+        match kept {
+            Some(sizes) => sizes.iter().copied().map(to_usize).sum(),
+            None => self
+                .indices()
+                .iter()
+                .map(|index| to_usize(self.record(*index).event_bytes()))
+                .sum(),
+        }
+    }
+
     fn record(&self, index: u32) -> Record<'_> {
         self.leaf.page.record(to_usize(index))
     }
@@ -169,12 +185,9 @@ impl Records {
 
     /// What the records and the commas between them add to an event.
     pub(crate) fn bytes(&self, template: &EventTemplate) -> usize {
-        let constant = to_usize(template.record_bytes());
-        let records: usize = self
-            .indices()
-            .map(|(leaf, index)| constant + to_usize(leaf.page.event_bytes(to_usize(index))))
-            .sum();
-        records + self.len().saturating_sub(1)
+        let own: usize = self.slices().iter().map(Slice::bytes).sum();
+        let constant = self.len() * to_usize(template.record_bytes());
+        own + constant + self.len().saturating_sub(1)
     }
 
     /// Where to cut so that the larger of the two events is smallest: how many records go into the first. There must be two at least.

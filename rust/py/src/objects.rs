@@ -42,20 +42,45 @@ fn decoded<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
     PyString::new(py, str::from_utf8(text).expect("the core holds UTF-8"))
 }
 
+/// So many bytes of what comes next are fetched before they are read. Where there are more, the processor sees by itself that it goes on.
+const READ_AHEAD: usize = 512;
+/// Memory is fetched so many bytes before it is written: the event that used it before has left the nearest caches.
+const WRITTEN_AHEAD: usize = 4 << 10;
+
 /// Memory that is written once, from its beginning to its end.
-pub(crate) struct Unwritten<'a>(&'a mut [MaybeUninit<u8>]);
+pub(crate) struct Unwritten<'a> {
+    rest: &'a mut [MaybeUninit<u8>],
+    /// How many bytes of it, at the end, have not been asked for.
+    far: usize,
+}
+
+impl<'a> Unwritten<'a> {
+    fn new(memory: &'a mut [MaybeUninit<u8>]) -> Self {
+        Self {
+            far: memory.len(),
+            rest: memory,
+        }
+    }
+}
 
 impl Sink for Unwritten<'_> {
     #[inline]
     fn put(&mut self, bytes: &[u8]) {
-        let (now, rest) = std::mem::take(&mut self.0).split_at_mut(bytes.len());
+        let (now, rest) = std::mem::take(&mut self.rest).split_at_mut(bytes.len());
         now.write_copy_of_slice(bytes);
-        self.0 = rest;
+        self.rest = rest;
     }
 
     #[inline]
     fn announce(&mut self, bytes: &[u8]) {
-        fetch_ahead(bytes);
+        fetch_ahead(&bytes[..bytes.len().min(READ_AHEAD)]);
+        let begin = self.rest.len().saturating_sub(self.far);
+        let end = self.rest.len().min(WRITTEN_AHEAD);
+        if begin < end {
+            let next = &self.rest[begin..end];
+            fetch_lines(next.as_ptr().cast(), next.len());
+            self.far = self.rest.len() - end;
+        }
     }
 }
 
@@ -75,11 +100,11 @@ pub(crate) fn bytes(
         let memory = std::slice::from_raw_parts_mut(start, length);
         (made.cast_into_unchecked(), memory)
     };
-    let mut unwritten = Unwritten(memory);
+    let mut unwritten = Unwritten::new(memory);
     write(&mut unwritten);
     // Nobody may see what has not been written.
     assert!(
-        unwritten.0.is_empty(),
+        unwritten.rest.is_empty(),
         "an event has as many bytes as it says"
     );
     Ok(made)
@@ -88,18 +113,23 @@ pub(crate) fn bytes(
 /// Has the processor fetch what will be read soon, the beginning where it is long: the caches hold more than one record.
 #[inline]
 pub(crate) fn fetch_ahead(bytes: &[u8]) {
+    const BYTES_MAX: usize = 128 << 10;
+    fetch_lines(bytes.as_ptr(), bytes.len().min(BYTES_MAX));
+}
+
+#[inline]
+fn fetch_lines(start: *const u8, length: usize) {
     /// What a processor fetches at once.
     const LINE_BYTES: usize = 64;
-    const LINES_MAX: usize = 2048;
-    for line in bytes.chunks(LINE_BYTES).take(LINES_MAX) {
+    for line in (0..length).step_by(LINE_BYTES) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: it is a hint, which reads nothing and may name any address.
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+            _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line).cast());
         }
         #[cfg(not(target_arch = "x86_64"))]
-        let _ = line;
+        let _ = (start, line);
     }
 }
 

@@ -6,7 +6,7 @@ use crate::error::PageError;
 use crate::json::{Scanner, Text};
 use crate::lanes::key_hash;
 use crate::page::{ChildShard, Entry, KEY_BYTES_MAX, Span, check_arrival, check_size};
-use crate::position::{check_sequence, is_sequence};
+use crate::position::{check_sequence, compare_sequences, is_sequence};
 
 /// A body is fetched so many bytes before it is read: some of the machine's pages, of which each new one is slow to begin with.
 const FETCHED_AHEAD: usize = 16 << 10;
@@ -35,6 +35,8 @@ fn read(body: &[u8], mut fetch_ahead: impl FnMut(&[u8])) -> Result<Decoded> {
             has_records = true;
             decoded.entries.clear();
             decoded.canonical.clear();
+            decoded.ascending = true;
+            let mut previous = &[][..];
             typed(scanner, b'[', "Records", "an array")?;
             scanner.array(|scanner| {
                 let start = scanner.offset();
@@ -48,9 +50,13 @@ fn read(body: &[u8], mut fetch_ahead: impl FnMut(&[u8])) -> Result<Decoded> {
                     if let Some(later) = body.get(start + FETCHED_AHEAD..checked + FETCHED_AHEAD) {
                         fetch_ahead(later);
                     }
+                    let sequence = entry.sequence().of(body);
+                    decoded.ascending &= compare_sequences(previous, sequence).is_lt();
+                    previous = sequence;
                     entry
                 } else {
                     scanner.return_to(start);
+                    decoded.ascending = false;
                     record(scanner, body, &mut decoded.canonical)?
                 };
                 decoded.entries.push(entry);

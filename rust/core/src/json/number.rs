@@ -1,5 +1,7 @@
 //! Numbers, exactly as they are written.
 
+use super::search::others_than_digits;
+
 /// Digits that a `u64` always holds, whatever they are.
 pub(super) const DIGITS_EXACT: usize = 18;
 
@@ -12,6 +14,60 @@ const POWERS_OF_TEN: [u64; DIGITS_EXACT + 1] = {
     }
     powers
 };
+
+/// What stands of a number before its exponent, without its sign.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Decimal {
+    /// All digits as one integer; meaningless if there are more than [`DIGITS_EXACT`].
+    pub(super) mantissa: u64,
+    pub(super) digits: usize,
+    /// The power of ten by which to multiply the mantissa.
+    pub(super) exponent: i64,
+}
+
+impl Decimal {
+    /// What a text begins with, and how many of its bytes that is. None for what is wrong, and for what does not end in these bytes.
+    ///
+    /// The digits are moved to the end of the word, and put together there to pairs, fours and eights at once.
+    #[inline]
+    pub(super) fn of_word(word: &[u8; 16]) -> Option<(Self, usize)> {
+        let mut others = others_than_digits(word);
+        let whole = others.trailing_zeros();
+        let mut digits = u128::from_le_bytes(*word);
+        let mut places = 0;
+        if others == 0 || whole == 0 || whole > 1 && word[0] == b'0' {
+            return None;
+        }
+        if word[whole as usize] == b'.' {
+            others &= others - 1;
+            places = others.trailing_zeros() - whole - 1;
+            if others == 0 || places == 0 {
+                return None;
+            }
+            let before_point = (1 << (8 * whole)) - 1;
+            digits = digits & before_point | digits >> 8 & !before_point;
+        }
+        let count = whole + places;
+        let digits = digits << (128 - 8 * count);
+        let [high, low] = [digits, digits >> 64].map(eight_digits);
+        let decimal = Self {
+            mantissa: high * 100_000_000 + low,
+            digits: count as usize,
+            exponent: -i64::from(places),
+        };
+        Some((decimal, others.trailing_zeros() as usize))
+    }
+}
+
+/// The lower eight bytes as a number of eight digits, of which the first one is the lowest byte. Zero bytes are zeros too.
+#[inline]
+fn eight_digits(digits: u128) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+    let ones = digits as u64 & 0x0f0f_0f0f_0f0f_0f0f;
+    let twos = ones.wrapping_mul((10 << 8) + 1) >> 8 & 0x00ff_00ff_00ff_00ff;
+    let fours = twos.wrapping_mul((100 << 16) + 1) >> 16 & 0x0000_ffff_0000_ffff;
+    fours.wrapping_mul((10_000 << 32) + 1) >> 32
+}
 
 /// A number cannot be an integer of 64 bits.
 #[derive(Debug, PartialEq, Eq)]
@@ -82,5 +138,59 @@ impl<'a> Number<'a> {
         }
         let rounds_up = before_point == 0 && digits.next().is_some_and(|digit| digit >= 5);
         value.checked_add(u64::from(rounds_up)).ok_or(OutOfRange)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use crate::json::Scanner;
+
+    #[test]
+    fn digits_are_the_same_in_one_piece_and_one_by_one() {
+        let mut numbers = 0;
+        let wholes = [
+            "",
+            "0",
+            "7",
+            "00",
+            "01",
+            "10",
+            "98765432",
+            "1700000000",
+            "987654321098765",
+        ];
+        for whole in wholes {
+            for fraction in [
+                "",
+                ".",
+                ".0",
+                ".5",
+                ".007",
+                ".1234",
+                ".545084650987",
+                ".00000000000012",
+                ".123456789012345678",
+            ] {
+                for exponent in ["", "e", "E9", "e-12", "x"] {
+                    let text = format!("{whole}{fraction}{exponent}");
+                    // At the end of the text there is no word to be read.
+                    let padded = format!("{text}{}", " ".repeat(16));
+                    let read = |text: &str| {
+                        let mut scanner = Scanner::new(text.as_bytes());
+                        let number = scanner.number("a number").ok()?;
+                        let parts = (number.mantissa, number.digits, number.exponent);
+                        Some((number.text().to_owned(), parts, scanner.offset()))
+                    };
+                    assert_eq!(read(&text), read(&padded), "{text}");
+                    if let Some((read, (mantissa, ..), _)) = read(&padded) {
+                        let digits = read.split(['e', 'E']).next().unwrap().replace('.', "");
+                        assert_eq!(mantissa, digits.parse().unwrap_or(mantissa), "{text}");
+                        numbers += 1;
+                    }
+                }
+            }
+        }
+        assert!(numbers > 150, "{numbers}");
     }
 }

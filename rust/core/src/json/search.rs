@@ -1,6 +1,10 @@
-//! Finds where strings, numbers and white space end, sixteen bytes at a time.
+//! Finds where strings, numbers and white space end, sixteen bytes at a time or more.
 
+use fearless_simd::{Level, Simd, dispatch, i8x64, prelude::*};
 use wide::{i8x16, u8x16};
+
+/// How many bytes are asked at once whether one of them is special.
+const BLOCK: usize = 64;
 
 /// Where the string that begins at `start` ends, if nothing is escaped in it: its closing quote.
 ///
@@ -47,7 +51,8 @@ pub(super) fn special_or_not_ascii(bytes: &[u8], start: usize) -> usize {
     find::<true>(bytes, start)
 }
 
-/// It looks at a few words, then at blocks of four, of which is only asked whether they have one.
+/// It looks at a few words and two blocks of four, of which is only asked whether they have one; what is longer is looked at with the
+/// widest vectors that the machine has, which are slow to begin.
 #[inline]
 fn find<const NOT_ASCII: bool>(bytes: &[u8], start: usize) -> usize {
     let mut rest = &bytes[start..];
@@ -65,32 +70,65 @@ fn find<const NOT_ASCII: bool>(bytes: &[u8], start: usize) -> usize {
             }
             rest = after;
         }
-        while let Some((block, after)) = rest.split_first_chunk::<64>() {
+        let mut blocks = 0;
+        while let Some((block, after)) = rest.split_first_chunk::<BLOCK>() {
+            if blocks == 2 {
+                rest = &rest[plain_bytes::<NOT_ASCII>(rest)..];
+                break;
+            }
             let (words, _) = block.as_chunks();
             let [a, b, c, d] = [0, 1, 2, 3].map(|word| marks::<NOT_ASCII>(&words[word]));
             if (a | b | c | d).any() {
                 break;
             }
             rest = after;
+            blocks += 1;
         }
     }
 }
 
 /// Marks the special bytes of a word, and those that are not ASCII if asked for.
+#[inline]
+fn marks<const NOT_ASCII: bool>(word: &[u8; 16]) -> i8x16 {
+    let bytes = i8x16::new(word.map(u8::cast_signed));
+    let [changed, end, backslash] = comparison(NOT_ASCII).map(i8x16::splat);
+    (bytes ^ changed).simd_lt(end) | bytes.simd_eq(backslash)
+}
+
+/// How many bytes of a text's whole blocks stand before the first one that [`marks`] would mark.
+fn plain_bytes<const NOT_ASCII: bool>(text: &[u8]) -> usize {
+    dispatch!(Level::new(), simd => plain_bytes_with::<_, NOT_ASCII>(simd, text))
+}
+
+#[expect(
+    clippy::inline_always,
+    reason = "only what is inlined has the vectors of `dispatch`"
+)]
+#[inline(always)]
+fn plain_bytes_with<S: Simd, const NOT_ASCII: bool>(simd: S, text: &[u8]) -> usize {
+    let [changed, end, backslash] = comparison(NOT_ASCII).map(|byte| i8x64::splat(simd, byte));
+    let (blocks, _) = text.as_chunks::<BLOCK>();
+    for (index, block) in blocks.iter().enumerate() {
+        let bytes: i8x64<S> = block.map(u8::cast_signed).simd_into(simd);
+        let marks = (bytes ^ changed).simd_lt(end) | bytes.simd_eq(backslash);
+        if marks.any_true() {
+            return index * BLOCK + marks.to_bitmask().trailing_zeros() as usize;
+        }
+    }
+    blocks.len() * BLOCK
+}
+
+/// What the bits of a byte are changed by, what the special ones are less than then, and the backslash.
 ///
 /// Changing bit 1 puts the quote, 0x22, right after the control characters, so that one comparison finds them all. It is one of numbers
 /// with a sign, of which those that are not ASCII are the smallest; changing bit 7 too makes them the largest.
-#[inline]
-fn marks<const NOT_ASCII: bool>(word: &[u8; 16]) -> i8x16 {
-    const CHANGED: u8 = 0b10;
-    let (changed, end) = if NOT_ASCII {
-        (CHANGED, 0x21)
-    } else {
-        (CHANGED | 0x80, 0x21 | 0x80)
-    };
-    let bytes = i8x16::new(word.map(u8::cast_signed));
-    let splat = |byte: u8| i8x16::splat(byte.cast_signed());
-    (bytes ^ splat(changed)).simd_lt(splat(end)) | bytes.simd_eq(splat(b'\\'))
+const fn comparison(not_ascii: bool) -> [i8; 3] {
+    let sign = if not_ascii { 0 } else { 0x80_u8 };
+    [
+        (0b10 | sign).cast_signed(),
+        (0x21 | sign).cast_signed(),
+        b'\\'.cast_signed(),
+    ]
 }
 
 #[inline]
@@ -158,8 +196,9 @@ fn digits_end(bytes: &[u8], at: usize) -> usize {
     skip_digits(bytes, at)
 }
 
+/// A bit for each byte that is no digit.
 #[inline]
-fn others_than_digits(word: &[u8; 16]) -> u32 {
+pub(super) fn others_than_digits(word: &[u8; 16]) -> u32 {
     let digits = u8x16::new(*word) - u8x16::splat(b'0');
     digits.simd_ge(u8x16::splat(10)).to_bitmask()
 }
@@ -170,8 +209,12 @@ mod tests {
 
     #[test]
     fn a_special_byte_is_found_wherever_it_stands() {
-        for length in 0..200 {
-            let plain = "é~ aZ/".repeat(40).into_bytes();
+        let lengths = || (0..200).chain([255, 256, 257, 319, 320, 400]);
+        for (plain, length) in ["é~ aZ/", "~ aZ/+="]
+            .iter()
+            .flat_map(|plain| lengths().map(move |length| (plain, length)))
+        {
+            let plain = plain.repeat(80).into_bytes();
             let mut text = plain[..length].to_vec();
             for start in 0..=length {
                 assert_eq!(special(&text, start), length);
@@ -191,6 +234,39 @@ mod tests {
                     }
                 }
                 text[at] = plain[at];
+            }
+        }
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn vectors_of_every_width_find_the_same() {
+        let level = Level::new();
+        for at in 0..256 {
+            for byte in 0..=u8::MAX {
+                let mut text = [b'a'; 256];
+                text[at] = byte;
+                let others = is_special(byte) || !byte.is_ascii();
+                let plain = if others { at } else { 256 };
+                let found = [
+                    level
+                        .as_sse2()
+                        .map(|simd| plain_bytes_with::<_, true>(simd, &text)),
+                    level
+                        .as_sse4_2()
+                        .map(|simd| plain_bytes_with::<_, true>(simd, &text)),
+                    level
+                        .as_avx2()
+                        .map(|simd| plain_bytes_with::<_, true>(simd, &text)),
+                    level
+                        .as_avx512()
+                        .map(|simd| plain_bytes_with::<_, true>(simd, &text)),
+                ];
+                assert_eq!(found[0], Some(plain), "{byte} at {at}");
+                assert!(
+                    found.iter().flatten().all(|found| *found == plain),
+                    "{byte} at {at}: {found:?}"
+                );
             }
         }
     }
