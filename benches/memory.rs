@@ -36,6 +36,24 @@ fn print(what: &str, bar: f64, scenario: &Scenario, held: &Held) {
     );
 }
 
+/// Prints how long the engine was locked at the longest while records moved: the best of three runs, since a run may be interrupted.
+fn print_longest_step(scenario: &Scenario) {
+    let Scenario {
+        stuck_lanes,
+        lanes,
+        batch_size,
+        records,
+        ..
+    } = scenario;
+    let runs = (0..3).map(|_| scenario.behind(Stuck::InFlight).longest_step);
+    let longest = runs.min().unwrap_or_default();
+    println!(
+        "{{\"part\": \"P8\", \"name\": \"longest step: {stuck_lanes} of {lanes} lanes in flight, {records} records, \
+         batches of {batch_size}\", \"value\": {:.3}, \"unit\": \"ms\"}}",
+        longest.as_secs_f64() * 1_000.0
+    );
+}
+
 fn main() {
     let usual = Scenario {
         form: Form::Body,
@@ -43,9 +61,24 @@ fn main() {
         page_records: 1_000,
         payload_bytes: 100,
         lanes: 10,
+        stuck_lanes: 1,
         batch_size: 1_000,
         pages_ahead: 1,
     };
+    for (lanes, stuck_lanes, batch_size, pages_ahead) in [
+        (2, 1, 100, 1),
+        (2, 1, 10_000, 1_000),
+        (10, 1, 10_000, 1_000),
+        (10, 5, 10_000, 1_000),
+    ] {
+        print_longest_step(&Scenario {
+            lanes,
+            stuck_lanes,
+            batch_size,
+            pages_ahead,
+            ..usual
+        });
+    }
     for form in [Form::Body, Form::Records] {
         for (payload_bytes, records) in [(10, 1_000_000), (100, 1_000_000), (1_000, 200_000)] {
             let scenario = Scenario {

@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use streamcore::{
     Batch, CheckpointKey, Engine, Format, MappingConfig, MappingIdentity, Outcome, Page,
@@ -41,6 +42,9 @@ fn allocated() -> isize {
     ALLOCATED.get()
 }
 
+/// A wait of so little is none.
+const AT_ONCE_MS: i64 = 10;
+
 /// In which form the records come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -70,6 +74,8 @@ pub(crate) struct Held {
     pub(crate) text_bytes: usize,
     /// The records alive.
     pub(crate) records: usize,
+    /// The longest that a call of the engine took, in which it is locked for others.
+    pub(crate) longest_step: Duration,
 }
 
 impl Held {
@@ -88,6 +94,8 @@ pub(crate) struct Scenario {
     pub(crate) page_records: u64,
     pub(crate) payload_bytes: usize,
     pub(crate) lanes: u8,
+    /// How many of them are stuck.
+    pub(crate) stuck_lanes: u8,
     pub(crate) batch_size: u32,
     /// So many pages are there before the first batch is handed out, and before each time that all are.
     pub(crate) pages_ahead: u64,
@@ -172,70 +180,100 @@ impl Scenario {
             let offered = engine.offer(shard, page, None, 0).expect("an offer");
             assert!(offered.accepted && offered.duplicates == 0);
         }
-        held(&mut engine, shard, before, text_bytes)
+        held(&mut engine, shard, before, text_bytes, Duration::ZERO)
     }
 
-    /// A buffer in which one lane is stuck with its first batch, so many records were read behind that, and the other lanes are done.
+    /// A buffer in which some lanes are stuck with their first batches, so many records were read behind these, and the other lanes are
+    /// done. What the engine is to be asked again for at once has happened too.
     pub(crate) fn behind(&self, stuck: Stuck) -> Held {
         let (mut engine, shard) = self.engine();
         let before = allocated();
         let lane_of = |number| lane(key_hash(key(number).as_bytes()), self.lanes);
-        let stuck_lane = lane_of(0);
-        let (mut now, mut text_bytes) = (0, 0);
+        let first_stuck = lane_of(0);
+        let is_stuck = |lane| (lane + self.lanes - first_stuck) % self.lanes < self.stuck_lanes;
+        let (mut now, mut text_bytes, mut longest_step) = (0, 0, Duration::ZERO);
         let mut in_flight: Vec<Batch> = Vec::new();
         for (first, page_number) in self.pages().zip(1..) {
             let (page, _) = self.page(first);
             let own = (first..).zip(page.records());
-            let own = own.filter(|(number, _)| lane_of(*number) == stuck_lane);
+            let own = own.filter(|(number, _)| is_stuck(lane_of(*number)));
             text_bytes += own
                 .map(|(_, record)| self::text_bytes(&record))
                 .sum::<usize>();
-            engine.offer(shard, page, None, now).expect("an offer");
+            timed(&mut longest_step, || engine.offer(shard, page, None, now)).expect("an offer");
             if page_number % self.pages_ahead > 0 {
                 continue;
             }
-            // The pause of the stuck lane is over now and then.
+            // The pause of a stuck lane is over now and then.
             now += 1_000;
-            while let Taken::Task(task) = engine.take(now) {
-                let Task::Run(batch) = task else {
-                    panic!("nothing is given up")
+            loop {
+                let batch = match timed(&mut longest_step, || engine.take(now)) {
+                    Taken::Task(Task::Run(batch)) => batch,
+                    Taken::Task(Task::Deliver(_)) => panic!("nothing is given up"),
+                    Taken::Wait(Some(at)) if at <= now + AT_ONCE_MS => {
+                        now = at;
+                        continue;
+                    }
+                    Taken::Wait(_) => break,
                 };
                 let records = batch.records();
                 let first = records.first().expect("a batch has a record");
                 let batch_lane = lane(first.key_hash(), self.lanes);
                 drop(records);
                 let outcome = match stuck {
-                    _ if batch_lane != stuck_lane => Outcome::Success,
+                    _ if !is_stuck(batch_lane) => Outcome::Success,
                     Stuck::Retried => Outcome::Failure(Box::default()),
                     Stuck::InFlight | Stuck::Failed => {
                         in_flight.push(batch);
                         continue;
                     }
                 };
+                timed(&mut longest_step, || {
+                    engine.finish(batch.ticket(), outcome, None, now)
+                })
+                .expect("an outcome");
+            }
+        }
+        let hanging = if stuck == Stuck::Retried {
+            0
+        } else {
+            usize::from(self.stuck_lanes)
+        };
+        assert_eq!(in_flight.len(), hanging);
+        if stuck == Stuck::Failed {
+            for batch in in_flight.drain(..) {
+                let outcome = Outcome::Failure(Box::default());
                 engine
                     .finish(batch.ticket(), outcome, None, now)
                     .expect("an outcome");
             }
         }
-        assert_eq!(in_flight.len(), usize::from(stuck != Stuck::Retried));
-        if stuck == Stuck::Failed {
-            let batch = in_flight.pop().expect("there is one");
-            let outcome = Outcome::Failure(Box::default());
-            engine
-                .finish(batch.ticket(), outcome, None, now)
-                .expect("an outcome");
-        }
-        held(&mut engine, shard, before, text_bytes)
+        held(&mut engine, shard, before, text_bytes, longest_step)
     }
 }
 
-fn held(engine: &mut Engine, shard: u32, before: isize, text_bytes: usize) -> Held {
+/// A call of the engine, and whether it is the longest.
+fn timed<T>(longest: &mut Duration, call: impl FnOnce() -> T) -> T {
+    let began = Instant::now();
+    let result = call();
+    *longest = began.elapsed().max(*longest);
+    result
+}
+
+fn held(
+    engine: &mut Engine,
+    shard: u32,
+    before: isize,
+    text_bytes: usize,
+    longest_step: Duration,
+) -> Held {
     let bytes = usize::try_from(allocated() - before).expect("something is held");
     let records = engine.stats(shard).expect("a shard").held_records;
     Held {
         bytes,
         text_bytes,
         records: usize::try_from(records).expect("they fit into memory"),
+        longest_step,
     }
 }
 

@@ -14,6 +14,7 @@ const USUAL: Scenario = Scenario {
     page_records: 100,
     payload_bytes: 100,
     lanes: 10,
+    stuck_lanes: 1,
     batch_size: 10,
     pages_ahead: 1,
 };
