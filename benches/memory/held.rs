@@ -2,7 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use streamcore::{
     Batch, CheckpointKey, Engine, Format, MappingConfig, MappingIdentity, Outcome, Page,
@@ -74,8 +74,6 @@ pub(crate) struct Held {
     pub(crate) text_bytes: usize,
     /// The records alive.
     pub(crate) records: usize,
-    /// The longest that a call of the engine took, in which it is locked for others.
-    pub(crate) longest_step: Duration,
 }
 
 impl Held {
@@ -180,18 +178,22 @@ impl Scenario {
             let offered = engine.offer(shard, page, None, 0).expect("an offer");
             assert!(offered.accepted && offered.duplicates == 0);
         }
-        held(&mut engine, shard, before, text_bytes, Duration::ZERO)
+        held(&mut engine, shard, before, text_bytes)
     }
 
     /// A buffer in which some lanes are stuck with their first batches, so many records were read behind these, and the other lanes are
-    /// done. What the engine is to be asked again for at once has happened too.
-    pub(crate) fn behind(&self, stuck: Stuck) -> Held {
+    /// done. What the engine is to be asked again for at once has happened too. By `clock` it tells the longest that a call of the engine
+    /// took, in which others have to wait for it.
+    pub(crate) fn behind(&self, stuck: Stuck, clock: impl Fn() -> Duration) -> (Held, Duration) {
         let (mut engine, shard) = self.engine();
         let before = allocated();
         let lane_of = |number| lane(key_hash(key(number).as_bytes()), self.lanes);
         let first_stuck = lane_of(0);
         let is_stuck = |lane| (lane + self.lanes - first_stuck) % self.lanes < self.stuck_lanes;
-        let (mut now, mut text_bytes, mut longest_step) = (0, 0, Duration::ZERO);
+        let (mut now, mut text_bytes) = (0, 0);
+        let mut longest_step = Duration::ZERO;
+        let mut step_since =
+            |began: Duration| longest_step = longest_step.max(clock().saturating_sub(began));
         let mut in_flight: Vec<Batch> = Vec::new();
         for (first, page_number) in self.pages().zip(1..) {
             let (page, _) = self.page(first);
@@ -200,14 +202,19 @@ impl Scenario {
             text_bytes += own
                 .map(|(_, record)| self::text_bytes(&record))
                 .sum::<usize>();
-            timed(&mut longest_step, || engine.offer(shard, page, None, now)).expect("an offer");
+            let began = clock();
+            engine.offer(shard, page, None, now).expect("an offer");
+            step_since(began);
             if page_number % self.pages_ahead > 0 {
                 continue;
             }
             // The pause of a stuck lane is over now and then.
             now += 1_000;
             loop {
-                let batch = match timed(&mut longest_step, || engine.take(now)) {
+                let began = clock();
+                let taken = engine.take(now);
+                step_since(began);
+                let batch = match taken {
                     Taken::Task(Task::Run(batch)) => batch,
                     Taken::Task(Task::Deliver(_)) => panic!("nothing is given up"),
                     Taken::Wait(Some(at)) if at <= now + AT_ONCE_MS => {
@@ -228,10 +235,11 @@ impl Scenario {
                         continue;
                     }
                 };
-                timed(&mut longest_step, || {
-                    engine.finish(batch.ticket(), outcome, None, now)
-                })
-                .expect("an outcome");
+                let began = clock();
+                engine
+                    .finish(batch.ticket(), outcome, None, now)
+                    .expect("an outcome");
+                step_since(began);
             }
         }
         let hanging = if stuck == Stuck::Retried {
@@ -248,32 +256,18 @@ impl Scenario {
                     .expect("an outcome");
             }
         }
-        held(&mut engine, shard, before, text_bytes, longest_step)
+        let held = held(&mut engine, shard, before, text_bytes);
+        (held, longest_step)
     }
 }
 
-/// A call of the engine, and whether it is the longest.
-fn timed<T>(longest: &mut Duration, call: impl FnOnce() -> T) -> T {
-    let began = Instant::now();
-    let result = call();
-    *longest = began.elapsed().max(*longest);
-    result
-}
-
-fn held(
-    engine: &mut Engine,
-    shard: u32,
-    before: isize,
-    text_bytes: usize,
-    longest_step: Duration,
-) -> Held {
+fn held(engine: &mut Engine, shard: u32, before: isize, text_bytes: usize) -> Held {
     let bytes = usize::try_from(allocated() - before).expect("something is held");
     let records = engine.stats(shard).expect("a shard").held_records;
     Held {
         bytes,
         text_bytes,
         records: usize::try_from(records).expect("they fit into memory"),
-        longest_step,
     }
 }
 

@@ -185,9 +185,9 @@ pub use checkpoint::{
     CHECKPOINT_FORMAT, Checkpoint, CheckpointError, CheckpointKey, LaneTag, Start,
 };
 pub use config::{
-    ConfigError, FETCH_RECORDS_MAX, MappingConfig, MappingIdentity, PAYLOAD_BYTES_MAX, SPAN_MAX,
-    ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX,
-    WINDOW_GRACE_MS,
+    ConfigError, FETCH_RECORDS_MAX, MappingConfig, MappingIdentity, PAYLOAD_BYTES_MAX,
+    RELIEF_STEP_BYTES, SPAN_MAX, ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX,
+    UNCONFIRMED_DISCARDS_WINDOW_MAX, WINDOW_GRACE_MS,
 };
 pub use discard::{Condition, Confirmation, Discard, DiscardId};
 pub use distribution::{BUCKETS, Distribution, Extremes};

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use streamcore::{FilterCriteria, MappingConfig, StreamClock};
+use streamcore::{FilterCriteria, MappingConfig, RELIEF_STEP_BYTES, StreamClock};
 
 use super::log::Entry;
 use super::rng::Rng;
@@ -65,6 +65,8 @@ pub(crate) struct Options {
     pub(crate) behind: u32,
     /// The weight of finishing a batch among the steps: low where functions are slow.
     pub(crate) finish_weight: u64,
+    /// What a step of relief moves: so little, in some seeds, that it takes many steps.
+    pub(crate) relief_step_bytes: u64,
     /// One invocation at a time does not come back as long as there are faults.
     pub(crate) hangs: bool,
 }
@@ -240,6 +242,7 @@ impl Options {
             ends_early: 0,
             behind: 0,
             finish_weight: u64::try_from(rng.range(4, 30)).unwrap(),
+            relief_step_bytes: RELIEF_STEP_BYTES,
             hangs: false,
             mapping: mapping.clone(),
         };
@@ -265,6 +268,9 @@ impl Options {
         if heavy && apart.chance(700) {
             own.hangs = true;
             own.finish_weight = 60;
+        }
+        if heavy && apart.chance(800) {
+            own.relief_step_bytes = apart.pick(&[300, 1_000, 4_000, 16_000]);
         }
         own.let_end(&mut mapping);
         own.mapping = mapping;
