@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use streamcore::{FilterCriteria, MappingConfig, RELIEF_STEP_BYTES, StreamClock};
+use streamcore::{FilterCriteria, MappingConfig, StreamClock};
 
 use super::log::Entry;
 use super::rng::Rng;
@@ -65,8 +65,9 @@ pub(crate) struct Options {
     pub(crate) behind: u32,
     /// The weight of finishing a batch among the steps: low where functions are slow.
     pub(crate) finish_weight: u64,
-    /// What a step of relief moves: so little, in some seeds, that it takes many steps.
+    /// What a step of relief moves: all there is, or so little that it takes many steps.
     pub(crate) relief_step_bytes: u64,
+    pub(crate) relief_in_steps: bool,
     /// One invocation at a time does not come back as long as there are faults.
     pub(crate) hangs: bool,
 }
@@ -242,7 +243,8 @@ impl Options {
             ends_early: 0,
             behind: 0,
             finish_weight: u64::try_from(rng.range(4, 30)).unwrap(),
-            relief_step_bytes: RELIEF_STEP_BYTES,
+            relief_step_bytes: 1 << 40,
+            relief_in_steps: false,
             hangs: false,
             mapping: mapping.clone(),
         };
@@ -269,7 +271,8 @@ impl Options {
             own.hangs = true;
             own.finish_weight = 60;
         }
-        if heavy && apart.chance(800) {
+        if heavy && apart.chance(500) {
+            own.relief_in_steps = true;
             own.relief_step_bytes = apart.pick(&[300, 1_000, 4_000, 16_000]);
         }
         own.let_end(&mut mapping);
