@@ -182,18 +182,21 @@ impl Scenario {
     }
 
     /// A buffer in which some lanes are stuck with their first batches, so many records were read behind these, and the other lanes are
-    /// done. What the engine is to be asked again for at once has happened too. By `clock` it tells the longest that a call of the engine
-    /// took, in which others have to wait for it.
-    pub(crate) fn behind(&self, stuck: Stuck, clock: impl Fn() -> Duration) -> (Held, Duration) {
+    /// done. What the engine is to be asked again for at once has happened too. Says by `clock` how long each call of the engine took, in
+    /// which others have to wait for it.
+    pub(crate) fn behind(
+        &self,
+        stuck: Stuck,
+        clock: impl Fn() -> Duration,
+    ) -> (Held, Vec<Duration>) {
         let (mut engine, shard) = self.engine();
         let before = allocated();
         let lane_of = |number| lane(key_hash(key(number).as_bytes()), self.lanes);
         let first_stuck = lane_of(0);
         let is_stuck = |lane| (lane + self.lanes - first_stuck) % self.lanes < self.stuck_lanes;
         let (mut now, mut text_bytes) = (0, 0);
-        let mut longest_step = Duration::ZERO;
-        let mut step_since =
-            |began: Duration| longest_step = longest_step.max(clock().saturating_sub(began));
+        let mut steps = Vec::new();
+        let mut step_since = |began: Duration| steps.push(clock().saturating_sub(began));
         let mut in_flight: Vec<Batch> = Vec::new();
         for (first, page_number) in self.pages().zip(1..) {
             let (page, _) = self.page(first);
@@ -257,7 +260,7 @@ impl Scenario {
             }
         }
         let held = held(&mut engine, shard, before, text_bytes);
-        (held, longest_step)
+        (held, steps)
     }
 }
 

@@ -118,14 +118,14 @@ fn run_others(engine: &mut Engine, own: u8, now: i64) {
 }
 
 /// How many records of the batch in flight, and of those that wait behind it, have moved since this was last asked.
-fn moved(engine: &mut Engine) -> [usize; 2] {
+fn moved(engine: &mut Engine) -> [u32; 2] {
     let mut moved = [0; 2];
     for (_, event) in engine.drain_trace() {
         if let Event::Compacted {
             records, in_flight, ..
         } = event
         {
-            moved[usize::from(!in_flight)] += records as usize;
+            moved[usize::from(!in_flight)] += records;
         }
     }
     moved
@@ -244,13 +244,13 @@ fn a_batch_that_has_moved_outlives_its_shard() {
 /// that time alone brings the next step, which moves no more than it may.
 #[test]
 fn a_lane_that_is_half_moved_ends_as_one_that_stays() {
-    const BATCH: usize = 100;
+    const BATCH: u32 = 100;
     const STEP_BYTES: u64 = 1_000;
     // Each record has 60 bytes of payload, that is 80 of text, and 48 bytes beside that.
-    let step_records = STEP_BYTES as usize / (80 + 48);
-    let in_work = |[work, _]: [usize; 2]| work > BATCH / 2;
-    let in_queue = |[_, queue]: [usize; 2]| queue > BATCH / 2;
-    let places: [&dyn Fn([usize; 2]) -> bool; 2] = [&in_work, &in_queue];
+    let step_records = u32::try_from(STEP_BYTES).unwrap() / (80 + 48);
+    let in_work = |[work, _]: [u32; 2]| work > BATCH / 2;
+    let in_queue = |[_, queue]: [u32; 2]| queue > BATCH / 2;
+    let places: [&dyn Fn([u32; 2]) -> bool; 2] = [&in_work, &in_queue];
     for half_moved in places {
         for (bisect, answers) in [
             (false, vec![Answer::Success]),
@@ -263,7 +263,7 @@ fn a_lane_that_is_half_moved_ends_as_one_that_stays() {
             (false, vec![Answer::TooLarge, Answer::Success]),
         ] {
             let mapping = MappingConfig {
-                batch_size: BATCH as u32,
+                batch_size: BATCH,
                 parallelization_factor: LANES,
                 bisect_batch_on_function_error: bisect,
                 retry_attempts_max: Some(0),

@@ -97,7 +97,7 @@ fn shard_config(options: &Options, mapping: MappingConfig, seed: u64) -> ShardCo
         clock: options.clock,
         sync_checkpoints: options.sync_checkpoints,
         window_grace_ms: options.window_grace_ms,
-        relief_step_bytes: options.relief_step_bytes,
+        relief_step_bytes: options.relief_step_bytes.unwrap_or(1 << 40),
         seed,
         ..ShardConfig::new(key, identity, mapping)
     }
@@ -210,7 +210,7 @@ impl World {
         self.engine.check_invariants();
         // A budget is kept but for one page, and another of which a part has moved; discards that wait hold copies of records that were
         // counted before.
-        let pages = 1 + usize::from(self.options.relief_in_steps);
+        let pages = 1 + usize::from(self.options.relief_step_bytes.is_some());
         if self.reference.unconfirmed() == 0 {
             assert!(
                 self.engine.held_bytes() <= self.options.budget_bytes + pages * self.page_bytes_max,
