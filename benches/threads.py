@@ -95,7 +95,7 @@ def run(way: Way, stream: MemoryStream, module: Any) -> Run:
         batch_size=100,
         maximum_retry_attempts=0,
         bisect_batch_on_function_error=True,
-        function_response_types=["ReportBatchItemFailures"],
+        function_response_types=("ReportBatchItemFailures",),
     )
     worker = Worker(checkpoints=MemoryCheckpointStore(), invocation_threads=way.threads, seed=1)
     worker.add(mapping, stream, LocalFunction(module.handler), Nowhere())

@@ -259,6 +259,9 @@ impl Scenario {
                     .expect("an outcome");
             }
         }
+        // The list of times is not the engine's.
+        let of_times = steps.capacity() * size_of::<Duration>();
+        let before = before + isize::try_from(of_times).expect("no allocation is larger");
         let held = held(&mut engine, shard, before, text_bytes);
         (held, steps)
     }
