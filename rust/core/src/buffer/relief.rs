@@ -187,7 +187,9 @@ impl Buffer {
             before = Some(run.slot);
             end += 1;
         }
-        runs.replace(begin..end, &others);
+        if begin < end {
+            runs.replace(begin..end, &others);
+        }
     }
 
     /// Cuts the last of some runs at an ordinal, which it begins before, and gives what is behind that.

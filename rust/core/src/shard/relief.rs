@@ -26,9 +26,9 @@ impl Shard {
         }
     }
 
-    /// One step of moving the records of stuck lanes out of pages that nothing else keeps, where that is worth it. It moves so many bytes
-    /// as the configuration says; where more are left, each later call of the shard makes a step, and a [`tick`](Self::tick) a millisecond
-    /// later if there is no other.
+    /// One step of moving the records of stuck lanes out of pages that nothing else keeps, where that is worth it. It moves about as many
+    /// bytes as the configuration says. Where there is more to move, each offer and each outcome makes another step, and a
+    /// [`tick`](Self::tick) does that is due a millisecond later.
     ///
     /// A batch in flight goes with its records; whoever is reading it at this moment goes on in the old pages.
     pub(super) fn relieve(&mut self, now: i64) {
