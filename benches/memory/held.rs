@@ -258,6 +258,11 @@ impl Scenario {
                     .finish(batch.ticket(), outcome, None, now)
                     .expect("an outcome");
             }
+            while let Taken::Wait(Some(at)) = engine.take(now)
+                && at <= now + AT_ONCE_MS
+            {
+                now = at;
+            }
         }
         // The list of times is not the engine's.
         let of_times = steps.capacity() * size_of::<Duration>();
