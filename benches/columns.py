@@ -34,8 +34,8 @@ def example(name: str) -> Any:
     return loaded
 
 
-def complete_flights() -> list[tuple[str, bytes, int, str | None]]:
-    """Return the records whose rows are complete, which neither handler refuses."""
+def flights() -> list[tuple[str, bytes, int, str | None]]:
+    """Return the records of the flights."""
     source = parse_file_source(f"file:{EXAMPLES / 'flights.csv.gz'}?key=carrier&time=time_hour")
     reader = source.open(source.list_shards()[0].shard_id, Start("TRIM_HORIZON"))
     assert isinstance(reader, _FileReader)
@@ -43,9 +43,14 @@ def complete_flights() -> list[tuple[str, bytes, int, str | None]]:
     ended = False
     while not ended:
         records, ended = reader.records(10_000)
-        found += [record for record in records if b'"NA"' not in record[1]]
+        found += records
     reader.close()
     return found
+
+
+def complete(records: list[tuple[str, bytes, int, str | None]]) -> list[tuple[str, bytes, int, str | None]]:
+    """Return the records whose rows are complete, which neither handler refuses."""
+    return [record for record in records if b'"NA"' not in record[1]]
 
 
 def batches_of(records: list[tuple[str, bytes, int, str | None]], batch_size: int) -> list[Batch]:
@@ -65,7 +70,7 @@ def batches_of(records: list[tuple[str, bytes, int, str | None]], batch_size: in
 
 def main() -> None:
     """Print a row of the table in README.md for each batch size."""
-    records = complete_flights()
+    records = complete(flights())
     modules = [example("flights"), example("flights_columns")]
     functions = [LocalFunction(module.handler) for module in modules]
     print(f"{len(records)} records; ns of CPU a record, medians of {ROUNDS} rounds")

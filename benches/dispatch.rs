@@ -4,7 +4,9 @@
 //! Zipf-distributed over the given number of keys. Building pages and events is measured in `page`.
 //!
 //! `cargo bench --bench dispatch` runs the grid; the figure to read is the time divided by the records ("thrpt", elements a second).
+//! `cargo bench --bench dispatch -- allocator` runs what of it, with one record a shard, is the allocator's.
 
+use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -145,5 +147,25 @@ fn dispatch(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, dispatch);
+/// Bytes that the core asks for of a shard with one record and ten lanes: the order and the sizes of its page, the positions last taken in
+/// and completed (with the counts of their owners), the batch, and the lists of lanes and of marks in the snapshot.
+const REQUESTS: [usize; 7] = [4, 4, 72, 72, 112, 32, 240];
+
+/// What the allocator alone takes for 1,000 such shards: everything is asked for in turn, and given back when all of it is there.
+fn allocator(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("allocator");
+    group.throughput(Throughput::Elements(1_000));
+    group.bench_function("shards of one record", |bencher| {
+        let mut held: Vec<[Vec<u8>; REQUESTS.len()]> = Vec::with_capacity(1_000);
+        bencher.iter(|| {
+            for _ in 0..1_000 {
+                held.push(black_box(REQUESTS).map(Vec::with_capacity));
+            }
+            black_box(&mut held).clear();
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, dispatch, allocator);
 criterion_main!(benches);

@@ -2,6 +2,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Duration;
 
 use streamcore::{
     Batch, CheckpointKey, Engine, Format, MappingConfig, MappingIdentity, Outcome, Page,
@@ -40,6 +41,9 @@ unsafe impl GlobalAlloc for Counting {
 fn allocated() -> isize {
     ALLOCATED.get()
 }
+
+/// A wait of so little is none.
+const AT_ONCE_MS: i64 = 10;
 
 /// In which form the records come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +92,8 @@ pub(crate) struct Scenario {
     pub(crate) page_records: u64,
     pub(crate) payload_bytes: usize,
     pub(crate) lanes: u8,
+    /// How many of them are stuck.
+    pub(crate) stuck_lanes: u8,
     pub(crate) batch_size: u32,
     /// So many pages are there before the first batch is handed out, and before each time that all are.
     pub(crate) pages_ahead: u64,
@@ -175,57 +181,94 @@ impl Scenario {
         held(&mut engine, shard, before, text_bytes)
     }
 
-    /// A buffer in which one lane is stuck with its first batch, so many records were read behind that, and the other lanes are done.
-    pub(crate) fn behind(&self, stuck: Stuck) -> Held {
+    /// A buffer in which some lanes are stuck with their first batches, so many records were read behind these, and the other lanes are
+    /// done. What the engine is to be asked again for at once has happened too. Says by `clock` how long each call of the engine took, in
+    /// which others have to wait for it.
+    pub(crate) fn behind(
+        &self,
+        stuck: Stuck,
+        clock: impl Fn() -> Duration,
+    ) -> (Held, Vec<Duration>) {
         let (mut engine, shard) = self.engine();
         let before = allocated();
         let lane_of = |number| lane(key_hash(key(number).as_bytes()), self.lanes);
-        let stuck_lane = lane_of(0);
+        let first_stuck = lane_of(0);
+        let is_stuck = |lane| (lane + self.lanes - first_stuck) % self.lanes < self.stuck_lanes;
         let (mut now, mut text_bytes) = (0, 0);
+        let mut steps = Vec::new();
+        let mut step_since = |began: Duration| steps.push(clock().saturating_sub(began));
         let mut in_flight: Vec<Batch> = Vec::new();
         for (first, page_number) in self.pages().zip(1..) {
             let (page, _) = self.page(first);
             let own = (first..).zip(page.records());
-            let own = own.filter(|(number, _)| lane_of(*number) == stuck_lane);
+            let own = own.filter(|(number, _)| is_stuck(lane_of(*number)));
             text_bytes += own
                 .map(|(_, record)| self::text_bytes(&record))
                 .sum::<usize>();
+            let began = clock();
             engine.offer(shard, page, None, now).expect("an offer");
+            step_since(began);
             if page_number % self.pages_ahead > 0 {
                 continue;
             }
-            // The pause of the stuck lane is over now and then.
+            // The pause of a stuck lane is over now and then.
             now += 1_000;
-            while let Taken::Task(task) = engine.take(now) {
-                let Task::Run(batch) = task else {
-                    panic!("nothing is given up")
+            loop {
+                let began = clock();
+                let taken = engine.take(now);
+                step_since(began);
+                let batch = match taken {
+                    Taken::Task(Task::Run(batch)) => batch,
+                    Taken::Task(Task::Deliver(_)) => panic!("nothing is given up"),
+                    Taken::Wait(Some(at)) if at <= now + AT_ONCE_MS => {
+                        now = at;
+                        continue;
+                    }
+                    Taken::Wait(_) => break,
                 };
                 let records = batch.records();
                 let first = records.first().expect("a batch has a record");
                 let batch_lane = lane(first.key_hash(), self.lanes);
                 drop(records);
                 let outcome = match stuck {
-                    _ if batch_lane != stuck_lane => Outcome::Success,
+                    _ if !is_stuck(batch_lane) => Outcome::Success,
                     Stuck::Retried => Outcome::Failure(Box::default()),
                     Stuck::InFlight | Stuck::Failed => {
                         in_flight.push(batch);
                         continue;
                     }
                 };
+                let began = clock();
+                engine
+                    .finish(batch.ticket(), outcome, None, now)
+                    .expect("an outcome");
+                step_since(began);
+            }
+        }
+        let hanging = if stuck == Stuck::Retried {
+            0
+        } else {
+            usize::from(self.stuck_lanes)
+        };
+        assert_eq!(in_flight.len(), hanging);
+        if stuck == Stuck::Failed {
+            for batch in in_flight.drain(..) {
+                let outcome = Outcome::Failure(Box::default());
                 engine
                     .finish(batch.ticket(), outcome, None, now)
                     .expect("an outcome");
             }
+            while let Taken::Wait(Some(at)) = engine.take(now)
+                && at <= now + AT_ONCE_MS
+            {
+                now = at;
+            }
         }
-        assert_eq!(in_flight.len(), usize::from(stuck != Stuck::Retried));
-        if stuck == Stuck::Failed {
-            let batch = in_flight.pop().expect("there is one");
-            let outcome = Outcome::Failure(Box::default());
-            engine
-                .finish(batch.ticket(), outcome, None, now)
-                .expect("an outcome");
-        }
-        held(&mut engine, shard, before, text_bytes)
+        // The list of times is not the engine's.
+        let of_times = steps.capacity() * size_of::<Duration>();
+        let before = before + isize::try_from(of_times).expect("no allocation is larger");
+        let held = held(&mut engine, shard, before, text_bytes);
+        (held, steps)
     }
 }
 

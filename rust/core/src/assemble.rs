@@ -72,8 +72,8 @@ impl Open {
 }
 
 impl LaneQueue {
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
-        self.runs.iter()
+    pub(crate) fn runs(&self) -> &Runs {
+        &self.runs
     }
 
     pub(crate) fn front(&self) -> Option<&Run> {

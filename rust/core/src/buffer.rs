@@ -6,15 +6,17 @@
 //! on a batch is cut by its sizes, which stand side by side, without a look at the page.
 //!
 //! A page is freed when all of its records are complete. Lanes that are stuck would keep pages of which little is alive: their
-//! records move into pages of their own, see [`Buffer::gather`].
+//! records move into pages of their own, see `relief`.
+
+mod relief;
 
 use std::ops::Range;
 use std::sync::Arc;
 
+pub(crate) use self::relief::Moved;
 use crate::lanes::lane;
 use crate::page::{ENTRY_BYTES, Page};
 use crate::position::Position;
-use crate::runs::Runs;
 
 /// Index of a slot of the buffer.
 pub(crate) type SlotId = u32;
@@ -170,22 +172,6 @@ impl Slot {
             None => self.before.clone(),
         }
     }
-
-    fn is_sparse(&self) -> bool {
-        self.dead * SPARSE_PART >= self.weight
-    }
-
-    fn is_small(&self) -> bool {
-        self.weight < SMALL_BYTES
-    }
-}
-
-/// What the move of some records did to the bytes held.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Moved {
-    pub(crate) records: u32,
-    pub(crate) bytes_before: usize,
-    pub(crate) bytes_after: usize,
 }
 
 /// Slots of pages, reused.
@@ -201,19 +187,13 @@ pub(crate) struct Buffer {
     stuck: LaneSet,
     /// What is complete of pages that only stuck lanes keep, as far as it has come since the last relief.
     dead_behind_stuck: u64,
+    /// Relief is under way: the records of stuck lanes have been looked at up to this ordinal.
+    relieving: Option<u64>,
 }
 
-/// Relief of fewer bytes would save less than it costs to think about.
-const RELIEF_BYTES_MIN: u64 = 16 * 1024;
-/// Relief comes when this part of what is held could go, so that what it costs is a few steps for each record completed.
-const RELIEF_PART: u64 = 16;
-/// A page is sparse when this part of it is complete.
-const SPARSE_PART: u64 = 8;
-/// Pages smaller than this are put together.
-const SMALL_BYTES: u64 = 4 * 1024;
-/// Moved records go into pages of about this size, so that little is there twice while they move.
-const GATHERED_BYTES: u64 = 4 << 20;
-/// An update puts the records held into pages of so many.
+/// An update puts the records held into pages of about this size, so that little is there twice while they move,
+const RELANED_BYTES: u64 = 4 << 20;
+/// and of so many records at most.
 const RELANED_RECORDS: usize = 10_000;
 /// The lane of a record that is complete when it is taken in.
 pub(crate) const NO_LANE: u8 = u8::MAX;
@@ -364,119 +344,11 @@ impl Buffer {
         self.free.push(id);
     }
 
-    // ---- relief ----
-
-    /// Whether so much is complete of the pages held that it may be worth to ask which lanes are stuck.
-    pub(crate) fn may_need_relief(&self) -> bool {
-        self.dead >= self.relief_bytes()
-    }
-
-    /// Whether a lane was stuck when it was last said.
-    pub(crate) fn has_stuck(&self) -> bool {
-        self.stuck != 0
-    }
-
-    fn relief_bytes(&self) -> u64 {
-        RELIEF_BYTES_MIN.max(self.bytes as u64 / RELIEF_PART)
-    }
-
-    /// Says which lanes are stuck. True if the pages that only they keep are to be looked at now: enough of such pages is complete, or
-    /// another lane is stuck and with it others of them may be such pages.
-    pub(crate) fn needs_relief(&mut self, stuck: LaneSet) -> bool {
-        let more = stuck & !self.stuck != 0;
-        self.stuck = stuck;
-        let needed = stuck != 0
-            && self.may_need_relief()
-            && (more || self.dead_behind_stuck >= self.relief_bytes());
-        if needed {
-            self.dead_behind_stuck = 0;
-        }
-        needed
-    }
-
-    /// Moves the records of some runs of a stuck lane, which are in order, into pages of the lane's own: those whose pages only stuck lanes
-    /// keep, and of which a part is complete or which are small. `beside` is the page in which the lane has others than these runs. Calls
-    /// `moved` for each new page.
-    ///
-    /// A record moves at most once while its lane is stuck, so this is O(1) a record.
-    pub(crate) fn gather(
-        &mut self,
-        lane: u8,
-        runs: &mut Runs,
-        beside: Option<SlotId>,
-        mut moved: impl FnMut(Moved),
-    ) {
-        let mut stretch: Vec<Run> = Vec::new();
-        let (mut weight, mut sparse) = (0, false);
-        for run in std::mem::take(runs) {
-            let slot = self.slot(run.slot);
-            let movable = slot.lanes & !self.stuck == 0 && (slot.is_sparse() || slot.is_small());
-            if !movable || weight >= GATHERED_BYTES {
-                self.gather_stretch(lane, &mut stretch, sparse, beside, runs, &mut moved);
-                (weight, sparse) = (0, false);
-            }
-            if movable {
-                let slot = self.slot(run.slot);
-                weight += slot.leaf.weight(run);
-                sparse |= slot.is_sparse();
-                stretch.push(run);
-            } else {
-                runs.push_back(run);
-            }
-        }
-        self.gather_stretch(lane, &mut stretch, sparse, beside, runs, &mut moved);
-    }
-
-    /// Moves the records of runs that follow each other, where that gains something, and puts what is then in their place behind `runs`.
-    fn gather_stretch(
-        &mut self,
-        lane: u8,
-        stretch: &mut Vec<Run>,
-        sparse: bool,
-        beside: Option<SlotId>,
-        runs: &mut Runs,
-        moved: &mut impl FnMut(Moved),
-    ) {
-        if !sparse && stretch.len() < 2 {
-            runs.extend(stretch.drain(..));
-            return;
-        }
-        let bytes_before = self.bytes;
-        let own = self.move_out(lane, stretch, beside);
-        stretch.clear();
-        moved(Moved {
-            records: own.len(),
-            bytes_before,
-            bytes_after: self.bytes,
-        });
-        runs.push_back(own);
-    }
-
-    /// Moves the records of some runs of a lane into a fresh page.
-    fn move_out(&mut self, lane: u8, runs: &[Run], beside: Option<SlotId>) -> Run {
-        let records = || {
-            runs.iter().flat_map(|run| {
-                let leaf = &self.slot(run.slot).leaf;
-                leaf.order[run.range()]
-                    .iter()
-                    .map(|index| (&**leaf, *index))
-            })
-        };
-        let leaf = Leaf::of(records());
-        let before = self.predecessor(runs[0].slot, runs[0].start);
-        let lanes = vec![lane; leaf.page.len()];
-        for run in runs {
-            self.complete(*run, (Some(run.slot) != beside).then_some(lane));
-        }
-        let own = self.insert_leaf(leaf, &lanes, before);
-        own.expect("moved records are alive")[usize::from(lane)]
-    }
-
     /// Moves all incomplete records into fresh pages, in the order of the log, for other lanes. `live` holds every live run. Returns the
     /// runs of each page, oldest page first.
     pub(crate) fn relane(&mut self, live: &[Run], lane_count: u8) -> Vec<LaneRuns> {
         // Lanes have other numbers now.
-        (self.stuck, self.dead_behind_stuck) = (0, 0);
+        (self.stuck, self.dead_behind_stuck, self.relieving) = (0, 0, None);
         let mut records: Vec<(u64, SlotId, u32)> = Vec::new();
         for run in live {
             let leaf = &self.slot(run.slot).leaf;
@@ -492,7 +364,7 @@ impl Buffer {
                 .iter()
                 .take(RELANED_RECORDS)
                 .take_while(|(_, slot, index)| {
-                    let room = weight < GATHERED_BYTES;
+                    let room = weight < RELANED_BYTES;
                     weight += u64::from(self.slot(*slot).leaf.page.event_bytes(*index as usize));
                     room
                 });
@@ -547,6 +419,10 @@ impl Buffer {
         assert_eq!(
             bytes, self.bytes,
             "I10: bytes held are those of the pages held"
+        );
+        assert!(
+            self.stuck != 0 || self.relieving.is_none(),
+            "I10: relief is of stuck lanes"
         );
         let dead: u64 = held.iter().map(|slot| slot.dead).sum();
         assert_eq!(dead, self.dead, "I10: what is complete is counted by page");

@@ -18,6 +18,8 @@ pub const UNCONFIRMED_DISCARDS_MAX: usize = 1_000;
 pub const UNCONFIRMED_DISCARDS_WINDOW_MAX: usize = 100;
 /// How long a source must say that it is at its tip before a window that has ended is closed, by default.
 pub const WINDOW_GRACE_MS: i64 = 120_000;
+/// The default of [`ShardConfig::relief_step_bytes`].
+pub const RELIEF_STEP_BYTES: u64 = 512 << 10;
 /// The most records that one fetch asks for, as Kinesis allows.
 pub const FETCH_RECORDS_MAX: u32 = 10_000;
 
@@ -221,6 +223,9 @@ pub struct ShardConfig {
     pub window_grace_ms: i64,
     /// Hand out nothing between a completion and the saving of its checkpoint.
     pub sync_checkpoints: bool,
+    /// About how much of the records behind lanes that hang or fail moves to other pages in one call: bytes of text, and 48 for each
+    /// record; one record at least.
+    pub relief_step_bytes: u64,
     /// Seed of request ids and jitter.
     pub seed: u64,
     /// What the caller wants to find again at each batch, see [`Batch::attachment`](crate::Batch::attachment).
@@ -245,6 +250,7 @@ impl ShardConfig {
             clock: StreamClock::Wall,
             window_grace_ms: WINDOW_GRACE_MS,
             sync_checkpoints: false,
+            relief_step_bytes: RELIEF_STEP_BYTES,
             seed: 0,
             attachment: None,
         }

@@ -186,8 +186,8 @@ pub use checkpoint::{
 };
 pub use config::{
     Attachment, ConfigError, FETCH_RECORDS_MAX, MappingConfig, MappingIdentity, PAYLOAD_BYTES_MAX,
-    SPAN_MAX, ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX,
-    WINDOW_GRACE_MS,
+    RELIEF_STEP_BYTES, SPAN_MAX, ShardConfig, StreamClock, UNCONFIRMED_DISCARDS_MAX,
+    UNCONFIRMED_DISCARDS_WINDOW_MAX, WINDOW_GRACE_MS,
 };
 pub use discard::{Condition, Confirmation, Discard, DiscardId};
 pub use distribution::{BUCKETS, Distribution, Extremes};

@@ -92,10 +92,7 @@ impl Records {
     /// The records of the next invocation of a batch.
     pub(crate) fn of_work(buffer: &Buffer, work: &Work) -> Self {
         match work.top_run() {
-            Some(run) => Self {
-                slices: Slices::One(Slice::of(buffer, run)),
-                len: run.len(),
-            },
+            Some(run) => Self::of(buffer, Some(run)),
             None => Self::of(buffer, work.top_runs()),
         }
     }

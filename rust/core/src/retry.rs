@@ -120,8 +120,8 @@ impl Work {
     }
 
     /// Every incomplete record.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &Run> {
-        self.runs.iter()
+    pub(crate) fn runs(&self) -> &Runs {
+        &self.runs
     }
 
     pub(crate) fn front(&self) -> Option<&Run> {
@@ -242,7 +242,7 @@ impl Work {
             records,
             "I6: frames cover the incomplete records"
         );
-        for run in self.runs.iter() {
+        for run in &self.runs {
             assert!(
                 to_usize(run.end) <= buffer.slot(run.slot).leaf.order.len(),
                 "I10: a run lies within its page"

@@ -1,6 +1,7 @@
 //! A list of runs that mostly has one: the first stands in the list itself, so that a batch of few records needs no memory of its own.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::buffer::Run;
 
@@ -24,8 +25,12 @@ impl Runs {
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Run> {
-        self.first.iter().chain(&self.rest)
+    pub(crate) fn last(&self) -> Option<Run> {
+        self.rest.back().copied().or(self.first)
+    }
+
+    pub(crate) fn iter(&self) -> <&Self as IntoIterator>::IntoIter {
+        self.into_iter()
     }
 
     /// The first `records` of them.
@@ -48,6 +53,36 @@ impl Runs {
         let first = self.first.filter(|first| records <= first.len())?;
         let end = first.start + records;
         (records > 0).then_some(Run { end, ..first })
+    }
+
+    /// How many come before the first one for which `is_before` is false, as all behind it.
+    pub(crate) fn partition_point(&self, mut is_before: impl FnMut(&Run) -> bool) -> usize {
+        match &self.first {
+            Some(first) if is_before(first) => 1 + self.rest.partition_point(is_before),
+            _ => 0,
+        }
+    }
+
+    /// Puts others in the place of some.
+    pub(crate) fn replace(&mut self, range: Range<usize>, others: &[Run]) {
+        if let Some(first) = self.first.take() {
+            self.rest.push_front(first);
+        }
+        let both = range.len().min(others.len());
+        let (over, more) = others.split_at(both);
+        for (at, run) in range.clone().zip(over) {
+            self.rest[at] = *run;
+        }
+        let behind = range.start + both;
+        self.rest.drain(behind..range.end);
+        for (at, run) in (behind..).zip(more) {
+            self.rest.insert(at, *run);
+        }
+        self.first = self.rest.pop_front();
+        // A list that was long keeps no memory for what it was.
+        if self.rest.len() < self.rest.capacity() / 4 {
+            self.rest.shrink_to(2 * self.rest.len());
+        }
     }
 
     pub(crate) fn push_back(&mut self, run: Run) {
@@ -79,12 +114,12 @@ impl Extend<Run> for Runs {
     }
 }
 
-impl IntoIterator for Runs {
-    type Item = Run;
+impl<'a> IntoIterator for &'a Runs {
+    type Item = &'a Run;
     type IntoIter =
-        std::iter::Chain<std::option::IntoIter<Run>, std::collections::vec_deque::IntoIter<Run>>;
+        std::iter::Chain<std::option::Iter<'a, Run>, std::collections::vec_deque::Iter<'a, Run>>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.first.into_iter().chain(self.rest)
+        self.first.iter().chain(&self.rest)
     }
 }

@@ -206,6 +206,8 @@ pub struct Shard {
     next_serial: u64,
     /// Batches whose outcome has come.
     batches_ended: u64,
+    /// When relief that is under way goes on by itself.
+    relief_at: Option<i64>,
     /// Changes that a checkpoint would show, and how many of them the store has.
     changed: u64,
     saved: u64,
@@ -275,6 +277,7 @@ impl Shard {
             outbox: VecDeque::new(),
             next_serial: 0,
             batches_ended: 0,
+            relief_at: None,
             changed: u64::from(fresh),
             saved: 0,
             counters: Counters::default(),
@@ -422,7 +425,7 @@ impl Shard {
             });
         }
         self.refresh_window(now);
-        self.relieve();
+        self.relieve(now);
         self.after_step();
         Ok(Offered {
             accepted: true,
@@ -671,6 +674,7 @@ impl Shard {
         self.lanes = (0..factor).map(|_| Lane::new()).collect();
         self.heads = Heads::new(self.lanes.len());
         self.lanes[0].marks.complete(None, self.window.clone());
+        self.relief_at = None;
         for runs in self.buffer.relane(&live, factor) {
             for (lane, run) in self.lanes.iter_mut().zip(runs) {
                 if run.len() > 0 {

@@ -3,6 +3,8 @@
 #[path = "../../../benches/memory/held.rs"]
 mod held;
 
+use std::time::Duration;
+
 use held::{Counting, Form, Scenario, Stuck};
 
 #[global_allocator]
@@ -14,6 +16,7 @@ const USUAL: Scenario = Scenario {
     page_records: 100,
     payload_bytes: 100,
     lanes: 10,
+    stuck_lanes: 1,
     batch_size: 10,
     pages_ahead: 1,
 };
@@ -59,7 +62,7 @@ fn a_stuck_lane_keeps_little_more_than_its_own_records() {
             pages_ahead,
             ..USUAL
         };
-        let held = scenario.behind(stuck);
+        let (held, _) = scenario.behind(stuck, || Duration::ZERO);
         let share = usize::try_from(records).expect("small") / usize::from(lanes);
         assert!((share / 2..share * 2).contains(&held.records), "{held:?}");
         assert!(held.ratio() <= 1.3, "{stuck:?}, {scenario:?}: {held:?}");

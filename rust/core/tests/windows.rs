@@ -10,6 +10,7 @@ use streamcore::{
     Batch, Checkpoint, CheckpointKey, Condition, Confirmation, Discard, DiscardId, Engine,
     LaneState, MappingConfig, MappingIdentity, Outcome, Page, PageBuilder, ReturnedState,
     ShardConfig, ShardState, Start, StreamClock, Taken, Task, UsageError, WindowPhase, WindowState,
+    key_hash, lane,
 };
 
 const GRACE_MS: i64 = 50;
@@ -512,9 +513,12 @@ impl Bench {
     }
 
     fn succeed(&mut self, batch: &Batch) {
-        let returned = grown(batch, batch.len(), 0, false);
+        self.finish(batch, Some(grown(batch, batch.len(), 0, false)));
+    }
+
+    fn finish(&mut self, batch: &Batch, returned: Option<ReturnedState>) {
         self.engine
-            .finish(batch.ticket(), Outcome::Success, Some(returned), self.now)
+            .finish(batch.ticket(), Outcome::Success, returned, self.now)
             .unwrap();
     }
 
@@ -905,6 +909,41 @@ fn a_mapping_that_has_windows_no_more_closes_the_open_one_first() {
     let batch = bench.next().unwrap();
     assert!(batch.window().is_none());
     assert_eq!(numbers(&batch), [2]);
+}
+
+/// The closing call is lane 0's, and has a window. Another lane's batch, in flight beside it, has none, and fills its event without one.
+#[test]
+fn a_batch_beside_the_last_closing_call_has_no_window() {
+    let none = MappingConfig {
+        parallelization_factor: 2,
+        payload_bytes_max: 2_000,
+        ..MappingConfig::default()
+    };
+    let mut bench = Bench::new(MappingConfig {
+        parallelization_factor: 1,
+        ..none.clone()
+    });
+    bench.offer(&[(1, 5)], Some(0));
+    let batch = bench.next().unwrap();
+    let state = grown(&batch, 1, 800, false);
+    bench.finish(&batch, Some(state));
+    bench.engine.update(bench.shard, none, 0).unwrap();
+    let mut keys = (0..).map(|number| format!("key-{number}"));
+    let key = keys.find(|key| lane(key_hash(key.as_bytes()), 2) == 1);
+    let mut builder = PageBuilder::new();
+    builder
+        .push(&key.unwrap(), &[0; 1_000], 6, Some("2"))
+        .unwrap();
+    let page = builder.finish();
+    bench.engine.offer(bench.shard, page, Some(0), 0).unwrap();
+    let (closing, batch) = (bench.next().unwrap(), bench.next().unwrap());
+    let state_bytes = closing.window().unwrap().state().len();
+    assert!(closing.window().unwrap().is_final() && batch.window().is_none());
+    assert!(batch.json_bytes() <= 2_000 && batch.json_bytes() + state_bytes > 2_000);
+    bench.engine.check_invariants();
+    bench.succeed(&closing);
+    bench.finish(&batch, None);
+    assert!(bench.engine.is_done());
 }
 
 #[test]

@@ -50,10 +50,14 @@ impl Shard {
         self.mode != Mode::Paused && !unsaved && self.unconfirmed.len() < unconfirmed_max
     }
 
-    /// The instant at which a lane becomes ready by itself.
+    /// The instant at which a lane becomes ready by itself, or records of stuck lanes go on moving.
     #[must_use]
     pub fn next_wake(&self) -> Option<i64> {
-        self.heads.next_wake()
+        let lanes = self.heads.next_wake();
+        match self.relief_at {
+            Some(at) => Some(lanes.map_or(at, |lane| lane.min(at))),
+            None => lanes,
+        }
     }
 
     /// Lets time pass: lanes whose wait is over become ready.
@@ -68,6 +72,10 @@ impl Shard {
             }
         }
         self.refresh_window(now);
+        if self.relief_at.is_some_and(|at| at <= now) {
+            self.relieve(now);
+            self.after_step();
+        }
     }
 
     /// The next thing to do, or None. Never waits. Call [`Self::tick`] first.
@@ -257,7 +265,7 @@ impl Shard {
             }
         }
         if !self.heads.are_free() || self.buffer.has_stuck() {
-            self.relieve();
+            self.relieve(now);
         }
         self.note_if_ended();
         self.after_step();

@@ -133,7 +133,7 @@ impl<'a> IntoIterator for &'a Heads {
 }
 
 /// The lanes of a set, in order.
-fn lanes(mut set: LaneSet) -> impl Iterator<Item = usize> {
+pub(super) fn lanes(mut set: LaneSet) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         if set == 0 {
             return None;

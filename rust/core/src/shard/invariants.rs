@@ -31,6 +31,11 @@ impl Shard {
         }
         self.check_completion(&live);
         self.check_window();
+        assert_eq!(
+            self.relief_at.is_some(),
+            self.buffer.is_relieving(),
+            "I11: relief that is under way goes on by itself"
+        );
         assert!(
             self.span() <= SPAN_MAX + u64::from(u32::MAX),
             "I10: the span is bounded"

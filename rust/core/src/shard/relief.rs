@@ -1,9 +1,13 @@
 //! Which lanes are stuck, and the memory that they would keep beside their own records.
 
-use super::Shard;
+use std::ops::Range;
+
 use super::dispatch::lane_number;
+use super::heads::lanes;
+use super::{Lane, Shard};
 use crate::buffer::{LaneSet, Moved};
 use crate::records::Records;
+use crate::retry::Work;
 use crate::stats::LaneState;
 use crate::trace::Event;
 
@@ -22,36 +26,47 @@ impl Shard {
         }
     }
 
-    /// Moves the records of stuck lanes out of pages that nothing else keeps, where that is worth it. A batch in flight goes with its
-    /// records; whoever is reading it at this moment goes on in the old pages.
-    pub(super) fn relieve(&mut self) {
+    /// One step of moving the records of stuck lanes out of pages that nothing else keeps, where that is worth it. It moves about as many
+    /// bytes as the configuration says. Where there is more to move, each offer and each outcome makes another step, and a
+    /// [`tick`](Self::tick) does that is due a millisecond later.
+    ///
+    /// A batch in flight goes with its records; whoever is reading it at this moment goes on in the old pages.
+    pub(super) fn relieve(&mut self, now: i64) {
         if !self.buffer.may_need_relief() {
             return;
         }
-        let lanes = 0..self.lanes.len();
-        let stuck: LaneSet = lanes
-            .clone()
+        let stuck: LaneSet = (0..self.lanes.len())
             .filter(|index| self.is_stuck(*index))
             .fold(0, |set, index| set | 1 << index);
-        if !self.buffer.needs_relief(stuck) {
-            return;
+        if let Some(from) = self.buffer.relief_from(stuck) {
+            let share = self.info.config.relief_step_bytes / u64::from(stuck.count_ones());
+            let reaches = lanes(stuck).map(|index| {
+                let Lane { work, queue, .. } = &self.lanes[index];
+                let lists = work.iter().map(Work::runs).chain([queue.runs()]);
+                self.buffer.reach(lists, from, share.max(1))
+            });
+            let step = from..reaches.min().unwrap_or(u64::MAX);
+            for index in lanes(stuck) {
+                self.relieve_work(index, &step);
+                self.relieve_queue(index, &step);
+            }
+            self.buffer.relieved(step.end);
         }
-        for index in lanes.filter(|index| stuck >> index & 1 == 1) {
-            self.relieve_work(index);
-            self.relieve_queue(index);
-        }
+        // Another pass may be needed.
+        let goes_on = self.buffer.relief_from(stuck).is_some();
+        self.relief_at = goes_on.then(|| now.saturating_add(1));
     }
 
-    fn relieve_work(&mut self, index: usize) {
+    fn relieve_work(&mut self, index: usize, step: &Range<u64>) {
         let lane = &mut self.lanes[index];
         let Some(work) = &mut lane.work else {
             return;
         };
-        let queued = lane.queue.front().map(|run| run.slot);
+        let around = [None, lane.queue.front().map(|run| run.slot)];
         let mut told = Vec::new();
         let moved = |one| told.push(one);
         self.buffer
-            .gather(lane_number(index), work.runs_mut(), queued, moved);
+            .gather(lane_number(index), work.runs_mut(), step, around, moved);
         if let Some(in_flight) = lane.in_flight.as_ref().filter(|_| !told.is_empty()) {
             in_flight
                 .0
@@ -62,14 +77,19 @@ impl Shard {
         self.note_moved(told, in_flight);
     }
 
-    fn relieve_queue(&mut self, index: usize) {
+    fn relieve_queue(&mut self, index: usize, step: &Range<u64>) {
         let lane = &mut self.lanes[index];
         let in_work = lane.work.as_ref().and_then(|work| work.runs().last());
-        let in_work = in_work.map(|run| run.slot);
+        let around = [in_work.map(|run| run.slot), None];
         let mut told = Vec::new();
         let moved = |one| told.push(one);
-        self.buffer
-            .gather(lane_number(index), lane.queue.runs_mut(), in_work, moved);
+        self.buffer.gather(
+            lane_number(index),
+            lane.queue.runs_mut(),
+            step,
+            around,
+            moved,
+        );
         self.note_moved(told, false);
     }
 

@@ -3,10 +3,11 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use streamcore::{
-    Batch, Confirmation, Engine, Event, MappingConfig, Outcome, PageBuilder, Taken, Task,
+    Batch, Confirmation, Engine, Event, MappingConfig, Outcome, PageBuilder, RELIEF_STEP_BYTES,
+    ShardConfig, Taken, Task,
 };
 
-use super::{engine_with, numbers};
+use super::{numbers, shard_config};
 
 const RECORDS: u32 = 1_200;
 const LANES: u8 = 3;
@@ -48,9 +49,14 @@ impl Answer {
 }
 
 /// An engine that has read all records in pages of `page_records`, and the first batch of the lane that is to hang.
-fn engine(mapping: &MappingConfig, page_records: usize) -> (Engine, Batch) {
-    let (mut engine, shard) = engine_with(mapping.clone());
+fn engine(mapping: &MappingConfig, page_records: usize, step_bytes: u64) -> (Engine, Batch) {
+    let config = ShardConfig {
+        relief_step_bytes: step_bytes,
+        ..shard_config("mapping", "shard", mapping.clone())
+    };
+    let mut engine = Engine::default();
     engine.enable_trace();
+    let shard = engine.add_shard(config, None).unwrap();
     let all: Vec<u32> = (1..=RECORDS).collect();
     for page in all.chunks(page_records) {
         let mut builder = PageBuilder::new();
@@ -111,10 +117,24 @@ fn run_others(engine: &mut Engine, own: u8, now: i64) {
     }
 }
 
+/// How many records of the batch in flight, and of those that wait behind it, have moved since this was last asked.
+fn moved(engine: &mut Engine) -> [u32; 2] {
+    let mut moved = [0; 2];
+    for (_, event) in engine.drain_trace() {
+        if let Event::Compacted {
+            records, in_flight, ..
+        } = event
+        {
+            moved[usize::from(!in_flight)] += records;
+        }
+    }
+    moved
+}
+
 /// Carries the lane of `batch` on to its end. Tells each batch and each discard of it.
-fn carry_on(engine: &mut Engine, batch: Batch, answers: &[Answer]) -> Vec<String> {
+fn carry_on(engine: &mut Engine, batch: Batch, answers: &[Answer], mut now: i64) -> Vec<String> {
     let own = lane(&batch);
-    let (mut now, mut told) = (0, Vec::new());
+    let mut told = Vec::new();
     let mut answers = answers.iter().cycle().copied();
     let mut tasks = vec![Task::Run(batch)];
     loop {
@@ -166,6 +186,8 @@ proptest! {
         bisect in any::<bool>(),
         retries in 0_u32..3,
         answers in vec(answer(), 1..8),
+        step_bytes in prop_oneof![Just(RELIEF_STEP_BYTES), 1_u64..20_000],
+        steps in 0..40,
     ) {
         let mapping = MappingConfig {
             batch_size,
@@ -177,21 +199,24 @@ proptest! {
         };
         // A lane that is only throttled has no end.
         let answers: Vec<Answer> = answers.into_iter().chain([Answer::Failure]).collect();
-        let (mut stays, batch) = engine(&mapping, page_records);
-        let expected = carry_on(&mut stays, batch, &answers);
+        let (mut stays, batch) = engine(&mapping, page_records, step_bytes);
+        let expected = carry_on(&mut stays, batch, &answers, 0);
 
-        let (mut moves, batch) = engine(&mapping, page_records);
+        let (mut moves, batch) = engine(&mapping, page_records, step_bytes);
         let before = (read(&batch), batch.records());
-        run_others(&mut moves, lane(&batch), 0);
-        let moved = moves.drain_trace().into_iter().any(|(_, event)| {
-            matches!(event, Event::Compacted { in_flight: true, .. })
-        });
-        prop_assert!(moved, "records of the batch in flight have moved");
+        let mut now = 0;
+        run_others(&mut moves, lane(&batch), now);
+        for _ in 0..steps {
+            now = moves.next_wake().unwrap_or(now);
+            prop_assert!(matches!(moves.take(now), Taken::Wait(_)));
+        }
+        prop_assert!(moved(&mut moves)[0] > 0, "records of the batch in flight have moved");
         prop_assert_eq!(&read(&batch), &before.0);
         // Who has begun to read goes on with what there was.
         prop_assert_eq!(numbers(&before.1), numbers(&batch.records()));
-        prop_assert!(moves.held_bytes() * 2 < RECORDS as usize * 200);
-        let told = carry_on(&mut moves, batch, &answers);
+        let held = moves.held_bytes();
+        prop_assert!(moves.next_wake().is_some() || held * 2 < RECORDS as usize * 200, "{held}");
+        let told = carry_on(&mut moves, batch, &answers, now);
         prop_assert_eq!(told, expected);
         prop_assert_eq!(moves.held_bytes(), 0);
     }
@@ -205,7 +230,7 @@ fn a_batch_that_has_moved_outlives_its_shard() {
         parallelization_factor: LANES,
         ..MappingConfig::default()
     };
-    let (mut engine, batch) = engine(&mapping, 100);
+    let (mut engine, batch) = engine(&mapping, 100, RELIEF_STEP_BYTES);
     let before = read(&batch);
     run_others(&mut engine, lane(&batch), 0);
     let shard = batch.ticket().shard();
@@ -213,4 +238,59 @@ fn a_batch_that_has_moved_outlives_its_shard() {
     assert_eq!(read(&batch), before);
     let finished = engine.finish(batch.ticket(), Outcome::Success, None, 0);
     assert!(finished.unwrap().stale);
+}
+
+/// A lane hangs, and its relief stands where some of its batch has moved, or all of that and some of what waits. Nothing else happens then, so
+/// that time alone brings the next step, which moves no more than it may.
+#[test]
+fn a_lane_that_is_half_moved_ends_as_one_that_stays() {
+    const BATCH: u32 = 100;
+    const STEP_BYTES: u64 = 1_000;
+    // Each record has 60 bytes of payload, that is 80 of text, and 48 bytes beside that.
+    let step_records = u32::try_from(STEP_BYTES).unwrap() / (80 + 48);
+    let in_work = |[work, _]: [u32; 2]| work > BATCH / 2;
+    let in_queue = |[_, queue]: [u32; 2]| queue > BATCH / 2;
+    let places: [&dyn Fn([u32; 2]) -> bool; 2] = [&in_work, &in_queue];
+    for half_moved in places {
+        for (bisect, answers) in [
+            (false, vec![Answer::Success]),
+            (false, vec![Answer::Failure]),
+            (
+                true,
+                vec![Answer::Failure, Answer::Failure, Answer::Success],
+            ),
+            (false, vec![Answer::Partial(700), Answer::Failure]),
+            (false, vec![Answer::TooLarge, Answer::Success]),
+        ] {
+            let mapping = MappingConfig {
+                batch_size: BATCH,
+                parallelization_factor: LANES,
+                bisect_batch_on_function_error: bisect,
+                retry_attempts_max: Some(0),
+                report_batch_item_failures: true,
+                ..MappingConfig::default()
+            };
+            let (mut stays, batch) = engine(&mapping, 400, STEP_BYTES);
+            let expected = carry_on(&mut stays, batch, &answers, 0);
+
+            let (mut moves, batch) = engine(&mapping, 400, STEP_BYTES);
+            let before = read(&batch);
+            run_others(&mut moves, lane(&batch), 0);
+            let (mut now, mut all) = (0, moved(&mut moves));
+            while !half_moved(all) {
+                let at = moves.next_wake().expect("relief goes on by itself");
+                assert_eq!(at, now + 1);
+                now = at;
+                assert!(matches!(moves.take(now), Taken::Wait(_)));
+                let [work, queue] = moved(&mut moves);
+                assert!((1..=step_records).contains(&(work + queue)));
+                all = [all[0] + work, all[1] + queue];
+            }
+            assert!(moves.next_wake().is_some(), "there is more to move");
+            assert_eq!(all[0] == BATCH, all[1] > 0, "the batch goes first");
+            assert_eq!(read(&batch), before);
+            assert_eq!(carry_on(&mut moves, batch, &answers, now), expected);
+            assert_eq!((moves.held_bytes(), moves.next_wake()), (0, None));
+        }
+    }
 }

@@ -65,6 +65,8 @@ pub(crate) struct Options {
     pub(crate) behind: u32,
     /// The weight of finishing a batch among the steps: low where functions are slow.
     pub(crate) finish_weight: u64,
+    /// What a step of relief moves: so little that it takes many steps, or all there is.
+    pub(crate) relief_step_bytes: Option<u64>,
     /// One invocation at a time does not come back as long as there are faults.
     pub(crate) hangs: bool,
 }
@@ -240,6 +242,7 @@ impl Options {
             ends_early: 0,
             behind: 0,
             finish_weight: u64::try_from(rng.range(4, 30)).unwrap(),
+            relief_step_bytes: None,
             hangs: false,
             mapping: mapping.clone(),
         };
@@ -266,6 +269,8 @@ impl Options {
             own.hangs = true;
             own.finish_weight = 60;
         }
+        own.relief_step_bytes =
+            (heavy && apart.chance(500)).then(|| apart.pick(&[300, 1_000, 4_000, 16_000]));
         own.let_end(&mut mapping);
         own.mapping = mapping;
         own
