@@ -256,7 +256,7 @@ def p7(sizes: Sizes) -> Iterator[Measurement]:
     started = time.time()
     command = ["cargo", "bench", "--locked", "--package", "streamcore", "--bench", "dispatch", "--", "--noplot"]
     short = ["--warm-up-time", "0.3", "--measurement-time", "1"]
-    points = [] if sizes.records > 10_000 else ["buffered=1000/keys=1/lanes=1"]
+    points = ["dispatch/"] if sizes.records > 10_000 else ["buffered=1000/keys=1/lanes=1"]
     subprocess.run([*command, *short, *points], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
     for file in sorted((target / "criterion" / "dispatch").glob("*/new/benchmark.json")):

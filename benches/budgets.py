@@ -44,13 +44,13 @@ class HotPath(NamedTuple):
 
     Attributes:
         bodies: makes the answers of GetRecords.
-        use: what is done with a batch; "none" leaves parsing out too.
+        use: what is done with a batch; "none" leaves parsing out too. "invoke_ready" has an empty handler called with its event.
         batch_size: of the mapping, which has ten lanes.
         source: which API's answers they are.
     """
 
     bodies: Callable[[], list[bytes]]
-    use: Literal["json", "event", "none"]
+    use: Literal["json", "event", "invoke_ready", "none"]
     batch_size: int
     source: Literal["kinesis", "dynamodb"] = "kinesis"
 
@@ -60,6 +60,7 @@ PATHS = {
     "P1, records of 1 KB": HotPath(lambda: bodies(1, RECORDS, 1000), "json", 1000),
     "P3, ten attributes": HotPath(lambda: dynamodb_bodies(3, RECORDS // 3), "json", 1000, "dynamodb"),
     "P4, batches of 1": HotPath(lambda: bodies(1, RECORDS, 100), "event", 1),
+    "P4, by invoke_ready": HotPath(lambda: bodies(1, RECORDS, 100), "invoke_ready", 1),
     "P4, batches of 100": HotPath(lambda: bodies(1, RECORDS, 100), "event", 100),
     "P7, lanes alone": HotPath(lambda: bodies(1, RECORDS, 100), "none", 1000),
 }
@@ -70,14 +71,16 @@ def drive(pages: list[Page], path: HotPath) -> None:
     mapping = EventSourceMapping(
         starting_position="TRIM_HORIZON", batch_size=path.batch_size, parallelization_factor=10, event_source_arn=ARNS[path.source]
     )
-    use: Callable[[Batch], object] = {"json": Batch.json, "event": Batch.event, "none": len}[path.use]
+    uses: dict[str, Callable[[Batch], object]] = {"json": Batch.json, "event": Batch.event, "none": len}
     engine = Engine()
     shard = engine.add_shard(mapping, "shardId-000000000000", now=0, format=path.source)
     for page in pages:
         engine.wants(shard, 0)
         engine.offer(shard, page, 0)
+        if path.use == "invoke_ready":
+            engine.invoke_ready(lambda _event: None, int, print)  # nothing is discarded
         while isinstance(batch := engine.take(0), Batch):
-            use(batch)
+            uses[path.use](batch)
             engine.finish(batch.ticket, SUCCESS, 0)
         for checkpoint in engine.checkpoints():
             engine.saved(checkpoint.shard, checkpoint.version)

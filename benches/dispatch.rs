@@ -94,8 +94,10 @@ fn run(engine: &mut Engine, shards: &[u32], pages: &[Arc<Page>]) {
         let Task::Run(batch) = task else {
             panic!("nothing is discarded")
         };
+        let ticket = batch.ticket();
+        drop(batch); // whoever had it is done with it
         engine
-            .finish(batch.ticket(), Outcome::Success, None, 0)
+            .finish(ticket, Outcome::Success, None, 0)
             .expect("an outcome");
     }
     for (shard, snapshot) in engine.checkpoints() {

@@ -198,7 +198,7 @@ class Wait:
 
     @property
     def at(self) -> int | None:
-        """The instant at which to ask again if nothing else happens; None for never."""
+        """The instant at which to ask again if nothing else happens; None for never. The engine may have nothing to give then."""
 
 @final
 class Columns:
@@ -638,7 +638,12 @@ class Engine:
     def fetch_failed(self, shard: int) -> None: ...
     def end(self, shard: int, now: int) -> None:
         """Say that the shard is closed and its last page has been offered."""
-    def take(self, now: int) -> Batch | Discard | Wait: ...
+    def take(self, now: int) -> Batch | Discard | Wait:
+        """Return the next thing to do: a discard to deliver, a batch to run, or when to ask again. Never waits.
+
+        The shard that was ready first is served first, one batch at a time. A shard with several ready lanes has up to ten in a row where each
+        is finished in the millisecond in which it was taken.
+        """
     def finish(self, ticket: int, outcome: Outcome, now: int) -> Finished:
         """Report the outcome of a batch.
 

@@ -4,8 +4,8 @@
 //! concern, apart from `handles`, `reset` and `check_invariants`; timers are a heap. Owns the budget half of invariant I10.
 //!
 //! Ready shards stand in a queue: first ready, first served, one batch at a time. Only where batches take no time at all, as an empty
-//! function's do, a shard has up to ten in a row, since what is known of it is in the processor's caches then. Within a shard the lane with the
-//! oldest record goes first. A mapping may be capped, so that a slow function cannot take every thread.
+//! function's do, a shard with several ready lanes has up to ten in a row, since what is known of it is in the processor's caches then. Within
+//! a shard the lane with the oldest record goes first. A mapping may be capped, so that a slow function cannot take every thread.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -486,19 +486,23 @@ impl Engine {
                 discards: Vec::new(),
             });
         };
-        let shard = &mut self.places.0[at].1.shard;
-        let finished = shard.finish(ticket, outcome, returned, now);
+        let place = &mut self.places.0[at].1;
+        let was_queued = place.queued;
+        let finished = place.shard.finish(ticket, outcome, returned, now);
         self.follow(at);
         if finished.is_ok() {
             let mapping = self.places.0[at].1.mapping;
             self.mappings[mapping].running -= 1;
             self.release_waiting(mapping);
-            self.stay(at, now);
+            if was_queued {
+                self.stay(at, now);
+            }
         }
         finished
     }
 
-    /// Lets a shard be the next one again where its batch took no time and nothing else became ready meanwhile.
+    /// Lets a shard that still has a ready lane be the next one again, where its batch took no time and no other shard became ready
+    /// meanwhile.
     fn stay(&mut self, at: usize, now: i64) {
         let (shard, place) = &self.places.0[at];
         let stays = self.turn.may_go_on(*shard, now)

@@ -131,6 +131,26 @@ fn shards_take_turns_where_a_batch_takes_time() {
 }
 
 #[test]
+fn a_shard_that_becomes_ready_meanwhile_goes_first() {
+    let mut engine = Engine::default();
+    let [busy, other] = ["busy", "other"].map(|name| {
+        engine
+            .add_shard(shard_config("m", name, one_by_one()), None)
+            .unwrap()
+    });
+    engine
+        .offer(busy, page(&written(&[1, 1])), None, 0)
+        .unwrap();
+    let first = take(&mut engine).unwrap();
+    assert_eq!(first.ticket().shard(), busy);
+    engine.offer(other, page(&written(&[1])), None, 0).unwrap();
+    engine
+        .finish(first.ticket(), Outcome::Success, None, 0)
+        .unwrap();
+    assert_eq!(take(&mut engine).unwrap().ticket().shard(), other);
+}
+
+#[test]
 fn a_capped_mapping_does_not_hold_another() {
     let mut engine = Engine::default();
     let slow: Vec<u32> = (0..3)
