@@ -223,8 +223,8 @@ pub struct ShardConfig {
     pub window_grace_ms: i64,
     /// Hand out nothing between a completion and the saving of its checkpoint.
     pub sync_checkpoints: bool,
-    /// About how much of the records behind lanes that hang or fail moves to other pages in one call: bytes of text, and 48 for each
-    /// record; one record at least.
+    /// About how much of the shard's records behind lanes that hang or fail moves to other pages in one call: bytes of text, and 48 for each
+    /// record; one record at least. A call that goes over several shards, as [`Engine::take`](crate::Engine::take) does, makes a step of each.
     pub relief_step_bytes: u64,
     /// Seed of request ids and jitter.
     pub seed: u64,

@@ -93,20 +93,21 @@ struct Mapping {
     waiting: VecDeque<u32>,
 }
 
-/// The batches that were handed out last, all of one shard and at one instant.
+/// The batches that were handed out last, all of one shard, and when the last of them was.
 #[derive(Debug, Default)]
 struct Turn {
     shard: u32,
-    at: i64,
     batches: usize,
+    at: i64,
 }
 
 impl Turn {
     fn next(&mut self, shard: u32, at: i64) {
-        if (self.shard, self.at) != (shard, at) {
-            (self.shard, self.at, self.batches) = (shard, at, 0);
+        if self.shard != shard {
+            (self.shard, self.batches) = (shard, 0);
         }
         self.batches += 1;
+        self.at = at;
     }
 
     /// Whether the shard, which had the last batch, may have the next one too.
@@ -493,10 +494,11 @@ impl Engine {
         if finished.is_ok() {
             let mapping = self.places.0[at].1.mapping;
             self.mappings[mapping].running -= 1;
-            self.release_waiting(mapping);
-            if was_queued {
+            // A shard that waits for the cap of the mapping was ready before.
+            if was_queued && self.mappings[mapping].waiting.is_empty() {
                 self.stay(at, now);
             }
+            self.release_waiting(mapping);
         }
         finished
     }
@@ -626,8 +628,8 @@ impl Engine {
         self.step(shard, |place| place.shard.update(mapping, now))?
     }
 
-    /// Takes a shard out and returns what it was made with. Its batches in flight become stale; what was not saved is handed out again when it
-    /// is added again.
+    /// Takes a shard out and returns its configuration, so that the caller can say when what is attached to it goes. Its batches in flight
+    /// become stale; what was not saved is handed out again when it is added again.
     ///
     /// # Errors
     ///
@@ -660,7 +662,7 @@ impl Engine {
         Ok(config)
     }
 
-    /// Takes every shard out and returns what they were made with.
+    /// Takes every shard out and returns their configurations, see [`Self::remove`].
     pub fn reset(&mut self) -> Vec<ShardConfig> {
         // The last one first, so that no other moves.
         let handles = self.handles().into_iter().rev();
@@ -684,7 +686,7 @@ impl Engine {
         Ok(self.places.get_mut(shard)?.shard.stats())
     }
 
-    /// What a shard was made with.
+    /// A shard's configuration.
     ///
     /// # Errors
     ///

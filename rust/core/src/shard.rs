@@ -319,7 +319,7 @@ impl Shard {
         &self.info.config.mapping
     }
 
-    /// What the shard was made with.
+    /// The shard's configuration.
     #[must_use]
     pub fn config(&self) -> &ShardConfig {
         &self.info.config

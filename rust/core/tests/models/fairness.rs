@@ -87,8 +87,8 @@ fn a_shard_with_many_ready_lanes_gives_one_batch_and_lets_the_next_shard_go() {
     assert_eq!(shards.len(), 11);
 }
 
-/// Two shards that are ready ten times over; which is handed out when each batch is finished after so many milliseconds.
-fn shards_in_turn(pause_ms: i64) -> Vec<u32> {
+/// Two shards that are ready ten times over; which is handed out when each batch takes so many milliseconds, and so many pass between two.
+fn shards_in_turn(batch_ms: i64, pause_ms: i64) -> Vec<u32> {
     let mut engine = Engine::default();
     let wide = MappingConfig {
         parallelization_factor: 10,
@@ -108,10 +108,11 @@ fn shards_in_turn(pause_ms: i64) -> Vec<u32> {
         let Taken::Task(Task::Run(batch)) = engine.take(now) else {
             return None;
         };
-        now += pause_ms;
+        now += batch_ms;
         engine
             .finish(batch.ticket(), Outcome::Success, None, now)
             .unwrap();
+        now += pause_ms;
         Some(batch.ticket().shard())
     })
     .take(60)
@@ -122,12 +123,13 @@ fn shards_in_turn(pause_ms: i64) -> Vec<u32> {
 fn a_shard_has_ten_batches_in_a_row_where_they_take_no_time() {
     let (left, right) = ([0; 10], [1; 10]);
     let expected = [left, right, left, right, left, right].concat();
-    assert_eq!(shards_in_turn(0), expected);
+    assert_eq!(shards_in_turn(0, 0), expected);
+    assert_eq!(shards_in_turn(0, 1), expected);
 }
 
 #[test]
 fn shards_take_turns_where_a_batch_takes_time() {
-    assert_eq!(shards_in_turn(1), [0, 1].repeat(30));
+    assert_eq!(shards_in_turn(1, 0), [0, 1].repeat(30));
 }
 
 #[test]
