@@ -580,13 +580,11 @@ impl<'a, E: Ends> Scanner<'a, E> {
     /// The same if nothing is escaped in the name and nothing stands between.
     #[inline]
     fn plain_name_end(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
-        let ends = self.ends;
-        if let Some(end) = self.ends.close(bytes, at) {
-            if bytes.get(end + 1) == Some(&b':') {
-                return Some(end + 2);
-            }
-            self.ends = ends;
+        let end = self.ends.close(bytes, at)?;
+        if bytes.get(end + 1) == Some(&b':') {
+            return Some(end + 2);
         }
+        self.ends.reopen();
         None
     }
 
