@@ -459,7 +459,11 @@ impl<'a, E: Ends> Scanner<'a, E> {
     }
 
     /// The same for a value inside of `above` arrays and objects, which count for how deep it may be.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "most values are strings, which are skipped without a call"
+    )]
+    #[inline(always)]
     pub(crate) fn skip_inside(&mut self, above: usize) -> Result<()> {
         if let Some(end) = self.ends.close(self.bytes, self.at) {
             self.at = end + 1;
