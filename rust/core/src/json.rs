@@ -459,7 +459,11 @@ impl<'a, E: Ends> Scanner<'a, E> {
     }
 
     /// The same for a value inside of `above` arrays and objects, which count for how deep it may be.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "most values are strings, which are skipped without a call"
+    )]
+    #[inline(always)]
     pub(crate) fn skip_inside(&mut self, above: usize) -> Result<()> {
         if let Some(end) = self.ends.close(self.bytes, self.at) {
             self.at = end + 1;
@@ -580,13 +584,11 @@ impl<'a, E: Ends> Scanner<'a, E> {
     /// The same if nothing is escaped in the name and nothing stands between.
     #[inline]
     fn plain_name_end(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
-        let ends = self.ends;
-        if let Some(end) = self.ends.close(bytes, at) {
-            if bytes.get(end + 1) == Some(&b':') {
-                return Some(end + 2);
-            }
-            self.ends = ends;
+        let end = self.ends.close(bytes, at)?;
+        if bytes.get(end + 1) == Some(&b':') {
+            return Some(end + 2);
         }
+        self.ends.reopen();
         None
     }
 

@@ -12,6 +12,9 @@ use crate::json::search::plain_string_end;
 pub(crate) trait Ends: Copy {
     /// The closing quote of the string that begins at `open`; None if none begins there, or not one that is plain.
     fn close(&mut self, bytes: &[u8], open: usize) -> Option<usize>;
+
+    /// Takes the last closing quote back: its string is to be read again.
+    fn reopen(&mut self);
 }
 
 /// Looks for each end from the beginning of its string.
@@ -26,6 +29,9 @@ impl Ends for Search {
         }
         None
     }
+
+    #[inline]
+    fn reopen(&mut self) {}
 }
 
 /// All strings of a text that is plain: it has nothing but ASCII, no backslash and no control character, so each of its quotes begins or
@@ -69,6 +75,11 @@ impl Ends for Quotes<'_> {
         }
         self.next += 1;
         Some(ends as usize)
+    }
+
+    #[inline]
+    fn reopen(&mut self) {
+        self.next -= 1;
     }
 }
 
