@@ -71,7 +71,8 @@ def drive(pages: list[Page], path: HotPath) -> None:
     mapping = EventSourceMapping(
         starting_position="TRIM_HORIZON", batch_size=path.batch_size, parallelization_factor=10, event_source_arn=ARNS[path.source]
     )
-    uses: dict[str, Callable[[Batch], object]] = {"json": Batch.json, "event": Batch.event, "none": len}
+    uses: dict[str, Callable[[Batch], object]] = {"json": Batch.json, "event": Batch.event}
+    use = uses.get(path.use, len)
     engine = Engine()
     shard = engine.add_shard(mapping, "shardId-000000000000", now=0, format=path.source)
     for page in pages:
@@ -80,7 +81,7 @@ def drive(pages: list[Page], path: HotPath) -> None:
         if path.use == "invoke_ready":
             engine.invoke_ready(lambda _event: None, int, print)  # nothing is discarded
         while isinstance(batch := engine.take(0), Batch):
-            uses[path.use](batch)
+            use(batch)
             engine.finish(batch.ticket, SUCCESS, 0)
         for checkpoint in engine.checkpoints():
             engine.saved(checkpoint.shard, checkpoint.version)
