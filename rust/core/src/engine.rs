@@ -507,10 +507,10 @@ impl Engine {
     /// meanwhile.
     fn stay(&mut self, at: usize, now: i64) {
         let (shard, place) = &self.places.0[at];
-        let stays = self.turn.may_go_on(*shard, now)
-            && place.shard.in_flight() == 0
-            && self.ready.len() > 1
-            && self.ready.back() == Some(shard);
+        let stays = self.ready.len() > 1
+            && self.ready.back() == Some(shard)
+            && self.turn.may_go_on(*shard, now)
+            && place.shard.in_flight() == 0;
         if stays {
             self.ready.rotate_right(1);
         }
