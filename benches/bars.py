@@ -93,14 +93,7 @@ def p2(sizes: Sizes) -> Iterator[Measurement]:
                     },
                     sizes.rounds,
                 )
-            yield measurement(
-                cpu_ratios(taken, "records", "event"),
-                part="P2",
-                name=f"{name}, its records parsed beforehand",
-                unit="x its records a second",
-                bar=50,
-                at="least",
-            )
+            yield beside_the_poller(taken, name)
             for others, way, what in (
                 ("records", "asked for", "its records parsed beforehand, ours in answers of 1,000, as its poller asks for"),
                 ("records", "copy", "its records parsed beforehand, beside a copy of our bodies and events alone"),
@@ -125,10 +118,15 @@ def p2_of_one_body(sizes: Sizes, payload: str, pages: list[bytes], file: Path) -
             sizes.rounds,
         )
     again = f"one body of {sizes.records // times:,} records again and again"
+    return beside_the_poller(taken, f"{payload}, {again}")
+
+
+def beside_the_poller(taken: dict[str, list[Taken]], what: str) -> Measurement:
+    """Say how the events of bodies stand beside LocalStack's of parsed records, which P2 has its bar for."""
     return measurement(
         cpu_ratios(taken, "records", "event"),
         part="P2",
-        name=f"{payload}, {again}, its records parsed beforehand",
+        name=f"{what}, its records parsed beforehand",
         unit="x its records a second",
         bar=50,
         at="least",
