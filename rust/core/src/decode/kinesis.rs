@@ -1,15 +1,14 @@
 //! The body of a `GetRecords` answer of Kinesis Data Streams, and of an event of `SubscribeToShard`, which has the same form (Kinesis
 //! API reference, `GetRecords` and `SubscribeToShardEvent`).
 
+mod plain;
+
 use crate::decode::{Decoded, check_utf8, integer, literal, missing, nullable, string, typed};
 use crate::error::PageError;
 use crate::json::{Scanner, Text};
 use crate::lanes::key_hash;
 use crate::page::{ChildShard, Entry, KEY_BYTES_MAX, Span, check_arrival, check_size};
-use crate::position::{check_sequence, compare_sequences, is_sequence};
-
-/// A body is fetched so many bytes before it is read: some of the machine's pages, of which each new one is slow to begin with.
-const FETCHED_AHEAD: usize = 16 << 10;
+use crate::position::check_sequence;
 
 type Result<T> = std::result::Result<T, PageError>;
 
@@ -36,30 +35,23 @@ fn read(body: &[u8], mut fetch_ahead: impl FnMut(&[u8])) -> Result<Decoded> {
             decoded.entries.clear();
             decoded.canonical.clear();
             decoded.ascending = true;
-            let mut previous = &[][..];
             typed(scanner, b'[', "Records", "an array")?;
             scanner.array(|scanner| {
                 let start = scanner.offset();
-                let entry = if let Some(entry) = plain_record(scanner) {
+                let end = plain::read(body, start, &mut decoded, &mut fetch_ahead);
+                if end.at > start {
                     // One byte is the comma between two of them.
                     if start - checked > 1 {
                         check_utf8(&body[checked..start], checked)?;
                     }
-                    checked = scanner.offset();
-                    // As much as this record has, so that with each of them all of the body is fetched once.
-                    if let Some(later) = body.get(start + FETCHED_AHEAD..checked + FETCHED_AHEAD) {
-                        fetch_ahead(later);
-                    }
-                    let sequence = entry.sequence().of(body);
-                    decoded.ascending &= compare_sequences(previous, sequence).is_lt();
-                    previous = sequence;
-                    entry
-                } else {
-                    scanner.return_to(start);
+                    checked = end.at - usize::from(end.is_odd);
+                    scanner.go_to(end.at);
+                }
+                if end.is_odd {
                     decoded.ascending = false;
-                    record(scanner, body, &mut decoded.canonical)?
-                };
-                decoded.entries.push(entry);
+                    let entry = record(scanner, body, &mut decoded.canonical)?;
+                    decoded.entries.push(entry);
+                }
                 Ok(())
             })
         }
@@ -103,44 +95,7 @@ fn read(body: &[u8], mut fetch_ahead: impl FnMut(&[u8])) -> Result<Decoded> {
     Ok(decoded)
 }
 
-/// A record as AWS writes most of them: no blank, no escape, no other member, nothing but ASCII apart from the key. None for any other
-/// and for what is wrong: [`record`] reads those, and says what is wrong.
-#[inline]
-fn plain_record(scanner: &mut Scanner<'_>) -> Option<Entry> {
-    let (mut key, mut sequence, mut data, mut arrival) = (None, None, None, None);
-    if !scanner.exactly(b"{") {
-        return None;
-    }
-    loop {
-        if scanner.exactly(br#""Data":""#) {
-            data = Some(scanner.plain_string_rest()?);
-        } else if scanner.exactly(br#""PartitionKey":""#) {
-            key = Some(scanner.plain_text_rest()?);
-        } else if scanner.exactly(br#""SequenceNumber":""#) {
-            sequence = Some(scanner.plain_string_rest()?);
-        } else if scanner.exactly(br#""ApproximateArrivalTimestamp":"#) {
-            let arrival_ms = integer(scanner, "ApproximateArrivalTimestamp", 3).ok()?;
-            check_arrival(0, "ApproximateArrivalTimestamp", arrival_ms).ok()?;
-            arrival = Some(arrival_ms);
-        } else {
-            return None;
-        }
-        if !scanner.exactly(b",") {
-            break;
-        }
-    }
-    if !scanner.exactly(b"}") {
-        return None;
-    }
-    let (key, sequence, data, arrival_ms) = (key?, sequence?, data?, arrival?);
-    let key_text = scanner.raw(key);
-    let span = |literal: Text| Span::new(literal.start, literal.end);
-    (is_sequence(scanner.raw(sequence)) && key_text.len() <= KEY_BYTES_MAX).then(|| {
-        let hash = key_hash(key_text);
-        Entry::new(span(key), span(sequence), span(data), arrival_ms, hash)
-    })
-}
-
+/// A record of any form.
 fn record(scanner: &mut Scanner<'_>, body: &[u8], canonical: &mut Vec<u8>) -> Result<Entry> {
     let (mut key, mut sequence, mut data, mut arrival) = (None, None, None, None);
     typed(scanner, b'{', "a record", "an object")?;
