@@ -4,8 +4,10 @@
 //! [`ENVELOPE_BYTES`], for each record [`EventTemplate::record_bytes`] and [`Record::event_bytes`](crate::Record::event_bytes), and a
 //! comma between records.
 
+use std::ops::Range;
+
 use crate::json::escaped;
-use crate::page::{Format, Page};
+use crate::page::{Format, Page, PageText};
 use crate::time::iso_seconds;
 use crate::window::{Bounds, Window};
 
@@ -35,6 +37,17 @@ pub(crate) fn bounds_bytes(bounds: Bounds) -> u32 {
 pub trait Sink {
     /// Append some bytes.
     fn put(&mut self, bytes: &[u8]);
+
+    /// Append the first `length` of some bytes. The others may be written behind them: what comes next is written over these. So
+    /// many bytes as are known beforehand are copied without a call.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer bytes than `length`.
+    #[inline]
+    fn put_first<const N: usize>(&mut self, bytes: &[u8; N], length: usize) {
+        self.put(&bytes[..length]);
+    }
 
     /// Says that these bytes will be put soon. Data of a large page are far from the processor, and may be fetched meanwhile.
     #[inline]
@@ -115,8 +128,9 @@ pub struct EventTemplate {
     format: Format,
     /// From the arrival time to the sequence number in `eventID`.
     middle: Box<str>,
-    /// From there to the end of the record.
+    /// From there to the end of the record, and to the key of the next one.
     end: Box<str>,
+    between: Box<str>,
     /// Of `DynamoDB`: the region, and from the `dynamodb` object to the end of the record.
     region: Box<str>,
     dynamodb_end: Box<str>,
@@ -145,6 +159,7 @@ impl EventTemplate {
             end.push('"');
         }
         end.push('}');
+        let between = [&*end, ",", KEY].concat();
         let region = escaped(&identity.aws_region);
         let mut dynamodb_end = String::from(r#","eventSourceARN":""#);
         dynamodb_end.push_str(&escaped(&identity.event_source_arn));
@@ -158,6 +173,7 @@ impl EventTemplate {
             format,
             middle: middle.into(),
             end: end.into(),
+            between: between.into(),
             region: region.into(),
             dynamodb_end: dynamodb_end.into(),
             window: window.into(),
@@ -252,56 +268,112 @@ impl EventTemplate {
         let mut announced = |out: &mut S| {
             let record = records.next();
             if let Some((page, index)) = record {
-                out.announce(page.record(index as usize).data_text());
+                out.announce(page.record(index as usize).all_text());
             }
             record
         };
         // The two that come next.
         let mut soon = [announced(out), announced(out)];
-        let mut comma = false;
+        if soon[0].is_some() && self.format == Format::Kinesis {
+            out.put(KEY.as_bytes());
+        }
         while let Some((page, index)) = soon[0] {
             soon = [soon[1], announced(out)];
-            if std::mem::replace(&mut comma, true) {
-                out.put(b",");
-            }
+            let is_last = soon[0].is_none();
             debug_assert_eq!(page.format(), self.format);
             match self.format {
-                Format::Kinesis => self.write_kinesis(out, page, index as usize),
-                Format::DynamoDb => self.write_dynamodb(out, page, index as usize),
+                Format::Kinesis => self.write_kinesis(out, page, index as usize, is_last),
+                Format::DynamoDb => self.write_dynamodb(out, page, index as usize, is_last),
             }
         }
         out.put(b"]");
     }
 
+    /// Append a record from its key on, and the next one up to its key.
     #[inline]
-    fn write_kinesis(&self, out: &mut impl Sink, page: &Page, index: usize) {
+    fn write_kinesis(&self, out: &mut impl Sink, page: &Page, index: usize, is_last: bool) {
         let record = page.record(index);
-        let texts = record.as_bytes();
-        out.put(KEY.as_bytes());
-        out.put(texts.key_json);
+        let sequence = record.sequence_text();
+        put_text(out, record.key_text());
         out.put(SEQUENCE.as_bytes());
-        out.put(texts.sequence);
+        put_text(out, sequence);
         out.put(DATA.as_bytes());
-        out.put(texts.data_base64);
+        out.put(record.data_text());
         out.put(ARRIVAL.as_bytes());
         write_seconds(record.arrival_ms(), out);
         out.put(self.middle.as_bytes());
-        out.put(texts.sequence);
-        out.put(self.end.as_bytes());
+        put_text(out, sequence);
+        out.put(if is_last { &self.end } else { &self.between }.as_bytes());
     }
 
     #[inline]
-    fn write_dynamodb(&self, out: &mut impl Sink, page: &Page, index: usize) {
+    fn write_dynamodb(&self, out: &mut impl Sink, page: &Page, index: usize, is_last: bool) {
         let record = page.record(index);
         out.put(record.dynamodb_head());
         out.put(self.region.as_bytes());
         out.put(record.dynamodb_data());
         out.put(self.dynamodb_end.as_bytes());
+        if !is_last {
+            out.put(b",");
+        }
     }
 }
 
+/// Append a stretch of a page that is most often short.
+#[inline]
+fn put_text(out: &mut impl Sink, text: PageText<'_>) {
+    const SHORT: usize = 64;
+    match text.from_its_start.first_chunk::<SHORT>() {
+        Some(bytes) if text.length <= SHORT => out.put_first(bytes, text.length),
+        _ => put_long(out, &text.from_its_start[..text.length]),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn put_long(out: &mut impl Sink, text: &[u8]) {
+    out.put(text);
+}
+
 /// Append milliseconds as seconds, without trailing zeros: 1500 is `1.5`, -2000 is `-2`.
+#[inline]
 pub(crate) fn write_seconds(ms: i64, out: &mut impl Sink) {
+    let (seconds, fraction) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
+    if ms < 0 || !TEN_DIGITS.contains(&seconds) {
+        return write_any_seconds(ms, out);
+    }
+    // The last two digits before the point, and what stands behind it.
+    let [first, last] = [
+        seconds / 100,
+        seconds % 100 * 1_000_000 + fraction * 100,
+    ]
+    .map(eight_digits);
+    let last = last ^ u64::from(b'0' ^ b'.') << 16;
+    let length = match fraction_digits(fraction) {
+        0 => 2,
+        digits => 3 + digits,
+    };
+    // Two words as they are in registers. What is put together in memory and read from there at once waits until all has been written
+    // that was written before.
+    out.put_first(&first.to_le_bytes(), 8);
+    out.put_first(&last.to_le_bytes(), length);
+}
+
+/// Seconds that have ten digits: the years 2001 to 2286.
+const TEN_DIGITS: Range<u64> = 1_000_000_000..10_000_000_000;
+
+/// A number of eight digits as text, of which the lowest byte is the first one.
+#[inline]
+fn eight_digits(number: u64) -> u64 {
+    let fours = number / 10_000 | number % 10_000 << 32;
+    let hundreds = (fours * 10_486) >> 20 & 0x0000_007f_0000_007f;
+    let twos = hundreds | (fours - 100 * hundreds) << 16;
+    let tens = (twos * 103) >> 10 & 0x000f_000f_000f_000f;
+    (tens | (twos - 10 * tens) << 8) + 0x3030_3030_3030_3030
+}
+
+#[cold]
+fn write_any_seconds(ms: i64, out: &mut impl Sink) {
     if ms < 0 {
         out.put(b"-");
     }
@@ -321,10 +393,10 @@ pub(crate) fn seconds_bytes(ms: i64) -> u32 {
         0 => 0,
         digits => 1 + u32::try_from(digits).unwrap_or_default(),
     };
-    let digits = match seconds {
-        // The years 2001 to 2286.
-        1_000_000_000..10_000_000_000 => 10,
-        _ => seconds.checked_ilog10().unwrap_or_default() + 1,
+    let digits = if TEN_DIGITS.contains(&seconds) {
+        10
+    } else {
+        seconds.checked_ilog10().unwrap_or_default() + 1
     };
     u32::from(ms < 0) + digits + point_and_fraction
 }

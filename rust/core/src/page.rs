@@ -29,6 +29,7 @@ use crate::position::{
 
 pub use aggregates::Deaggregated;
 pub use builder::PageBuilder;
+pub(crate) use record::PageText;
 pub use record::{Record, RecordBytes};
 use text::Text;
 
@@ -108,6 +109,15 @@ impl Span {
         &body[start..start + self.bytes as usize]
     }
 
+    /// The same with what stands behind it.
+    #[inline]
+    fn begin(self, body: &[u8]) -> PageText<'_> {
+        PageText {
+            from_its_start: &body[self.start as usize..],
+            length: self.bytes as usize,
+        }
+    }
+
     /// The same as text. That costs a look at it; copying and comparing do not need that.
     pub(crate) fn text(self, body: &[u8]) -> &str {
         str::from_utf8(self.of(body)).expect("the text of a page is UTF-8")
@@ -164,6 +174,19 @@ impl Entry {
         Span {
             start: self.sequence_start,
             bytes: self.lengths >> 24,
+        }
+    }
+
+    /// From the first of its texts to the last one.
+    #[inline]
+    fn around(&self) -> Span {
+        let texts = [self.key(), self.sequence(), self.data];
+        let starts = texts.map(|text| text.start);
+        let ends = texts.map(|text| text.start + text.bytes);
+        let start = starts[0].min(starts[1]).min(starts[2]);
+        Span {
+            start,
+            bytes: ends[0].max(ends[1]).max(ends[2]) - start,
         }
     }
 
