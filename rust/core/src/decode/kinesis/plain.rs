@@ -17,6 +17,8 @@ use crate::position::{compare_sequences, is_sequence};
 
 /// A body is fetched so many bytes before it is read: some of the machine's pages, of which each new one is slow to begin with.
 const FETCHED_AHEAD: usize = 16 << 10;
+/// So many bytes at once, of which the compiler knows how many they are.
+const FETCHED: usize = 512;
 
 /// Where plain records end.
 pub(super) struct End {
@@ -45,6 +47,7 @@ fn records<S: Simd>(
     fetch_ahead: &mut impl FnMut(&[u8]),
 ) -> End {
     let mut at = start;
+    let mut fetched = start + FETCHED_AHEAD;
     let last = decoded.entries.last().filter(|_| decoded.ascending);
     let mut previous = last.map_or(&[][..], |entry| entry.sequence().of(body));
     let mut previous_digits = Digits::none(simd);
@@ -53,9 +56,11 @@ fn records<S: Simd>(
             return End { at, is_odd: true };
         };
         let Record { entry, digits, end } = record;
-        // As much as this record has, so that with each of them all of the body is fetched once.
-        if let Some(later) = body.get(at + FETCHED_AHEAD..end + FETCHED_AHEAD) {
-            fetch_ahead(later);
+        while fetched < end + FETCHED_AHEAD {
+            if let Some(chunk) = body.get(fetched..).and_then(<[u8]>::first_chunk::<FETCHED>) {
+                fetch_ahead(chunk);
+            }
+            fetched += FETCHED;
         }
         let sequence = entry.sequence().of(body);
         if !previous_digits.are_below(digits) {
