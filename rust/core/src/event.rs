@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use crate::json::escaped;
-use crate::page::{Format, Page, PageText};
+use crate::page::{Format, Page};
 use crate::time::iso_seconds;
 use crate::window::{Bounds, Window};
 
@@ -37,17 +37,6 @@ pub(crate) fn bounds_bytes(bounds: Bounds) -> u32 {
 pub trait Sink {
     /// Append some bytes.
     fn put(&mut self, bytes: &[u8]);
-
-    /// Append the first `length` of some bytes. The others may be written behind them: what comes next is written over these. So
-    /// many bytes as are known beforehand are copied without a call.
-    ///
-    /// # Panics
-    ///
-    /// If there are fewer bytes than `length`.
-    #[inline]
-    fn put_first<const N: usize>(&mut self, bytes: &[u8; N], length: usize) {
-        self.put(&bytes[..length]);
-    }
 
     /// Says that these bytes will be put soon. Data of a large page are far from the processor, and may be fetched meanwhile.
     #[inline]
@@ -293,16 +282,16 @@ impl EventTemplate {
     #[inline]
     fn write_kinesis(&self, out: &mut impl Sink, page: &Page, index: usize, is_last: bool) {
         let record = page.record(index);
-        let sequence = record.sequence_text();
-        put_text(out, record.key_text());
+        let texts = record.as_bytes();
+        out.put(texts.key_json);
         out.put(SEQUENCE.as_bytes());
-        put_text(out, sequence);
+        out.put(texts.sequence);
         out.put(DATA.as_bytes());
-        out.put(record.data_text());
+        out.put(texts.data_base64);
         out.put(ARRIVAL.as_bytes());
         write_seconds(record.arrival_ms(), out);
         out.put(self.middle.as_bytes());
-        put_text(out, sequence);
+        out.put(texts.sequence);
         out.put(if is_last { &self.end } else { &self.between }.as_bytes());
     }
 
@@ -317,22 +306,6 @@ impl EventTemplate {
             out.put(b",");
         }
     }
-}
-
-/// Append a stretch of a page that is most often short.
-#[inline]
-fn put_text(out: &mut impl Sink, text: PageText<'_>) {
-    const SHORT: usize = 64;
-    match text.from_its_start.first_chunk::<SHORT>() {
-        Some(bytes) if text.length <= SHORT => out.put_first(bytes, text.length),
-        _ => put_long(out, &text.from_its_start[..text.length]),
-    }
-}
-
-#[cold]
-#[inline(never)]
-fn put_long(out: &mut impl Sink, text: &[u8]) {
-    out.put(text);
 }
 
 /// Append milliseconds as seconds, without trailing zeros: 1500 is `1.5`, -2000 is `-2`.
@@ -355,8 +328,8 @@ pub(crate) fn write_seconds(ms: i64, out: &mut impl Sink) {
     };
     // Two words as they are in registers. What is put together in memory and read from there at once waits until all has been written
     // that was written before.
-    out.put_first(&first.to_le_bytes(), 8);
-    out.put_first(&last.to_le_bytes(), length);
+    out.put(&first.to_le_bytes());
+    out.put(&last.to_le_bytes()[..length]);
 }
 
 /// Seconds that have ten digits: the years 2001 to 2286.

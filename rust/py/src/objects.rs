@@ -63,33 +63,12 @@ impl<'a> Unwritten<'a> {
     }
 }
 
-impl Unwritten<'_> {
-    /// Not inlined: the compiler would make one copy of both, of a length that is not known.
-    #[cold]
-    #[inline(never)]
-    fn put_at_end(&mut self, bytes: &[u8]) {
-        self.put(bytes);
-    }
-}
-
 impl Sink for Unwritten<'_> {
     #[inline]
     fn put(&mut self, bytes: &[u8]) {
         let (now, rest) = std::mem::take(&mut self.rest).split_at_mut(bytes.len());
         now.write_copy_of_slice(bytes);
         self.rest = rest;
-    }
-
-    #[inline]
-    fn put_first<const N: usize>(&mut self, bytes: &[u8; N], length: usize) {
-        let first = &bytes[..length];
-        if let Some(room) = self.rest.first_chunk_mut::<N>() {
-            room.write_copy_of_slice(bytes);
-            // The others stay in what is not written yet.
-            self.rest = &mut std::mem::take(&mut self.rest)[first.len()..];
-        } else {
-            self.put_at_end(first);
-        }
     }
 
     #[inline]
