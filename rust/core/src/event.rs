@@ -4,7 +4,7 @@
 //! [`ENVELOPE_BYTES`], for each record [`EventTemplate::record_bytes`] and [`Record::event_bytes`](crate::Record::event_bytes), and a
 //! comma between records.
 
-use std::ops::Range;
+use std::ops::RangeInclusive;
 
 use crate::json::escaped;
 use crate::page::{Format, Page};
@@ -257,7 +257,7 @@ impl EventTemplate {
         let mut announced = |out: &mut S| {
             let record = records.next();
             if let Some((page, index)) = record {
-                out.announce(page.record(index as usize).all_text());
+                out.announce(page.record(index as usize).data_and_behind());
             }
             record
         };
@@ -316,24 +316,21 @@ pub(crate) fn write_seconds(ms: i64, out: &mut impl Sink) {
         return write_any_seconds(ms, out);
     }
     // The last two digits before the point, and what stands behind it.
-    let [first, last] = [
-        seconds / 100,
-        seconds % 100 * 1_000_000 + fraction * 100,
-    ]
-    .map(eight_digits);
+    let [first, last] =
+        [seconds / 100, seconds % 100 * 1_000_000 + fraction * 100].map(eight_digits);
     let last = last ^ u64::from(b'0' ^ b'.') << 16;
     let length = match fraction_digits(fraction) {
         0 => 2,
         digits => 3 + digits,
     };
-    // Two words as they are in registers. What is put together in memory and read from there at once waits until all has been written
-    // that was written before.
+    // In two words, as they are in registers. To read in one piece what was just written in several waits until all of that, and what
+    // was written before, has left the processor.
     out.put(&first.to_le_bytes());
     out.put(&last.to_le_bytes()[..length]);
 }
 
-/// Seconds that have ten digits: the years 2001 to 2286.
-const TEN_DIGITS: Range<u64> = 1_000_000_000..10_000_000_000;
+/// Seconds of ten digits: the years 2001 to 2286.
+const TEN_DIGITS: RangeInclusive<u64> = 1_000_000_000..=9_999_999_999;
 
 /// A number of eight digits as text, of which the lowest byte is the first one.
 #[inline]
@@ -381,5 +378,49 @@ fn fraction_digits(ms: u64) -> usize {
         ms if ms % 100 == 0 => 1,
         ms if ms % 10 == 0 => 2,
         _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(ms: i64) {
+        let (mut seconds, mut any) = (Vec::new(), Vec::new());
+        write_seconds(ms, &mut seconds);
+        write_any_seconds(ms, &mut any);
+        assert_eq!(seconds, any, "{ms}");
+        assert_eq!(seconds.len(), seconds_bytes(ms) as usize, "{ms}");
+    }
+
+    #[test]
+    fn seconds_of_ten_digits_are_written_as_others_are() {
+        for second in [
+            999_999_999,
+            1_000_000_000,
+            1_700_000_000,
+            9_999_999_999,
+            10_000_000_000,
+        ] {
+            for ms in 0..1000 {
+                check(second * 1000 + ms);
+                check(-(second * 1000 + ms));
+            }
+        }
+        for eight in [0, 1, 9_999, 10_000, 12_345_678, 99_999_999] {
+            let text = eight_digits(eight).to_le_bytes();
+            assert_eq!(text, format!("{eight:08}").as_bytes());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn seconds_are_written_the_same_at_any_time(ms in any::<i32>(), far in any::<i64>(), usual in 1_000_000_000_000..10_000_000_000_000_i64) {
+            for ms in [ms.into(), far / 1024, usual] {
+                check(ms);
+            }
+        }
     }
 }

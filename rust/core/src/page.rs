@@ -29,7 +29,6 @@ use crate::position::{
 
 pub use aggregates::Deaggregated;
 pub use builder::PageBuilder;
-pub(crate) use record::PageText;
 pub use record::{Record, RecordBytes};
 use text::Text;
 
@@ -109,15 +108,6 @@ impl Span {
         &body[start..start + self.bytes as usize]
     }
 
-    /// The same with what stands behind it.
-    #[inline]
-    fn begin(self, body: &[u8]) -> PageText<'_> {
-        PageText {
-            from_its_start: &body[self.start as usize..],
-            length: self.bytes as usize,
-        }
-    }
-
     /// The same as text. That costs a look at it; copying and comparing do not need that.
     pub(crate) fn text(self, body: &[u8]) -> &str {
         str::from_utf8(self.of(body)).expect("the text of a page is UTF-8")
@@ -125,7 +115,7 @@ impl Span {
 }
 
 /// One record: where its parts stand in the page's text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     arrival_ms: i64,
     key_hash: u64,
@@ -174,19 +164,6 @@ impl Entry {
         Span {
             start: self.sequence_start,
             bytes: self.lengths >> 24,
-        }
-    }
-
-    /// From the first of its texts to the last one.
-    #[inline]
-    fn around(&self) -> Span {
-        let texts = [self.key(), self.sequence(), self.data];
-        let starts = texts.map(|text| text.start);
-        let ends = texts.map(|text| text.start + text.bytes);
-        let start = starts[0].min(starts[1]).min(starts[2]);
-        Span {
-            start,
-            bytes: ends[0].max(ends[1]).max(ends[2]) - start,
         }
     }
 

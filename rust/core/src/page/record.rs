@@ -30,13 +30,6 @@ pub struct RecordBytes<'a> {
     pub data_base64: &'a [u8],
 }
 
-/// A stretch of a page's text, and what stands behind it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PageText<'a> {
-    pub(crate) from_its_start: &'a [u8],
-    pub(crate) length: usize,
-}
-
 impl<'a> Record<'a> {
     /// The partition key; empty for a record of `DynamoDB` Streams. Borrowed unless it has a quote, a backslash or a control
     /// character.
@@ -149,22 +142,17 @@ impl<'a> Record<'a> {
         self.entry.data.of(&self.page.body)
     }
 
-    /// The key of a record of Kinesis as it stands in the page.
+    /// The data with what stands behind them: there AWS writes the key and the sequence number.
     #[inline]
-    pub(crate) fn key_text(&self) -> PageText<'a> {
-        self.entry.key().begin(&self.page.body)
-    }
-
-    /// The sequence number as it stands in the page.
-    #[inline]
-    pub(crate) fn sequence_text(&self) -> PageText<'a> {
-        self.entry.sequence().begin(&self.page.body)
-    }
-
-    /// What stands in the page from its first text to its last one.
-    #[inline]
-    pub(crate) fn all_text(&self) -> &'a [u8] {
-        self.entry.around().of(&self.page.body)
+    pub(crate) fn data_and_behind(&self) -> &'a [u8] {
+        // Names, quotes and commas between them.
+        const BETWEEN: u32 = 48;
+        let texts = [self.entry.data, self.entry.key(), self.entry.sequence()];
+        let bytes = texts
+            .iter()
+            .fold(BETWEEN as usize, |sum, text| sum + text.bytes as usize);
+        let (body, start) = (&*self.page.body, self.entry.data.start as usize);
+        &body[start..body.len().min(start + bytes)]
     }
 
     /// The data of either API as they stand in the page.

@@ -182,3 +182,66 @@ fn sequence_end(body: &[u8], start: usize) -> Option<usize> {
     let end = start + digits.count();
     is_sequence(&body[start..end]).then_some(end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn vectors_of_every_width_read_the_same() {
+        let level = Level::new();
+        let mut read = 0;
+        for length in (0..140).chain([191, 192, 255, 256, 257, 1000]) {
+            let records: Vec<_> = (0..4)
+                .map(|index| {
+                    format!(
+                        r#"{{"ApproximateArrivalTimestamp":170000000{index}.5,"Data":"{}","PartitionKey":"{}","SequenceNumber":"{:056}"}}"#,
+                        "D".repeat(length + index),
+                        "k".repeat(length / (index + 1)),
+                        length + index + 1,
+                    )
+                })
+                .collect();
+            for stop in ["", ",{ }", ",{\"", ",{\"Data\":\"é\"}", "]}"] {
+                let body = records.join(",") + stop;
+                let all = |end: End, decoded: &Decoded| {
+                    (
+                        end.at,
+                        end.is_odd,
+                        decoded.ascending,
+                        decoded.entries.clone(),
+                    )
+                };
+                let decoded = || Decoded {
+                    ascending: true,
+                    ..Decoded::default()
+                };
+                let usual = {
+                    let mut decoded = decoded();
+                    let end = super::read(body.as_bytes(), 0, &mut decoded, &mut |_| {});
+                    all(end, &decoded)
+                };
+                assert_eq!(usual.3.len(), 4, "{body}");
+                assert!(usual.2, "{body}");
+                assert_eq!(usual.1, stop.starts_with(",{"), "{body}");
+                macro_rules! check {
+                    ($simd:expr) => {
+                        if let Some(simd) = $simd {
+                            let mut decoded = decoded();
+                            let end =
+                                super::records(simd, body.as_bytes(), 0, &mut decoded, &mut |_| {});
+                            assert_eq!(all(end, &decoded), usual, "{body}");
+                            read += 1;
+                        }
+                    };
+                }
+                check!(level.as_sse2());
+                check!(level.as_sse4_2());
+                check!(level.as_avx2());
+                check!(level.as_avx512());
+            }
+        }
+        assert!(read > 700, "{read}");
+    }
+}
