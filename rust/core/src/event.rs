@@ -335,7 +335,7 @@ const TEN_DIGITS: RangeInclusive<u64> = 1_000_000_000..=9_999_999_999;
 /// A number of eight digits as text, of which the lowest byte is the first one.
 #[inline]
 fn eight_digits(number: u64) -> u64 {
-    let fours = number / 10_000 | number % 10_000 << 32;
+    let fours = (number / 10_000) | ((number % 10_000) << 32);
     let hundreds = (fours * 10_486) >> 20 & 0x0000_007f_0000_007f;
     let twos = hundreds | (fours - 100 * hundreds) << 16;
     let tens = (twos * 103) >> 10 & 0x000f_000f_000f_000f;

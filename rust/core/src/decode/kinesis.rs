@@ -290,12 +290,9 @@ mod tests {
             "[0-9]{2}",
             select(vec!["", "", "", "", "", "x"]),
         )
-            .prop_map(|(digits, last, wrong)| {
-                let first = "7".repeat(digits - 1);
-                format!(
-                    "\"SequenceNumber\":\"{}{wrong}\"",
-                    first + &last[..1 + usize::from(digits < 129)]
-                )
+            .prop_map(|(digits, last, wrong): (usize, String, _)| {
+                let first = "7".repeat(digits.saturating_sub(2));
+                format!("\"SequenceNumber\":\"{first}{last}{wrong}\"")
             });
         let arrival = select(vec![
             "1700000000.123",
@@ -341,12 +338,11 @@ mod tests {
                     member.clear();
                 }
                 members.retain(|member| !member.is_empty());
-                let sorted = if sorted {
-                    Just(members.clone()).boxed()
+                if sorted {
+                    Just(members).boxed()
                 } else {
                     Just(members).prop_shuffle().boxed()
-                };
-                sorted
+                }
             })
     }
 
@@ -375,7 +371,7 @@ mod tests {
                 let mut body = "{\"Records\":[".to_owned();
                 for (index, (members, comma)) in records.iter().enumerate() {
                     body.push_str(if index > 0 { comma } else { "" });
-                    body.push_str(&format!("{{{blank}{}}}", members.join(",")));
+                    body.extend(["{", blank, &members.join(","), "}"]);
                 }
                 body + "]" + trailer
             };
