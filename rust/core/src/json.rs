@@ -6,6 +6,7 @@
 //! The *canonical form* of a string escapes `"`, `\` and control characters (`\b \f \n \r \t`, otherwise `\u00xx`) and leaves all
 //! else raw. A string without a backslash is in canonical form already, which is why strings can be copied as slices.
 
+mod block;
 mod escapes;
 mod number;
 mod quotes;
@@ -16,10 +17,11 @@ use std::borrow::Cow;
 use crate::error::PageError;
 use crate::json::escapes::{escape, escape_end, write_character};
 use crate::json::number::{DIGITS_EXACT, Decimal};
-use crate::json::search::{plain_number_end, skip_blanks, special, special_or_not_ascii};
+use crate::json::search::{plain_number_end, skip_blanks, special};
 
+pub(crate) use crate::json::block::{Digits, ascii_end};
 pub(crate) use crate::json::escapes::{escaped, write_escaped};
-pub(crate) use crate::json::number::{Number, OutOfRange};
+pub(crate) use crate::json::number::{Number, OutOfRange, short_number};
 pub(crate) use crate::json::quotes::{Ends, Quotes, Search};
 
 /// How deep arrays and objects may be nested: one bit of a `u128` each.
@@ -276,20 +278,14 @@ impl<'a, E: Ends> Scanner<'a, E> {
         } else if !byte.is_ascii_digit() {
             return Err(unexpected(start, byte, expected));
         }
-        let Decimal {
-            mut exponent,
-            mantissa,
-            digits,
-        } = self.decimal()?;
+        let mut decimal = self.decimal()?;
         if let Some(b'e' | b'E') = self.bytes.get(self.at) {
-            exponent = exponent.saturating_add(self.power()?);
+            decimal.exponent = decimal.exponent.saturating_add(self.power()?);
         }
         Ok(Number {
             text: &self.bytes[start..self.at],
             negative,
-            mantissa,
-            digits,
-            exponent,
+            decimal,
         })
     }
 
@@ -651,42 +647,8 @@ impl<'a, E: Ends> Scanner<'a, E> {
         Ok(name)
     }
 
-    /// Read exactly this text if it stands here.
-    #[inline]
-    pub(crate) fn exactly<const N: usize>(&mut self, text: &[u8; N]) -> bool {
-        // A branch, so that the processor goes on behind it while it still compares.
-        if self.bytes.get(self.at..).and_then(<[u8]>::first_chunk) == Some(text) {
-            self.at += N;
-            return true;
-        }
-        false
-    }
-
-    /// Read the rest of a string of ASCII without escapes, from behind its opening quote.
-    #[inline]
-    pub(crate) fn plain_string_rest(&mut self) -> Option<Text> {
-        let start = self.at;
-        let end = special_or_not_ascii(self.bytes, start);
-        if self.bytes.get(end) != Some(&b'"') {
-            return None;
-        }
-        self.at = end + 1;
-        Some(Text {
-            start,
-            end,
-            escaped: false,
-        })
-    }
-
-    /// Read the rest of a string without escapes, from behind its opening quote. What is not ASCII is looked at.
-    #[inline]
+    /// Read the rest of a string without escapes, from behind its opening quote.
     pub(crate) fn plain_text_rest(&mut self) -> Option<Text> {
-        self.plain_string_rest().or_else(|| self.text_rest())
-    }
-
-    /// The same for a string that is not ASCII.
-    #[cold]
-    fn text_rest(&mut self) -> Option<Text> {
         let start = self.at;
         let end = special(self.bytes, start);
         if self.bytes.get(end) != Some(&b'"') {
@@ -701,8 +663,8 @@ impl<'a, E: Ends> Scanner<'a, E> {
         })
     }
 
-    /// Go back to where it has been before.
-    pub(crate) fn return_to(&mut self, offset: usize) {
+    /// Go on at another place.
+    pub(crate) fn go_to(&mut self, offset: usize) {
         self.at = offset;
     }
 

@@ -1,15 +1,14 @@
 //! The body of a `GetRecords` answer of Kinesis Data Streams, and of an event of `SubscribeToShard`, which has the same form (Kinesis
 //! API reference, `GetRecords` and `SubscribeToShardEvent`).
 
+mod plain;
+
 use crate::decode::{Decoded, check_utf8, integer, literal, missing, nullable, string, typed};
 use crate::error::PageError;
 use crate::json::{Scanner, Text};
 use crate::lanes::key_hash;
 use crate::page::{ChildShard, Entry, KEY_BYTES_MAX, Span, check_arrival, check_size};
-use crate::position::{check_sequence, compare_sequences, is_sequence};
-
-/// A body is fetched so many bytes before it is read: some of the machine's pages, of which each new one is slow to begin with.
-const FETCHED_AHEAD: usize = 16 << 10;
+use crate::position::check_sequence;
 
 type Result<T> = std::result::Result<T, PageError>;
 
@@ -36,30 +35,23 @@ fn read(body: &[u8], mut fetch_ahead: impl FnMut(&[u8])) -> Result<Decoded> {
             decoded.entries.clear();
             decoded.canonical.clear();
             decoded.ascending = true;
-            let mut previous = &[][..];
             typed(scanner, b'[', "Records", "an array")?;
             scanner.array(|scanner| {
                 let start = scanner.offset();
-                let entry = if let Some(entry) = plain_record(scanner) {
+                let end = plain::read(body, start, &mut decoded, &mut fetch_ahead);
+                if end.at > start {
                     // One byte is the comma between two of them.
                     if start - checked > 1 {
                         check_utf8(&body[checked..start], checked)?;
                     }
-                    checked = scanner.offset();
-                    // As much as this record has, so that with each of them all of the body is fetched once.
-                    if let Some(later) = body.get(start + FETCHED_AHEAD..checked + FETCHED_AHEAD) {
-                        fetch_ahead(later);
-                    }
-                    let sequence = entry.sequence().of(body);
-                    decoded.ascending &= compare_sequences(previous, sequence).is_lt();
-                    previous = sequence;
-                    entry
-                } else {
-                    scanner.return_to(start);
+                    checked = end.at - usize::from(end.is_odd);
+                    scanner.go_to(end.at);
+                }
+                if end.is_odd {
                     decoded.ascending = false;
-                    record(scanner, body, &mut decoded.canonical)?
-                };
-                decoded.entries.push(entry);
+                    let entry = record(scanner, body, &mut decoded.canonical)?;
+                    decoded.entries.push(entry);
+                }
                 Ok(())
             })
         }
@@ -103,44 +95,7 @@ fn read(body: &[u8], mut fetch_ahead: impl FnMut(&[u8])) -> Result<Decoded> {
     Ok(decoded)
 }
 
-/// A record as AWS writes most of them: no blank, no escape, no other member, nothing but ASCII apart from the key. None for any other
-/// and for what is wrong: [`record`] reads those, and says what is wrong.
-#[inline]
-fn plain_record(scanner: &mut Scanner<'_>) -> Option<Entry> {
-    let (mut key, mut sequence, mut data, mut arrival) = (None, None, None, None);
-    if !scanner.exactly(b"{") {
-        return None;
-    }
-    loop {
-        if scanner.exactly(br#""Data":""#) {
-            data = Some(scanner.plain_string_rest()?);
-        } else if scanner.exactly(br#""PartitionKey":""#) {
-            key = Some(scanner.plain_text_rest()?);
-        } else if scanner.exactly(br#""SequenceNumber":""#) {
-            sequence = Some(scanner.plain_string_rest()?);
-        } else if scanner.exactly(br#""ApproximateArrivalTimestamp":"#) {
-            let arrival_ms = integer(scanner, "ApproximateArrivalTimestamp", 3).ok()?;
-            check_arrival(0, "ApproximateArrivalTimestamp", arrival_ms).ok()?;
-            arrival = Some(arrival_ms);
-        } else {
-            return None;
-        }
-        if !scanner.exactly(b",") {
-            break;
-        }
-    }
-    if !scanner.exactly(b"}") {
-        return None;
-    }
-    let (key, sequence, data, arrival_ms) = (key?, sequence?, data?, arrival?);
-    let key_text = scanner.raw(key);
-    let span = |literal: Text| Span::new(literal.start, literal.end);
-    (is_sequence(scanner.raw(sequence)) && key_text.len() <= KEY_BYTES_MAX).then(|| {
-        let hash = key_hash(key_text);
-        Entry::new(span(key), span(sequence), span(data), arrival_ms, hash)
-    })
-}
-
+/// A record of any form.
 fn record(scanner: &mut Scanner<'_>, body: &[u8], canonical: &mut Vec<u8>) -> Result<Entry> {
     let (mut key, mut sequence, mut data, mut arrival) = (None, None, None, None);
     typed(scanner, b'{', "a record", "an object")?;
@@ -222,6 +177,9 @@ fn child_shard(scanner: &mut Scanner<'_>) -> Result<ChildShard> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use crate::{Format, Page, PageError};
 
     /// What a page of one record holds, or what is wrong with it.
@@ -246,6 +204,8 @@ mod tests {
                 r#""PartitionKey":"é""#,
                 r#""PartitionKey":7"#,
                 r#""PartitionKey":"a","Other":[1]"#,
+                r#""PartitionKey":"a","EncryptionType":"KMS""#,
+                r#""PartitionKey":"a","EncryptionType":null"#,
                 "",
             ],
             vec![
@@ -266,6 +226,8 @@ mod tests {
             vec![
                 r#""ApproximateArrivalTimestamp":1.545084650987E9"#,
                 r#""ApproximateArrivalTimestamp":1545084650.5"#,
+                r#""ApproximateArrivalTimestamp":154508465.50987E+1"#,
+                r#""ApproximateArrivalTimestamp":-1.5450846509879E9"#,
                 r#""ApproximateArrivalTimestamp":1e300"#,
                 r#""ApproximateArrivalTimestamp":1e300,"ApproximateArrivalTimestamp":1"#,
                 r#""ApproximateArrivalTimestamp":-"#,
@@ -302,5 +264,118 @@ mod tests {
             }
         }
         assert!(read_well > 50 && refused > 500, "{read_well}, {refused}");
+    }
+
+    /// Members of a record, most of them plain, of the lengths around those that are read at once; some are wrong.
+    fn members() -> impl Strategy<Value = Vec<String>> {
+        let length = || {
+            select(vec![
+                0, 1, 7, 15, 16, 17, 62, 63, 64, 65, 127, 128, 129, 300,
+            ])
+        };
+        let key = (
+            length(),
+            select(vec!["", "", "", "", "é", "\\u00e9", "\\n", "\\x"]),
+        )
+            .prop_map(|(length, last)| {
+                format!("\"PartitionKey\":\"{}{last}\"", "k".repeat(length))
+            });
+        let data = (
+            length(),
+            select(vec!["", "", "", "", "=", "é", "\\\"", "\u{1}"]),
+        )
+            .prop_map(|(length, last)| format!("\"Data\":\"{}{last}\"", "D".repeat(length)));
+        let sequence = (
+            select(vec![56, 56, 56, 56, 1, 55, 57, 63, 64, 129, 130]),
+            "[0-9]{2}",
+            select(vec!["", "", "", "", "", "x"]),
+        )
+            .prop_map(|(digits, last, wrong): (usize, String, _)| {
+                let first = "7".repeat(digits.saturating_sub(2));
+                format!("\"SequenceNumber\":\"{first}{last}{wrong}\"")
+            });
+        let arrival = select(vec![
+            "1700000000.123",
+            "1700000000.12",
+            "1700000000",
+            "1.545084650987E9",
+            "1.5e9",
+            "15E8",
+            "1545084650987e-3",
+            "1.5E10",
+            "1.5E+9",
+            "-1.5",
+            "0",
+            "00",
+            "0.0005",
+            "1700000000.12345",
+            "1700000000.1234567",
+            "1.",
+            "9e300",
+            "7 ",
+        ])
+        .prop_map(|number| format!("\"ApproximateArrivalTimestamp\":{number}"));
+        let other = select(vec![
+            "",
+            "",
+            "",
+            "\"EncryptionType\":\"KMS\"",
+            "\"EncryptionType\":7",
+            "\"Other\":{}",
+        ]);
+        (
+            key,
+            data,
+            sequence,
+            arrival,
+            other,
+            any::<bool>(),
+            0..200_u8,
+        )
+            .prop_flat_map(|(key, data, sequence, arrival, other, sorted, lost)| {
+                let mut members = vec![arrival, data, key, sequence, other.to_owned()];
+                if let Some(member) = members.get_mut(usize::from(lost)) {
+                    member.clear();
+                }
+                members.retain(|member| !member.is_empty());
+                if sorted {
+                    Just(members).boxed()
+                } else {
+                    Just(members).prop_shuffle().boxed()
+                }
+            })
+    }
+
+    /// All that a page says of its records, or how it is refused.
+    fn read_all(body: String) -> Result<(Vec<String>, bool), std::mem::Discriminant<PageError>> {
+        let page =
+            Page::parse(body, Format::Kinesis).map_err(|error| std::mem::discriminant(&error))?;
+        let texts = page.records().map(|record| {
+            format!(
+                "{:?} {} {}",
+                record.as_bytes(),
+                record.arrival_ms(),
+                record.key_hash()
+            )
+        });
+        Ok((texts.collect(), page.is_ascending()))
+    }
+
+    proptest! {
+        #[test]
+        fn records_that_change_their_shape_are_read_as_those_with_blanks_are(
+            records in proptest::collection::vec((members(), select(vec![",", ",", ",", " ,", ", "])), 0..6),
+            trailer in select(vec!["}", ",\"MillisBehindLatest\":7}", "", ",\"NextShardIterator\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}"]),
+        ) {
+            let body = |blank: &str| {
+                let mut body = "{\"Records\":[".to_owned();
+                for (index, (members, comma)) in records.iter().enumerate() {
+                    body.push_str(if index > 0 { comma } else { "" });
+                    body.extend(["{", blank, &members.join(","), "}"]);
+                }
+                body + "]" + trailer
+            };
+            prop_assert_eq!(read_all(body("")), read_all(body(" ")));
+        }
     }
 }

@@ -15,8 +15,8 @@ const POWERS_OF_TEN: [u64; DIGITS_EXACT + 1] = {
     powers
 };
 
-/// What stands of a number before its exponent, without its sign.
-#[derive(Debug, PartialEq, Eq)]
+/// A number without its sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Decimal {
     /// All digits as one integer; meaningless if there are more than [`DIGITS_EXACT`].
     pub(super) mantissa: u64,
@@ -29,7 +29,11 @@ impl Decimal {
     /// What a text begins with, and how many of its bytes that is. None for what is wrong, and for what does not end in these bytes.
     ///
     /// The digits are moved to the end of the word, and put together there to pairs, fours and eights at once.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "so that what it gives is not written to memory and read again"
+    )]
+    #[inline(always)]
     pub(super) fn of_word(word: &[u8; 16]) -> Option<(Self, usize)> {
         let mut others = others_than_digits(word);
         let whole = others.trailing_zeros();
@@ -57,6 +61,44 @@ impl Decimal {
         };
         Some((decimal, others.trailing_zeros() as usize))
     }
+
+    /// It times ten to the power of `scale`, rounded to the nearest integer, halves up. None if that takes more than integers of 64 bits.
+    #[inline]
+    fn scaled(&self, scale: i64) -> std::result::Result<Option<u64>, OutOfRange> {
+        let exponent = self.exponent.saturating_add(scale);
+        let power = usize::try_from(exponent.unsigned_abs()).ok();
+        let power = power.and_then(|power| POWERS_OF_TEN.get(power));
+        match power.filter(|_| self.digits <= DIGITS_EXACT) {
+            None => Ok(None),
+            Some(power) if exponent < 0 => Ok(Some((self.mantissa + power / 2) / power)),
+            Some(power) => self
+                .mantissa
+                .checked_mul(*power)
+                .map(Some)
+                .ok_or(OutOfRange),
+        }
+    }
+}
+
+/// The number at a place times ten to the power of `scale`, rounded as [`Number::scaled`] does, and where it ends. None for one that has
+/// a sign, or more than fifteen digits, or a long exponent, and for what is wrong or at the end of the text.
+#[expect(
+    clippy::inline_always,
+    reason = "so that what it reads is not written to memory and read again"
+)]
+#[inline(always)]
+pub(crate) fn short_number(text: &[u8], at: usize, scale: i64) -> Option<(i64, usize)> {
+    let (mut decimal, bytes) = Decimal::of_word(text.get(at..)?.first_chunk()?)?;
+    let mut end = at + bytes;
+    if let [b'e' | b'E', power, next] = *text.get(end..)?.first_chunk()? {
+        if !power.is_ascii_digit() || next.is_ascii_digit() {
+            return None;
+        }
+        decimal.exponent += i64::from(power - b'0');
+        end += 2;
+    }
+    let value = decimal.scaled(scale).ok()??;
+    Some((i64::try_from(value).ok()?, end))
 }
 
 /// The lower eight bytes as a number of eight digits, of which the first one is the lowest byte. Zero bytes are zeros too.
@@ -78,11 +120,8 @@ pub(crate) struct OutOfRange;
 pub(crate) struct Number<'a> {
     pub(super) text: &'a [u8],
     pub(super) negative: bool,
-    /// All digits before the exponent as one integer; meaningless if there are more than [`DIGITS_EXACT`].
-    pub(super) mantissa: u64,
-    pub(super) digits: usize,
-    /// The power of ten by which to multiply the mantissa.
-    pub(super) exponent: i64,
+    /// With the exponent.
+    pub(super) decimal: Decimal,
 }
 
 impl<'a> Number<'a> {
@@ -96,17 +135,9 @@ impl<'a> Number<'a> {
     /// point in it, so it is exact.
     #[inline]
     pub(crate) fn scaled(&self, scale: i64) -> std::result::Result<i64, OutOfRange> {
-        let exponent = self.exponent.saturating_add(scale);
-        let power = usize::try_from(exponent.unsigned_abs()).ok();
-        let value = match power.and_then(|power| POWERS_OF_TEN.get(power)) {
-            Some(&power) if self.digits <= DIGITS_EXACT => {
-                if exponent < 0 {
-                    (self.mantissa + power / 2) / power
-                } else {
-                    self.mantissa.checked_mul(power).ok_or(OutOfRange)?
-                }
-            }
-            _ => self.scaled_by_digits(scale)?,
+        let value = match self.decimal.scaled(scale)? {
+            Some(value) => value,
+            None => self.scaled_by_digits(scale)?,
         };
         let value = i64::try_from(value).map_err(|_| OutOfRange)?;
         Ok(if self.negative { -value } else { value })
@@ -122,8 +153,13 @@ impl<'a> Number<'a> {
             .filter(u8::is_ascii_digit)
             .map(|digit| u64::from(digit - b'0'));
         // How many digits, counted from the first one, stand before the point of the result.
-        let count = i64::try_from(self.digits).unwrap_or(i64::MAX);
-        let mut before_point = self.exponent.saturating_add(scale).saturating_add(count);
+        let Decimal {
+            digits: count,
+            exponent,
+            ..
+        } = self.decimal;
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        let mut before_point = exponent.saturating_add(scale).saturating_add(count);
         let mut value = 0_u64;
         while before_point > 0 {
             let digit = match digits.next() {
@@ -179,7 +215,11 @@ mod tests {
                     let read = |text: &str| {
                         let mut scanner = Scanner::new(text.as_bytes());
                         let number = scanner.number("a number").ok()?;
-                        let parts = (number.mantissa, number.digits, number.exponent);
+                        let parts = (
+                            number.decimal.mantissa,
+                            number.decimal.digits,
+                            number.decimal.exponent,
+                        );
                         Some((number.text().to_owned(), parts, scanner.offset()))
                     };
                     assert_eq!(read(&text), read(&padded), "{text}");

@@ -31,7 +31,7 @@ fn plain_string_end_far(bytes: &[u8], start: usize) -> Option<usize> {
     let mut end = start;
     if let Some(words) = bytes.get(start..).and_then(<[u8]>::first_chunk::<32>) {
         let (words, _) = words.as_chunks();
-        let [low, high] = [0, 1].map(|word| marks::<false>(&words[word]).to_bitmask());
+        let [low, high] = [0, 1].map(|word| marks(&words[word]).to_bitmask());
         end += (low | high << 16).trailing_zeros() as usize;
         if end < start + 32 {
             return (bytes.get(end) == Some(&b'"')).then_some(end);
@@ -42,29 +42,19 @@ fn plain_string_end_far(bytes: &[u8], start: usize) -> Option<usize> {
 }
 
 /// The first special byte from `start` on, that is a quote, a backslash or a control character; the length if there is none.
-pub(super) fn special(bytes: &[u8], start: usize) -> usize {
-    find::<false>(bytes, start)
-}
-
-/// The first byte from `start` on that is special or not ASCII; the length if there is none.
-pub(super) fn special_or_not_ascii(bytes: &[u8], start: usize) -> usize {
-    find::<true>(bytes, start)
-}
-
+///
 /// It looks at a few words and two blocks of four, of which is only asked whether they have one; what is longer is looked at with the
 /// widest vectors that the machine has, which are slow to begin.
 #[inline]
-fn find<const NOT_ASCII: bool>(bytes: &[u8], start: usize) -> usize {
+pub(super) fn special(bytes: &[u8], start: usize) -> usize {
     let mut rest = &bytes[start..];
     loop {
         for _ in 0..4 {
             let Some((word, after)) = rest.split_first_chunk() else {
-                let others = rest
-                    .iter()
-                    .take_while(|byte| !(is_special(**byte) || NOT_ASCII && !byte.is_ascii()));
+                let others = rest.iter().take_while(|byte| !is_special(**byte));
                 return bytes.len() - rest.len() + others.count();
             };
-            let found = marks::<NOT_ASCII>(word).to_bitmask();
+            let found = marks(word).to_bitmask();
             if found != 0 {
                 return bytes.len() - rest.len() + found.trailing_zeros() as usize;
             }
@@ -73,11 +63,11 @@ fn find<const NOT_ASCII: bool>(bytes: &[u8], start: usize) -> usize {
         let mut blocks = 0;
         while let Some((block, after)) = rest.split_first_chunk::<BLOCK>() {
             if blocks == 2 {
-                rest = &rest[plain_bytes::<NOT_ASCII>(rest)..];
+                rest = &rest[plain_bytes(rest)..];
                 break;
             }
             let (words, _) = block.as_chunks();
-            let [a, b, c, d] = [0, 1, 2, 3].map(|word| marks::<NOT_ASCII>(&words[word]));
+            let [a, b, c, d] = [0, 1, 2, 3].map(|word| marks(&words[word]));
             if (a | b | c | d).any() {
                 break;
             }
@@ -87,17 +77,17 @@ fn find<const NOT_ASCII: bool>(bytes: &[u8], start: usize) -> usize {
     }
 }
 
-/// Marks the special bytes of a word, and those that are not ASCII if asked for.
+/// Marks the special bytes of a word.
 #[inline]
-fn marks<const NOT_ASCII: bool>(word: &[u8; 16]) -> i8x16 {
+fn marks(word: &[u8; 16]) -> i8x16 {
     let bytes = i8x16::new(word.map(u8::cast_signed));
-    let [changed, end, backslash] = comparison(NOT_ASCII).map(i8x16::splat);
+    let [changed, end, backslash] = COMPARISON.map(i8x16::splat);
     (bytes ^ changed).simd_lt(end) | bytes.simd_eq(backslash)
 }
 
 /// How many bytes of a text's whole blocks stand before the first one that [`marks`] would mark.
-fn plain_bytes<const NOT_ASCII: bool>(text: &[u8]) -> usize {
-    dispatch!(Level::new(), simd => plain_bytes_with::<_, NOT_ASCII>(simd, text))
+fn plain_bytes(text: &[u8]) -> usize {
+    dispatch!(Level::new(), simd => plain_bytes_with(simd, text))
 }
 
 #[expect(
@@ -105,8 +95,8 @@ fn plain_bytes<const NOT_ASCII: bool>(text: &[u8]) -> usize {
     reason = "only what is inlined has the vectors of `dispatch`"
 )]
 #[inline(always)]
-fn plain_bytes_with<S: Simd, const NOT_ASCII: bool>(simd: S, text: &[u8]) -> usize {
-    let [changed, end, backslash] = comparison(NOT_ASCII).map(|byte| i8x64::splat(simd, byte));
+fn plain_bytes_with<S: Simd>(simd: S, text: &[u8]) -> usize {
+    let [changed, end, backslash] = COMPARISON.map(|byte| i8x64::splat(simd, byte));
     let (blocks, _) = text.as_chunks::<BLOCK>();
     for (index, block) in blocks.iter().enumerate() {
         let bytes: i8x64<S> = block.map(u8::cast_signed).simd_into(simd);
@@ -122,14 +112,11 @@ fn plain_bytes_with<S: Simd, const NOT_ASCII: bool>(simd: S, text: &[u8]) -> usi
 ///
 /// Changing bit 1 puts the quote, 0x22, right after the control characters, so that one comparison finds them all. It is one of numbers
 /// with a sign, of which those that are not ASCII are the smallest; changing bit 7 too makes them the largest.
-const fn comparison(not_ascii: bool) -> [i8; 3] {
-    let sign = if not_ascii { 0 } else { 0x80_u8 };
-    [
-        (0b10 | sign).cast_signed(),
-        (0x21 | sign).cast_signed(),
-        b'\\'.cast_signed(),
-    ]
-}
+const COMPARISON: [i8; 3] = [
+    0x82_u8.cast_signed(),
+    0xa1_u8.cast_signed(),
+    b'\\'.cast_signed(),
+];
 
 #[inline]
 fn is_special(byte: u8) -> bool {
@@ -209,17 +196,11 @@ mod tests {
 
     #[test]
     fn a_special_byte_is_found_wherever_it_stands() {
-        let lengths = || (0..200).chain([255, 256, 257, 319, 320, 400]);
-        for (plain, length) in ["é~ aZ/", "~ aZ/+="]
-            .iter()
-            .flat_map(|plain| lengths().map(move |length| (plain, length)))
-        {
-            let plain = plain.repeat(80).into_bytes();
+        for length in (0..200).chain([255, 256, 257, 319, 320, 400]) {
+            let plain = "é~ aZ/".repeat(80).into_bytes();
             let mut text = plain[..length].to_vec();
             for start in 0..=length {
                 assert_eq!(special(&text, start), length);
-                let ascii = text[start..].iter().take_while(|byte| byte.is_ascii());
-                assert_eq!(special_or_not_ascii(&text, start), start + ascii.count());
                 assert_eq!(plain_string_end(&text, start), None);
             }
             for at in 0..length {
@@ -227,8 +208,6 @@ mod tests {
                     text[at] = byte;
                     for start in [0, at / 2, at] {
                         assert_eq!(special(&text, start), at, "{byte} at {at} of {length}");
-                        let ascii = text[start..at].iter().take_while(|byte| byte.is_ascii());
-                        assert_eq!(special_or_not_ascii(&text, start), start + ascii.count());
                         let end = (byte == b'"').then_some(at);
                         assert_eq!(plain_string_end(&text, start), end, "{byte} at {at}");
                     }
@@ -246,21 +225,12 @@ mod tests {
             for byte in 0..=u8::MAX {
                 let mut text = [b'a'; 256];
                 text[at] = byte;
-                let others = is_special(byte) || !byte.is_ascii();
-                let plain = if others { at } else { 256 };
+                let plain = if is_special(byte) { at } else { 256 };
                 let found = [
-                    level
-                        .as_sse2()
-                        .map(|simd| plain_bytes_with::<_, true>(simd, &text)),
-                    level
-                        .as_sse4_2()
-                        .map(|simd| plain_bytes_with::<_, true>(simd, &text)),
-                    level
-                        .as_avx2()
-                        .map(|simd| plain_bytes_with::<_, true>(simd, &text)),
-                    level
-                        .as_avx512()
-                        .map(|simd| plain_bytes_with::<_, true>(simd, &text)),
+                    level.as_sse2().map(|simd| plain_bytes_with(simd, &text)),
+                    level.as_sse4_2().map(|simd| plain_bytes_with(simd, &text)),
+                    level.as_avx2().map(|simd| plain_bytes_with(simd, &text)),
+                    level.as_avx512().map(|simd| plain_bytes_with(simd, &text)),
                 ];
                 assert_eq!(found[0], Some(plain), "{byte} at {at}");
                 assert!(
