@@ -115,7 +115,7 @@ impl Span {
 }
 
 /// One record: where its parts stand in the page's text.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     arrival_ms: i64,
     key_hash: u64,

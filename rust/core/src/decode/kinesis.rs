@@ -177,6 +177,9 @@ fn child_shard(scanner: &mut Scanner<'_>) -> Result<ChildShard> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use crate::{Format, Page, PageError};
 
     /// What a page of one record holds, or what is wrong with it.
@@ -201,6 +204,8 @@ mod tests {
                 r#""PartitionKey":"é""#,
                 r#""PartitionKey":7"#,
                 r#""PartitionKey":"a","Other":[1]"#,
+                r#""PartitionKey":"a","EncryptionType":"KMS""#,
+                r#""PartitionKey":"a","EncryptionType":null"#,
                 "",
             ],
             vec![
@@ -221,6 +226,8 @@ mod tests {
             vec![
                 r#""ApproximateArrivalTimestamp":1.545084650987E9"#,
                 r#""ApproximateArrivalTimestamp":1545084650.5"#,
+                r#""ApproximateArrivalTimestamp":154508465.50987E+1"#,
+                r#""ApproximateArrivalTimestamp":-1.5450846509879E9"#,
                 r#""ApproximateArrivalTimestamp":1e300"#,
                 r#""ApproximateArrivalTimestamp":1e300,"ApproximateArrivalTimestamp":1"#,
                 r#""ApproximateArrivalTimestamp":-"#,
@@ -257,5 +264,118 @@ mod tests {
             }
         }
         assert!(read_well > 50 && refused > 500, "{read_well}, {refused}");
+    }
+
+    /// Members of a record, most of them plain, of the lengths around those that are read at once; some are wrong.
+    fn members() -> impl Strategy<Value = Vec<String>> {
+        let length = || {
+            select(vec![
+                0, 1, 7, 15, 16, 17, 62, 63, 64, 65, 127, 128, 129, 300,
+            ])
+        };
+        let key = (
+            length(),
+            select(vec!["", "", "", "", "é", "\\u00e9", "\\n", "\\x"]),
+        )
+            .prop_map(|(length, last)| {
+                format!("\"PartitionKey\":\"{}{last}\"", "k".repeat(length))
+            });
+        let data = (
+            length(),
+            select(vec!["", "", "", "", "=", "é", "\\\"", "\u{1}"]),
+        )
+            .prop_map(|(length, last)| format!("\"Data\":\"{}{last}\"", "D".repeat(length)));
+        let sequence = (
+            select(vec![56, 56, 56, 56, 1, 55, 57, 63, 64, 129, 130]),
+            "[0-9]{2}",
+            select(vec!["", "", "", "", "", "x"]),
+        )
+            .prop_map(|(digits, last, wrong): (usize, String, _)| {
+                let first = "7".repeat(digits.saturating_sub(2));
+                format!("\"SequenceNumber\":\"{first}{last}{wrong}\"")
+            });
+        let arrival = select(vec![
+            "1700000000.123",
+            "1700000000.12",
+            "1700000000",
+            "1.545084650987E9",
+            "1.5e9",
+            "15E8",
+            "1545084650987e-3",
+            "1.5E10",
+            "1.5E+9",
+            "-1.5",
+            "0",
+            "00",
+            "0.0005",
+            "1700000000.12345",
+            "1700000000.1234567",
+            "1.",
+            "9e300",
+            "7 ",
+        ])
+        .prop_map(|number| format!("\"ApproximateArrivalTimestamp\":{number}"));
+        let other = select(vec![
+            "",
+            "",
+            "",
+            "\"EncryptionType\":\"KMS\"",
+            "\"EncryptionType\":7",
+            "\"Other\":{}",
+        ]);
+        (
+            key,
+            data,
+            sequence,
+            arrival,
+            other,
+            any::<bool>(),
+            0..200_u8,
+        )
+            .prop_flat_map(|(key, data, sequence, arrival, other, sorted, lost)| {
+                let mut members = vec![arrival, data, key, sequence, other.to_owned()];
+                if let Some(member) = members.get_mut(usize::from(lost)) {
+                    member.clear();
+                }
+                members.retain(|member| !member.is_empty());
+                if sorted {
+                    Just(members).boxed()
+                } else {
+                    Just(members).prop_shuffle().boxed()
+                }
+            })
+    }
+
+    /// All that a page says of its records, or how it is refused.
+    fn read_all(body: String) -> Result<(Vec<String>, bool), std::mem::Discriminant<PageError>> {
+        let page =
+            Page::parse(body, Format::Kinesis).map_err(|error| std::mem::discriminant(&error))?;
+        let texts = page.records().map(|record| {
+            format!(
+                "{:?} {} {}",
+                record.as_bytes(),
+                record.arrival_ms(),
+                record.key_hash()
+            )
+        });
+        Ok((texts.collect(), page.is_ascending()))
+    }
+
+    proptest! {
+        #[test]
+        fn records_that_change_their_shape_are_read_as_those_with_blanks_are(
+            records in proptest::collection::vec((members(), select(vec![",", ",", ",", " ,", ", "])), 0..6),
+            trailer in select(vec!["}", ",\"MillisBehindLatest\":7}", "", ",\"NextShardIterator\":\"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\"}"]),
+        ) {
+            let body = |blank: &str| {
+                let mut body = "{\"Records\":[".to_owned();
+                for (index, (members, comma)) in records.iter().enumerate() {
+                    body.push_str(if index > 0 { comma } else { "" });
+                    body.extend(["{", blank, &members.join(","), "}"]);
+                }
+                body + "]" + trailer
+            };
+            prop_assert_eq!(read_all(body("")), read_all(body(" ")));
+        }
     }
 }

@@ -87,3 +87,82 @@ impl<S: Simd> Digits<S> {
             && first < above.trailing_zeros()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use fearless_simd::{Level, dispatch};
+
+    use super::*;
+
+    fn is_special(byte: u8) -> bool {
+        matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x80..)
+    }
+
+    #[test]
+    fn the_end_of_a_string_is_found_wherever_it_stands() {
+        for length in [0, 1, 15, 63, 64, 65, 127, 128, 129, 200] {
+            let mut text = b" ~aZ/+=!#[]".repeat(20);
+            text.truncate(length);
+            for at in 0..length {
+                for byte in 0..=u8::MAX {
+                    let before = std::mem::replace(&mut text[at], byte);
+                    for start in [0, at / 2, at] {
+                        let end = dispatch!(Level::new(), simd => ascii_end(simd, &text, start));
+                        assert_eq!(end, (byte == b'"').then_some(at), "{byte} at {at}");
+                    }
+                    text[at] = before;
+                }
+            }
+            let others = text.iter().filter(|byte| is_special(**byte));
+            assert_eq!(others.count(), 0);
+            for start in 0..=length + 1 {
+                let end = dispatch!(Level::new(), simd => ascii_end(simd, &text, start));
+                assert_eq!(end, None, "from {start} of {length}");
+            }
+        }
+    }
+
+    fn below(a: &str, b: &str) -> Option<bool> {
+        dispatch!(Level::new(), simd => {
+            let [a, b] = [a, b].map(|text| Digits::at(simd, text.as_bytes(), 0));
+            Some(a?.are_below(b?))
+        })
+    }
+
+    #[test]
+    fn digits_are_counted_and_compared_as_far_as_they_go() {
+        for count in 0..140 {
+            for behind in ["", "\"", "x", "/", ":", "\0"] {
+                let text = format!("{}{behind}", "0123456789".repeat(14).split_at(count).0);
+                let found = dispatch!(Level::new(), simd => {
+                    Digits::at(simd, text.as_bytes(), 0).map(|digits| digits.count)
+                });
+                assert_eq!(found, (1..64).contains(&count).then_some(count), "{text}");
+            }
+        }
+        for count in [1, 2, 20, 55, 56, 57, 63] {
+            let number = |at: usize, digit: char| -> String {
+                let digits = (0..count).map(|place| if place == at { digit } else { '4' });
+                digits.collect()
+            };
+            for at in 0..count {
+                for (a, b) in [('3', '4'), ('4', '5'), ('4', '4'), ('5', '4')] {
+                    for (behind_a, behind_b) in [("\"", "\""), ("\"a", "\"b"), ("\"b", "\"a")] {
+                        let a_text = number(at, a) + behind_a;
+                        let b_text = number(at, b) + behind_b;
+                        assert_eq!(below(&a_text, &b_text), Some(a < b), "{a_text} {b_text}");
+                    }
+                }
+            }
+            assert_eq!(
+                below(&number(0, '1'), &("9".repeat(count) + "9")),
+                (count < 63).then_some(false)
+            );
+        }
+        let none = dispatch!(Level::new(), simd => {
+            let one = Digits::at(simd, b"1", 0);
+            one.is_some_and(|one| Digits::none(simd).are_below(one))
+        });
+        assert!(!none);
+    }
+}

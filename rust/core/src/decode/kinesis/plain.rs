@@ -17,6 +17,8 @@ use crate::position::{compare_sequences, is_sequence};
 
 /// A body is fetched so many bytes before it is read: some of the machine's pages, of which each new one is slow to begin with.
 const FETCHED_AHEAD: usize = 16 << 10;
+/// So many bytes at once, of which the compiler knows how many they are.
+const FETCHED: usize = 512;
 
 /// Where plain records end.
 pub(super) struct End {
@@ -45,6 +47,7 @@ fn records<S: Simd>(
     fetch_ahead: &mut impl FnMut(&[u8]),
 ) -> End {
     let mut at = start;
+    let mut fetched = start + FETCHED_AHEAD;
     let last = decoded.entries.last().filter(|_| decoded.ascending);
     let mut previous = last.map_or(&[][..], |entry| entry.sequence().of(body));
     let mut previous_digits = Digits::none(simd);
@@ -53,9 +56,11 @@ fn records<S: Simd>(
             return End { at, is_odd: true };
         };
         let Record { entry, digits, end } = record;
-        // As much as this record has, so that with each of them all of the body is fetched once.
-        if let Some(later) = body.get(at + FETCHED_AHEAD..end + FETCHED_AHEAD) {
-            fetch_ahead(later);
+        while fetched < end + FETCHED_AHEAD {
+            if let Some(chunk) = body.get(fetched..).and_then(<[u8]>::first_chunk::<FETCHED>) {
+                fetch_ahead(chunk);
+            }
+            fetched += FETCHED;
         }
         let sequence = entry.sequence().of(body);
         if !previous_digits.are_below(digits) {
@@ -176,4 +181,67 @@ fn sequence_end(body: &[u8], start: usize) -> Option<usize> {
         .take_while(|byte| byte.is_ascii_digit());
     let end = start + digits.count();
     is_sequence(&body[start..end]).then_some(end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn vectors_of_every_width_read_the_same() {
+        let level = Level::new();
+        let mut read = 0;
+        for length in (0..140).chain([191, 192, 255, 256, 257, 1000]) {
+            let records: Vec<_> = (0..4)
+                .map(|index| {
+                    format!(
+                        r#"{{"ApproximateArrivalTimestamp":170000000{index}.5,"Data":"{}","PartitionKey":"{}","SequenceNumber":"{:056}"}}"#,
+                        "D".repeat(length + index),
+                        "k".repeat(length / (index + 1)),
+                        length + index + 1,
+                    )
+                })
+                .collect();
+            for stop in ["", ",{ }", ",{\"", ",{\"Data\":\"é\"}", "]}"] {
+                let body = records.join(",") + stop;
+                let all = |end: End, decoded: &Decoded| {
+                    (
+                        end.at,
+                        end.is_odd,
+                        decoded.ascending,
+                        decoded.entries.clone(),
+                    )
+                };
+                let decoded = || Decoded {
+                    ascending: true,
+                    ..Decoded::default()
+                };
+                let usual = {
+                    let mut decoded = decoded();
+                    let end = super::read(body.as_bytes(), 0, &mut decoded, &mut |_| {});
+                    all(end, &decoded)
+                };
+                assert_eq!(usual.3.len(), 4, "{body}");
+                assert!(usual.2, "{body}");
+                assert_eq!(usual.1, stop.starts_with(",{"), "{body}");
+                macro_rules! check {
+                    ($simd:expr) => {
+                        if let Some(simd) = $simd {
+                            let mut decoded = decoded();
+                            let end =
+                                super::records(simd, body.as_bytes(), 0, &mut decoded, &mut |_| {});
+                            assert_eq!(all(end, &decoded), usual, "{body}");
+                            read += 1;
+                        }
+                    };
+                }
+                check!(level.as_sse2());
+                check!(level.as_sse4_2());
+                check!(level.as_avx2());
+                check!(level.as_avx512());
+            }
+        }
+        assert!(read > 700, "{read}");
+    }
 }
