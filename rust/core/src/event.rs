@@ -4,6 +4,8 @@
 //! [`ENVELOPE_BYTES`], for each record [`EventTemplate::record_bytes`] and [`Record::event_bytes`](crate::Record::event_bytes), and a
 //! comma between records.
 
+use std::ops::RangeInclusive;
+
 use crate::json::escaped;
 use crate::page::{Format, Page};
 use crate::time::iso_seconds;
@@ -115,8 +117,9 @@ pub struct EventTemplate {
     format: Format,
     /// From the arrival time to the sequence number in `eventID`.
     middle: Box<str>,
-    /// From there to the end of the record.
+    /// From there to the end of the record, and to the key of the next one.
     end: Box<str>,
+    between: Box<str>,
     /// Of `DynamoDB`: the region, and from the `dynamodb` object to the end of the record.
     region: Box<str>,
     dynamodb_end: Box<str>,
@@ -145,6 +148,7 @@ impl EventTemplate {
             end.push('"');
         }
         end.push('}');
+        let between = [&*end, ",", KEY].concat();
         let region = escaped(&identity.aws_region);
         let mut dynamodb_end = String::from(r#","eventSourceARN":""#);
         dynamodb_end.push_str(&escaped(&identity.event_source_arn));
@@ -158,6 +162,7 @@ impl EventTemplate {
             format,
             middle: middle.into(),
             end: end.into(),
+            between: between.into(),
             region: region.into(),
             dynamodb_end: dynamodb_end.into(),
             window: window.into(),
@@ -252,32 +257,32 @@ impl EventTemplate {
         let mut announced = |out: &mut S| {
             let record = records.next();
             if let Some((page, index)) = record {
-                out.announce(page.record(index as usize).data_text());
+                out.announce(page.record(index as usize).data_and_behind());
             }
             record
         };
         // The two that come next.
         let mut soon = [announced(out), announced(out)];
-        let mut comma = false;
+        if soon[0].is_some() && self.format == Format::Kinesis {
+            out.put(KEY.as_bytes());
+        }
         while let Some((page, index)) = soon[0] {
             soon = [soon[1], announced(out)];
-            if std::mem::replace(&mut comma, true) {
-                out.put(b",");
-            }
+            let is_last = soon[0].is_none();
             debug_assert_eq!(page.format(), self.format);
             match self.format {
-                Format::Kinesis => self.write_kinesis(out, page, index as usize),
-                Format::DynamoDb => self.write_dynamodb(out, page, index as usize),
+                Format::Kinesis => self.write_kinesis(out, page, index as usize, is_last),
+                Format::DynamoDb => self.write_dynamodb(out, page, index as usize, is_last),
             }
         }
         out.put(b"]");
     }
 
+    /// Append a record from its key on, and the next one up to its key.
     #[inline]
-    fn write_kinesis(&self, out: &mut impl Sink, page: &Page, index: usize) {
+    fn write_kinesis(&self, out: &mut impl Sink, page: &Page, index: usize, is_last: bool) {
         let record = page.record(index);
         let texts = record.as_bytes();
-        out.put(KEY.as_bytes());
         out.put(texts.key_json);
         out.put(SEQUENCE.as_bytes());
         out.put(texts.sequence);
@@ -287,21 +292,58 @@ impl EventTemplate {
         write_seconds(record.arrival_ms(), out);
         out.put(self.middle.as_bytes());
         out.put(texts.sequence);
-        out.put(self.end.as_bytes());
+        out.put(if is_last { &self.end } else { &self.between }.as_bytes());
     }
 
     #[inline]
-    fn write_dynamodb(&self, out: &mut impl Sink, page: &Page, index: usize) {
+    fn write_dynamodb(&self, out: &mut impl Sink, page: &Page, index: usize, is_last: bool) {
         let record = page.record(index);
         out.put(record.dynamodb_head());
         out.put(self.region.as_bytes());
         out.put(record.dynamodb_data());
         out.put(self.dynamodb_end.as_bytes());
+        if !is_last {
+            out.put(b",");
+        }
     }
 }
 
 /// Append milliseconds as seconds, without trailing zeros: 1500 is `1.5`, -2000 is `-2`.
+#[inline]
 pub(crate) fn write_seconds(ms: i64, out: &mut impl Sink) {
+    let (seconds, fraction) = (ms.unsigned_abs() / 1000, ms.unsigned_abs() % 1000);
+    if ms < 0 || !TEN_DIGITS.contains(&seconds) {
+        return write_any_seconds(ms, out);
+    }
+    // The last two digits before the point, and what stands behind it.
+    let [first, last] =
+        [seconds / 100, seconds % 100 * 1_000_000 + fraction * 100].map(eight_digits);
+    let last = last ^ u64::from(b'0' ^ b'.') << 16;
+    let length = match fraction_digits(fraction) {
+        0 => 2,
+        digits => 3 + digits,
+    };
+    // In two words, as they are in registers. To read in one piece what was just written in several waits until all of that, and what
+    // was written before, has left the processor.
+    out.put(&first.to_le_bytes());
+    out.put(&last.to_le_bytes()[..length]);
+}
+
+/// Seconds of ten digits: the years 2001 to 2286.
+const TEN_DIGITS: RangeInclusive<u64> = 1_000_000_000..=9_999_999_999;
+
+/// A number of eight digits as text, of which the lowest byte is the first one.
+#[inline]
+fn eight_digits(number: u64) -> u64 {
+    let fours = (number / 10_000) | ((number % 10_000) << 32);
+    let hundreds = (fours * 10_486) >> 20 & 0x0000_007f_0000_007f;
+    let twos = hundreds | (fours - 100 * hundreds) << 16;
+    let tens = (twos * 103) >> 10 & 0x000f_000f_000f_000f;
+    (tens | (twos - 10 * tens) << 8) + 0x3030_3030_3030_3030
+}
+
+#[cold]
+fn write_any_seconds(ms: i64, out: &mut impl Sink) {
     if ms < 0 {
         out.put(b"-");
     }
@@ -321,10 +363,10 @@ pub(crate) fn seconds_bytes(ms: i64) -> u32 {
         0 => 0,
         digits => 1 + u32::try_from(digits).unwrap_or_default(),
     };
-    let digits = match seconds {
-        // The years 2001 to 2286.
-        1_000_000_000..10_000_000_000 => 10,
-        _ => seconds.checked_ilog10().unwrap_or_default() + 1,
+    let digits = if TEN_DIGITS.contains(&seconds) {
+        10
+    } else {
+        seconds.checked_ilog10().unwrap_or_default() + 1
     };
     u32::from(ms < 0) + digits + point_and_fraction
 }
@@ -336,5 +378,49 @@ fn fraction_digits(ms: u64) -> usize {
         ms if ms % 100 == 0 => 1,
         ms if ms % 10 == 0 => 2,
         _ => 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn check(ms: i64) {
+        let (mut seconds, mut any) = (Vec::new(), Vec::new());
+        write_seconds(ms, &mut seconds);
+        write_any_seconds(ms, &mut any);
+        assert_eq!(seconds, any, "{ms}");
+        assert_eq!(seconds.len(), seconds_bytes(ms) as usize, "{ms}");
+    }
+
+    #[test]
+    fn seconds_of_ten_digits_are_written_as_others_are() {
+        for second in [
+            999_999_999,
+            1_000_000_000,
+            1_700_000_000,
+            9_999_999_999,
+            10_000_000_000,
+        ] {
+            for ms in 0..1000 {
+                check(second * 1000 + ms);
+                check(-(second * 1000 + ms));
+            }
+        }
+        for eight in [0, 1, 9_999, 10_000, 12_345_678, 99_999_999] {
+            let text = eight_digits(eight).to_le_bytes();
+            assert_eq!(text, format!("{eight:08}").as_bytes());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn seconds_are_written_the_same_at_any_time(ms in any::<i32>(), far in any::<i64>(), usual in 1_000_000_000_000..10_000_000_000_000_i64) {
+            for ms in [ms.into(), far / 1024, usual] {
+                check(ms);
+            }
+        }
     }
 }

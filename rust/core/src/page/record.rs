@@ -142,6 +142,19 @@ impl<'a> Record<'a> {
         self.entry.data.of(&self.page.body)
     }
 
+    /// The data with what stands behind them: there AWS writes the key and the sequence number.
+    #[inline]
+    pub(crate) fn data_and_behind(&self) -> &'a [u8] {
+        // Names, quotes and commas between them.
+        const BETWEEN: u32 = 48;
+        let texts = [self.entry.data, self.entry.key(), self.entry.sequence()];
+        let bytes = texts
+            .iter()
+            .fold(BETWEEN as usize, |sum, text| sum + text.bytes as usize);
+        let (body, start) = (&*self.page.body, self.entry.data.start as usize);
+        &body[start..body.len().min(start + bytes)]
+    }
+
     /// The data of either API as they stand in the page.
     pub(crate) fn data_text(&self) -> &'a [u8] {
         self.entry.data.of(&self.page.body)
