@@ -1,4 +1,4 @@
-//! The objects of events, bytes, texts and lists, made with the calls of `CPython` that fill them in place.
+//! The objects of events, bytes, texts and lists, made with the calls of `CPython` that fill them in place, and without its collector.
 //!
 //! What its `unsafe` rests on, apart from hints to the processor, which rest on nothing: the interpreter is attached, of which `py` is the
 //! proof, and a pointer that a call gives is owned by a `Bound` before anything else is done.
@@ -22,6 +22,36 @@ impl<'a> Ascii<'a> {
     #[inline]
     pub(crate) fn of(text: &'a [u8]) -> Option<Self> {
         text.is_ascii().then_some(Self(text))
+    }
+}
+
+/// The garbage collector is off until this is dropped, if it was on. Meanwhile nobody else may turn it on or off, so no Python code may run;
+/// making dicts, texts, numbers and lists runs none.
+pub(crate) struct CollectorPause<'py> {
+    /// The interpreter is attached as long as this lives.
+    _attached: Python<'py>,
+    was_on: bool,
+}
+
+impl<'py> CollectorPause<'py> {
+    #[inline]
+    pub(crate) fn begin(py: Python<'py>) -> Self {
+        // SAFETY: the interpreter is attached. It sets a flag and gives what it was.
+        let was_on = unsafe { ffi::PyGC_Disable() } != 0;
+        Self {
+            _attached: py,
+            was_on,
+        }
+    }
+}
+
+impl Drop for CollectorPause<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.was_on {
+            // SAFETY: the interpreter is attached. It sets a flag; the collector runs when the next container is made, not now.
+            unsafe { ffi::PyGC_Enable() };
+        }
     }
 }
 
