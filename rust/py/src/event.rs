@@ -1,14 +1,19 @@
 //! The Lambda event of a batch as Python objects.
 
+mod one;
+
+use std::sync::Arc;
+
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString};
 use streamcore::{Format, InFlight, MappingIdentity, Record, RecordBytes};
 
+pub(crate) use self::one::{Few, LastEvent};
 use crate::errors::usage;
 use crate::json;
-use crate::objects::{Ascii, CollectorPause, fetch_ahead, join, list, text};
+use crate::objects::{Ascii, CollectorPause, Item, Value, fetch_ahead, join, list, text};
 
 /// Events of at least so many records are built with the garbage collector paused: the two dicts of each record would call it, at its
 /// default of 700 new objects, again and again, only to find that all that is there is in use.
@@ -27,15 +32,36 @@ pub(crate) struct EventShape {
     /// What an `eventID` begins with.
     id_prefix: String,
     identity: MappingIdentity,
-    dicts: PyOnceLock<Dicts>,
+    dicts: PyOnceLock<Arc<Dicts>>,
 }
 
-/// A record of the event as it is for every record of a shard, to be copied and filled in under these keys.
+/// A dict as it is for every record of a shard, to be copied and filled in.
+struct Template {
+    dict: Py<PyDict>,
+    items: Vec<Item>,
+}
+
+impl Template {
+    fn new(py: Python<'_>, items: Vec<Item>) -> PyResult<Self> {
+        let dict = PyDict::new(py);
+        for (key, value) in &items {
+            match value {
+                Value::Always(value) => dict.set_item(key, value)?,
+                Value::Plain | Value::Inner => dict.set_item(key, py.None())?,
+            }
+        }
+        let dict = dict.unbind();
+        Ok(Self { dict, items })
+    }
+}
+
+/// What a record of the event is copied from, and the keys under which it is filled in.
 ///
 /// A copy of a dict keeps its keys and their order, so each record costs two copies and six assignments.
 struct Dicts {
-    record: Py<PyDict>,
-    kinesis: Py<PyDict>,
+    event: Vec<Item>,
+    record: Template,
+    kinesis: Template,
     inner: Py<PyString>,
     event_id: Py<PyString>,
     partition_key: Py<PyString>,
@@ -46,38 +72,51 @@ struct Dicts {
 
 impl Dicts {
     fn new(py: Python<'_>, identity: &MappingIdentity) -> PyResult<Self> {
-        let made = Self {
-            record: PyDict::new(py).unbind(),
-            kinesis: PyDict::new(py).unbind(),
-            inner: intern!(py, "kinesis").clone().unbind(),
-            event_id: intern!(py, "eventID").clone().unbind(),
-            partition_key: intern!(py, "partitionKey").clone().unbind(),
-            sequence_number: intern!(py, "sequenceNumber").clone().unbind(),
-            data: intern!(py, "data").clone().unbind(),
-            arrival: intern!(py, "approximateArrivalTimestamp").clone().unbind(),
-        };
-        let kinesis = made.kinesis.bind(py);
-        kinesis.set_item(intern!(py, "kinesisSchemaVersion"), intern!(py, "1.0"))?;
-        let keys = [
-            &made.partition_key,
-            &made.sequence_number,
-            &made.data,
-            &made.arrival,
+        let name = |name: &Bound<'_, PyString>| name.clone().unbind();
+        let always = |value: &Bound<'_, PyString>| Value::Always(value.clone().into_any().unbind());
+        let text = |text: &str| always(&PyString::new(py, text));
+        let plain = |key: &Py<PyString>| (key.clone_ref(py), Value::Plain);
+        let inner = name(intern!(py, "kinesis"));
+        let event_id = name(intern!(py, "eventID"));
+        let partition_key = name(intern!(py, "partitionKey"));
+        let sequence_number = name(intern!(py, "sequenceNumber"));
+        let data = name(intern!(py, "data"));
+        let arrival = name(intern!(py, "approximateArrivalTimestamp"));
+        let version = always(intern!(py, "1.0"));
+        let kinesis = vec![
+            (name(intern!(py, "kinesisSchemaVersion")), version),
+            plain(&partition_key),
+            plain(&sequence_number),
+            plain(&data),
+            plain(&arrival),
         ];
-        for key in keys {
-            kinesis.set_item(key, py.None())?;
-        }
-        let record = made.record.bind(py);
-        record.set_item(&made.inner, py.None())?;
-        record.set_item(intern!(py, "eventSource"), intern!(py, "aws:kinesis"))?;
-        record.set_item(intern!(py, "eventVersion"), intern!(py, "1.0"))?;
-        record.set_item(&made.event_id, py.None())?;
-        record.set_item(intern!(py, "eventName"), intern!(py, "aws:kinesis:record"))?;
-        let arn = &identity.execution_role_arn;
-        record.set_item(intern!(py, "invokeIdentityArn"), arn)?;
-        record.set_item(intern!(py, "awsRegion"), &identity.aws_region)?;
-        record.set_item(intern!(py, "eventSourceARN"), &identity.event_source_arn)?;
-        Ok(made)
+        let source = always(intern!(py, "aws:kinesis"));
+        let version = always(intern!(py, "1.0"));
+        let event_name = always(intern!(py, "aws:kinesis:record"));
+        let role = text(&identity.execution_role_arn);
+        let region = text(&identity.aws_region);
+        let arn = text(&identity.event_source_arn);
+        let record = vec![
+            (inner.clone_ref(py), Value::Inner),
+            (name(intern!(py, "eventSource")), source),
+            (name(intern!(py, "eventVersion")), version),
+            plain(&event_id),
+            (name(intern!(py, "eventName")), event_name),
+            (name(intern!(py, "invokeIdentityArn")), role),
+            (name(intern!(py, "awsRegion")), region),
+            (name(intern!(py, "eventSourceARN")), arn),
+        ];
+        Ok(Self {
+            event: vec![(name(intern!(py, "Records")), Value::Inner)],
+            record: Template::new(py, record)?,
+            kinesis: Template::new(py, kinesis)?,
+            inner,
+            event_id,
+            partition_key,
+            sequence_number,
+            data,
+            arrival,
+        })
     }
 }
 
@@ -114,7 +153,7 @@ impl EventShape {
     ) -> PyResult<Bound<'py, PyDict>> {
         let dicts = self
             .dicts
-            .get_or_try_init(py, || Dicts::new(py, &self.identity))?;
+            .get_or_try_init(py, || Dicts::new(py, &self.identity).map(Arc::new))?;
         let records = batch.records();
         let later = records.iter().skip(FETCHED_AHEAD);
         let records = {
@@ -136,15 +175,22 @@ impl EventShape {
         &self,
         py: Python<'py>,
         batch: &InFlight<'_>,
-    ) -> Option<PyResult<Bound<'py, PyList>>> {
+        last: &mut LastEvent<'py>,
+    ) -> Option<PyResult<Few<'py>>> {
         let dicts = self.dicts.get(py)?;
         let few = batch.len() <= FEW_RECORDS && !batch.has_window();
         if !few || batch.config().format != Format::Kinesis {
             return None;
         }
         let _pause = CollectorPause::begin(py);
-        let nothing = std::iter::empty();
-        Some(self.records(py, dicts, batch.len(), batch.records(), nothing))
+        let mut later = batch.behind().into_iter();
+        if batch.len() > 1 {
+            let records = self.records(py, dicts, batch.len(), batch.records(), later);
+            return Some(records.map(Few::Several));
+        }
+        let record = batch.records().next()?;
+        later.by_ref().for_each(|later| announce(&later));
+        Some(last.fill(py, self, dicts, &record).map(|()| Few::One))
     }
 
     /// The records of an event; the data of `later` are fetched meanwhile.
@@ -156,38 +202,62 @@ impl EventShape {
         records: impl Iterator<Item = Record<'a>>,
         mut later: impl Iterator<Item = Record<'a>>,
     ) -> PyResult<Bound<'py, PyList>> {
-        let (record_shape, kinesis_shape) = (dicts.record.bind(py), dicts.kinesis.bind(py));
-        let prefix = Ascii::of(self.id_prefix.as_bytes());
         list(py, length, records, |record| {
             if let Some(later) = later.next() {
-                fetch_ahead(later.as_bytes().data_base64);
+                announce(&later);
             }
-            let RecordBytes {
-                key_json,
-                sequence: number,
-                data_base64,
-            } = record.as_bytes();
-            let key = if key_json.contains(&b'\\') {
-                PyString::new(py, &record.key())
-            } else {
-                text(py, key_json)
-            };
-            let kinesis = kinesis_shape.copy()?;
-            kinesis.set_item(&dicts.partition_key, key)?;
-            let (sequence, id) = if let (Some(prefix), Some(number)) = (prefix, Ascii::of(number)) {
-                (join(py, [number]), join(py, [prefix, number]))
-            } else {
-                let id = [self.id_prefix.as_bytes(), number].concat();
-                (text(py, number), text(py, &id))
-            };
-            kinesis.set_item(&dicts.sequence_number, sequence)?;
-            kinesis.set_item(&dicts.data, text(py, data_base64))?;
-            kinesis.set_item(&dicts.arrival, seconds(py, &record))?;
-            let whole = record_shape.copy()?;
-            whole.set_item(&dicts.inner, kinesis)?;
-            whole.set_item(&dicts.event_id, id)?;
+            let (whole, _) = self.record(py, dicts, &record)?;
             Ok(whole)
         })
+    }
+
+    /// A record of the event, and the dict in it.
+    #[inline]
+    fn record<'py>(
+        &self,
+        py: Python<'py>,
+        dicts: &Dicts,
+        record: &Record<'_>,
+    ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+        let kinesis = dicts.kinesis.dict.bind(py).copy()?;
+        let whole = dicts.record.dict.bind(py).copy()?;
+        self.fill(dicts, record, &whole, &kinesis)?;
+        whole.set_item(&dicts.inner, &kinesis)?;
+        Ok((whole, kinesis))
+    }
+
+    /// Fills in what is another one for each record.
+    #[inline]
+    fn fill<'py>(
+        &self,
+        dicts: &Dicts,
+        record: &Record<'_>,
+        whole: &Bound<'py, PyDict>,
+        kinesis: &Bound<'py, PyDict>,
+    ) -> PyResult<()> {
+        let py = whole.py();
+        let RecordBytes {
+            key_json,
+            sequence: number,
+            data_base64,
+        } = record.as_bytes();
+        let key = if key_json.contains(&b'\\') {
+            PyString::new(py, &record.key())
+        } else {
+            text(py, key_json)
+        };
+        kinesis.set_item(&dicts.partition_key, key)?;
+        let prefix = Ascii::of(self.id_prefix.as_bytes());
+        let (sequence, id) = if let (Some(prefix), Some(number)) = (prefix, Ascii::of(number)) {
+            (join(py, [number]), join(py, [prefix, number]))
+        } else {
+            let id = [self.id_prefix.as_bytes(), number].concat();
+            (text(py, number), text(py, &id))
+        };
+        kinesis.set_item(&dicts.sequence_number, sequence)?;
+        kinesis.set_item(&dicts.data, text(py, data_base64))?;
+        kinesis.set_item(&dicts.arrival, seconds(py, record))?;
+        whole.set_item(&dicts.event_id, id)
     }
 
     /// What an event of a tumbling window has beside its records.
@@ -211,6 +281,11 @@ impl EventShape {
             window.is_terminated_early(),
         )
     }
+}
+
+/// Has the processor fetch what will be read of a record.
+fn announce(record: &Record<'_>) {
+    fetch_ahead(record.as_bytes().data_base64);
 }
 
 /// The event of these records.

@@ -4,33 +4,32 @@
 use pyo3::exceptions::PyKeyboardInterrupt;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyList};
 
 use streamcore::{InFlight, Ticket};
 
 use crate::arguments;
 use crate::batch::{Batch, Discard, Outcome};
 use crate::engine::{Engine, Next};
-use crate::event::{self, EventShape};
+use crate::event::{EventShape, Few, LastEvent, of_records};
 
 const SUCCESS: Outcome = Outcome {
     outcome: streamcore::Outcome::Success,
     returned: None,
 };
 
-/// What the event of a batch is to be made of: its records, or the batch.
+/// What the event of a batch is to be made of.
 enum Given<'py> {
-    Records(Bound<'py, PyList>),
+    Records(Few<'py>),
     Failed(Box<PyErr>),
     Batch(Batch),
 }
 
 impl<'py> Given<'py> {
     /// Runs under the engine's lock.
-    fn of(py: Python<'py>, in_flight: InFlight<'_>) -> (Ticket, Self) {
+    fn of(py: Python<'py>, in_flight: InFlight<'_>, last: &mut LastEvent<'py>) -> (Ticket, Self) {
         let ticket = in_flight.ticket();
         let shape = in_flight.attachment::<EventShape>();
-        let given = match shape.and_then(|shape| shape.few_records(py, &in_flight)) {
+        let given = match shape.and_then(|shape| shape.few_records(py, &in_flight, last)) {
             Some(Ok(records)) => Self::Records(records),
             Some(Err(error)) => Self::Failed(Box::new(error)),
             None => Self::Batch(Batch {
@@ -38,14 +37,6 @@ impl<'py> Given<'py> {
             }),
         };
         (ticket, given)
-    }
-
-    fn event(self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        match self {
-            Self::Records(records) => event::of_records(py, records),
-            Self::Batch(batch) => batch.event(py),
-            Self::Failed(error) => Err(*error),
-        }
     }
 }
 
@@ -68,9 +59,10 @@ impl Calls<'_, '_> {
     fn invoke_all(&self, py: Python<'_>, engine: &Engine) -> Result<Option<i64>, Box<PyErr>> {
         let mut now = self.now()?;
         let mut succeeded = None;
+        let mut last = LastEvent::default();
         loop {
             let mut discards = Vec::new();
-            let given = |in_flight: InFlight<'_>| Given::of(py, in_flight);
+            let given = |in_flight: InFlight<'_>| Given::of(py, in_flight, &mut last);
             let next = engine.succeed_and_next(py, succeeded, now, &mut discards, given)?;
             succeeded = None;
             let (ticket, given) = match next {
@@ -86,7 +78,7 @@ impl Calls<'_, '_> {
                 }
             };
             // Whatever is raised on the way, the batch is finished first, so that its lane never hangs, and no discard is lost.
-            let (outcome, mut raised) = self.outcome(py, engine, ticket, given);
+            let (outcome, mut raised) = self.outcome(py, engine, ticket, given, &mut last);
             match self.now() {
                 Ok(instant) => now = instant,
                 Err(error) => raised = raised.and(Err(error.into())),
@@ -121,14 +113,15 @@ impl Calls<'_, '_> {
 
     /// What became of the batch, None for success, and what is to be raised when it is finished.
     #[inline]
-    fn outcome(
+    fn outcome<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         engine: &Engine,
         ticket: Ticket,
-        given: Given<'_>,
+        given: Given<'py>,
+        last: &mut LastEvent<'py>,
     ) -> (Option<Box<Outcome>>, Raised) {
-        match self.invoke(py, engine, ticket, given) {
+        match self.invoke(py, engine, ticket, given, last) {
             Ok(outcome) => (outcome, Ok(())),
             Err(error) => self.failed(py, error),
         }
@@ -149,15 +142,30 @@ impl Calls<'_, '_> {
     }
 
     #[inline]
-    fn invoke(
+    fn invoke<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         engine: &Engine,
         ticket: Ticket,
-        given: Given<'_>,
+        given: Given<'py>,
+        last: &mut LastEvent<'py>,
     ) -> Result<Option<Box<Outcome>>, Box<PyErr>> {
-        let has_window = matches!(&given, Given::Batch(batch) if batch.batch.window().is_some());
-        let value = self.handler.call1((given.event(py)?,))?;
+        let mut has_window = false;
+        let value = match given {
+            Given::Records(Few::One) => {
+                let value = self.handler.call1((last.event(py)?,));
+                last.keep();
+                value
+            }
+            Given::Records(Few::Several(records)) => {
+                self.handler.call1((of_records(py, records)?,))
+            }
+            Given::Failed(error) => Err(*error),
+            Given::Batch(batch) => {
+                has_window = batch.batch.window().is_some();
+                self.handler.call1((batch.event(py)?,))
+            }
+        }?;
         if value.is_none() && !has_window {
             return Ok(None);
         }

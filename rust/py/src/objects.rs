@@ -55,6 +55,54 @@ impl Drop for CollectorPause<'_> {
     }
 }
 
+/// An item that a dict is to have.
+pub(crate) type Item = (Py<PyString>, Value);
+
+/// A value that a dict is to have.
+pub(crate) enum Value {
+    /// Always this one.
+    Always(Py<PyAny>),
+    /// A text or a number, which to let go of runs no Python code.
+    Plain,
+    /// The list or the dict in it.
+    Inner,
+}
+
+/// Whether a dict has these items and no others, in this order, and this inner value: the same objects.
+#[inline]
+pub(crate) fn has_items(
+    dict: &Bound<'_, PyDict>,
+    items: &[Item],
+    inner: Option<&Bound<'_, PyAny>>,
+) -> bool {
+    let inner = inner.map_or(std::ptr::null_mut(), Bound::as_ptr);
+    let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+    dict.len() == items.len()
+        && items.iter().all(|(expected, kind)| {
+            // SAFETY: the dict is valid, and nothing changes it meanwhile, since no Python code runs here. Key and value, which it keeps,
+            // are valid where 1 is returned; they are compared, and asked for their types.
+            unsafe {
+                ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) == 1
+                    && key == expected.as_ptr()
+                    && match kind {
+                        Value::Always(always) => value == always.as_ptr(),
+                        Value::Inner => value == inner,
+                        Value::Plain => {
+                            ffi::PyUnicode_CheckExact(value) != 0
+                                || ffi::PyFloat_CheckExact(value) != 0
+                                || ffi::PyLong_CheckExact(value) != 0
+                        }
+                    }
+            }
+        })
+}
+
+/// How many references there are to an object.
+pub(crate) fn references(object: &Bound<'_, PyAny>) -> isize {
+    // SAFETY: the object is valid.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) }
+}
+
 fn size(length: usize) -> ffi::Py_ssize_t {
     ffi::Py_ssize_t::try_from(length).expect("nothing in memory is larger than half of it")
 }

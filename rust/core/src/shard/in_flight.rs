@@ -71,6 +71,15 @@ impl<'a> InFlight<'a> {
         self.shard.buffer.records(runs)
     }
 
+    /// The first record of the lane that is in no batch yet: the one to be read next of the lane, if all goes well.
+    #[must_use]
+    pub fn behind(&self) -> Option<Record<'_>> {
+        let front = self.shard.lanes[self.lane].queue.front()?;
+        let leaf = &self.shard.buffer.slot(front.slot).leaf;
+        let index = leaf.order[to_usize(front.start)];
+        Some(leaf.page.record(to_usize(index)))
+    }
+
     /// The batch, to keep it, or to read it when the engine is not borrowed any more.
     #[must_use]
     pub fn batch(self) -> Batch {
