@@ -182,6 +182,8 @@ impl Shard {
         if self.trace.is_some() {
             let batch = self.share(index);
             self.note(|| handed_out(number, &batch));
+            drop(batch);
+            self.unshare(index);
         }
     }
 
@@ -214,10 +216,7 @@ impl Shard {
             self.check_returned(index, returned)?;
         }
         self.heads.set_state(index, LaneState::Ready);
-        let lane = &mut self.lanes[index];
-        if let Some(shared) = lane.in_flight.take() {
-            lane.spare = shared.into_spare();
-        }
+        self.unshare(index);
         self.batches_ended += 1;
         self.count_finished(index, &outcome, records, now);
         match outcome {

@@ -4,6 +4,7 @@
 //! long as the shard is borrowed, and no reference is counted.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use super::Shard;
 use super::dispatch::lane_number;
@@ -124,9 +125,17 @@ impl Shard {
         };
         let batch = match lane.spare.take() {
             Some(spare) => spare.again(call, records, window),
-            None => Batch::new(self.info.clone(), call, records, window),
+            None => Batch::new(Arc::clone(&self.info), call, records, window),
         };
         lane.in_flight = Some(batch.clone());
         batch
+    }
+
+    /// The lane needs its batch in flight no more.
+    pub(super) fn unshare(&mut self, index: usize) {
+        let lane = &mut self.lanes[index];
+        if let Some(shared) = lane.in_flight.take() {
+            lane.spare = shared.into_spare();
+        }
     }
 }
