@@ -421,6 +421,10 @@ impl Engine {
     // ---- batches ----
 
     /// The next thing to do, or when to ask again. Never waits.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is of one lifetime"
+    )]
     pub fn take(&mut self, now: i64) -> Taken {
         self.take_with(now, |in_flight| in_flight.batch())
     }

@@ -1,7 +1,7 @@
 //! The engine behind one lock, with one wake-up: the only ones there are.
 //!
 //! Calls first try the lock with the interpreter held and let go of it only to wait: a thread that lets go beside busy Python threads
-//! comes back milliseconds later. No Python code runs, and no Python object is dropped, while the lock is held.
+//! comes back milliseconds later. No Python code runs while the lock is held, and no Python object is dropped but texts and numbers.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use streamcore::{
 };
 
 use crate::arguments::{self, mapping_config, mapping_identity, starting};
-use crate::batch::{Batch, Discard, Finished, Outcome};
+use crate::batch::{Batch, Discard, Finished, Outcome, SUCCESS};
 use crate::checkpoint::Checkpoint;
 use crate::errors::{broken, checkpoint_error, config, forked, usage_error};
 use crate::event::EventShape;
@@ -224,13 +224,20 @@ impl Engine {
         &self,
         py: Python<'_>,
         ticket: Ticket,
-        Outcome { outcome, returned }: Outcome,
+        outcome: &Outcome,
         now: i64,
-    ) -> PyResult<streamcore::Finished> {
-        self.call(py, |state| {
+    ) -> Result<streamcore::Finished, Box<PyErr>> {
+        let mut state = self.lock(py)?;
+        let finished = if *outcome == SUCCESS {
+            let success = streamcore::Outcome::Success;
+            state.core.finish(ticket, success, None, now)
+        } else {
+            let Outcome { outcome, returned } = outcome.clone();
             state.core.finish(ticket, outcome, returned, now)
-        })?
-        .map_err(|error| usage_error(&error))
+        };
+        let news = state.news(py);
+        self.tell(py, state, news);
+        finished.map_err(|error| Box::new(usage_error(&error)))
     }
 
     /// Lets go of the lock and tells the news: wakes a waiter for each thing that has become ready, and calls back.
@@ -416,6 +423,10 @@ impl Engine {
             .map_err(|error| usage_error(&error))
     }
 
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is of one lifetime"
+    )]
     fn take(
         &self,
         py: Python<'_>,
@@ -435,8 +446,9 @@ impl Engine {
         outcome: &Outcome,
         #[pyo3(from_py_with = arguments::now)] now: i64,
     ) -> PyResult<Py<Finished>> {
-        let finished = self.end_batch(py, Ticket::from_u64(ticket), outcome.clone(), now)?;
-        Finished::new(py, finished)
+        let ticket = Ticket::from_u64(ticket);
+        let finished = self.end_batch(py, ticket, outcome, now);
+        Finished::new(py, finished.map_err(|error| *error)?)
     }
 
     #[pyo3(signature = (handler, clock, on_discard, on_error = None))]

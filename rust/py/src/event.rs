@@ -136,6 +136,7 @@ impl EventShape {
         py: Python<'py>,
         batch: &streamcore::Batch,
     ) -> PyResult<Bound<'py, PyDict>> {
+        let _pause = (batch.len() >= COLLECTED_RECORDS).then(|| CollectorPause::begin(py));
         match batch.config().format {
             Format::Kinesis => self.kinesis(py, batch),
             Format::DynamoDb => {
@@ -156,10 +157,7 @@ impl EventShape {
             .get_or_try_init(py, || Dicts::new(py, &self.identity).map(Arc::new))?;
         let records = batch.records();
         let later = records.iter().skip(FETCHED_AHEAD);
-        let records = {
-            let _pause = (records.len() >= COLLECTED_RECORDS).then(|| CollectorPause::begin(py));
-            self.records(py, dicts, records.len(), records.iter(), later)?
-        };
+        let records = self.records(py, dicts, records.len(), records.iter(), later)?;
         let event = of_records(py, records)?;
         if let Some(window) = batch.window() {
             self.set_window(&event, window)?;
@@ -182,14 +180,17 @@ impl EventShape {
         if !few || batch.config().format != Format::Kinesis {
             return None;
         }
+        // What the lane has next is read soon too, and is far away now.
+        if let Some(next) = batch.behind() {
+            fetch_ahead(next.as_bytes().data_base64);
+        }
         let _pause = CollectorPause::begin(py);
-        let mut later = batch.behind().into_iter();
         if batch.len() > 1 {
+            let later = batch.records().skip(FETCHED_AHEAD);
             let records = self.records(py, dicts, batch.len(), batch.records(), later);
             return Some(records.map(Few::Several));
         }
         let record = batch.records().next()?;
-        later.by_ref().for_each(|later| announce(&later));
         Some(last.fill(py, self, dicts, &record).map(|()| Few::One))
     }
 
@@ -202,11 +203,12 @@ impl EventShape {
         records: impl Iterator<Item = Record<'a>>,
         mut later: impl Iterator<Item = Record<'a>>,
     ) -> PyResult<Bound<'py, PyList>> {
+        let prefix = self.prefix();
         list(py, length, records, |record| {
             if let Some(later) = later.next() {
-                announce(&later);
+                fetch_ahead(later.as_bytes().data_base64);
             }
-            let (whole, _) = self.record(py, dicts, &record)?;
+            let (whole, _) = self.record(py, dicts, &record, prefix)?;
             Ok(whole)
         })
     }
@@ -218,24 +220,31 @@ impl EventShape {
         py: Python<'py>,
         dicts: &Dicts,
         record: &Record<'_>,
+        prefix: Option<Ascii<'_>>,
     ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
         let kinesis = dicts.kinesis.dict.bind(py).copy()?;
+        let id = self.fill(dicts, record, prefix, &kinesis)?;
         let whole = dicts.record.dict.bind(py).copy()?;
-        self.fill(dicts, record, &whole, &kinesis)?;
         whole.set_item(&dicts.inner, &kinesis)?;
+        whole.set_item(&dicts.event_id, id)?;
         Ok((whole, kinesis))
     }
 
-    /// Fills in what is another one for each record.
+    /// The prefix of an `eventID`, where it is ASCII.
+    fn prefix(&self) -> Option<Ascii<'_>> {
+        Ascii::of(self.id_prefix.as_bytes())
+    }
+
+    /// Fills in what is another one for each record, and gives its `eventID`.
     #[inline]
     fn fill<'py>(
         &self,
         dicts: &Dicts,
         record: &Record<'_>,
-        whole: &Bound<'py, PyDict>,
+        prefix: Option<Ascii<'_>>,
         kinesis: &Bound<'py, PyDict>,
-    ) -> PyResult<()> {
-        let py = whole.py();
+    ) -> PyResult<Bound<'py, PyString>> {
+        let py = kinesis.py();
         let RecordBytes {
             key_json,
             sequence: number,
@@ -247,7 +256,6 @@ impl EventShape {
             text(py, key_json)
         };
         kinesis.set_item(&dicts.partition_key, key)?;
-        let prefix = Ascii::of(self.id_prefix.as_bytes());
         let (sequence, id) = if let (Some(prefix), Some(number)) = (prefix, Ascii::of(number)) {
             (join(py, [number]), join(py, [prefix, number]))
         } else {
@@ -257,7 +265,7 @@ impl EventShape {
         kinesis.set_item(&dicts.sequence_number, sequence)?;
         kinesis.set_item(&dicts.data, text(py, data_base64))?;
         kinesis.set_item(&dicts.arrival, seconds(py, record))?;
-        whole.set_item(&dicts.event_id, id)
+        Ok(id)
     }
 
     /// What an event of a tumbling window has beside its records.
@@ -281,11 +289,6 @@ impl EventShape {
             window.is_terminated_early(),
         )
     }
-}
-
-/// Has the processor fetch what will be read of a record.
-fn announce(record: &Record<'_>) {
-    fetch_ahead(record.as_bytes().data_base64);
 }
 
 /// The event of these records.

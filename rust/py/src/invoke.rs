@@ -8,14 +8,9 @@ use pyo3::sync::PyOnceLock;
 use streamcore::{InFlight, Ticket};
 
 use crate::arguments;
-use crate::batch::{Batch, Discard, Outcome};
+use crate::batch::{Batch, Discard, Outcome, SUCCESS};
 use crate::engine::{Engine, Next};
 use crate::event::{EventShape, Few, LastEvent, of_records};
-
-const SUCCESS: Outcome = Outcome {
-    outcome: streamcore::Outcome::Success,
-    returned: None,
-};
 
 /// What the event of a batch is to be made of.
 enum Given<'py> {
@@ -25,7 +20,7 @@ enum Given<'py> {
 }
 
 impl<'py> Given<'py> {
-    /// Runs under the engine's lock.
+    /// Runs under the engine's lock, with the collector paused: no Python code.
     fn of(py: Python<'py>, in_flight: InFlight<'_>, last: &mut LastEvent<'py>) -> (Ticket, Self) {
         let ticket = in_flight.ticket();
         let shape = in_flight.attachment::<EventShape>();
@@ -91,7 +86,7 @@ impl Calls<'_, '_> {
                 succeeded = Some(ticket);
                 continue;
             }
-            let outcome = outcome.map_or(SUCCESS, |outcome| *outcome);
+            let outcome = outcome.as_deref().unwrap_or(&SUCCESS);
             let finished = engine.end_batch(py, ticket, outcome, now)?;
             self.tell_all(finished.discards, raised)?;
         }

@@ -13,6 +13,7 @@ use crate::buffer::to_usize;
 use crate::config::{Attachment, ShardConfig};
 use crate::page::Record;
 use crate::records::Records;
+use crate::retry::Work;
 use crate::stats::LaneState;
 
 /// A batch that has been handed out and that nobody shares, see [`Engine::take_with`](crate::Engine::take_with).
@@ -68,7 +69,7 @@ impl<'a> InFlight<'a> {
     /// The records in order.
     pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
         let work = self.shard.lanes[self.lane].work.iter();
-        let runs = work.flat_map(|work| work.top_runs());
+        let runs = work.flat_map(Work::top_runs);
         self.shard.buffer.records(runs)
     }
 

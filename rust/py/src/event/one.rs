@@ -51,9 +51,10 @@ impl<'py> LastEvent<'py> {
             && Arc::ptr_eq(&one.dicts, dicts)
             && one.is_alone()
         {
-            return shape.fill(dicts, record, &one.record, &one.kinesis);
+            let id = shape.fill(dicts, record, shape.prefix(), &one.kinesis)?;
+            return one.record.set_item(&dicts.event_id, id);
         }
-        let (record, kinesis) = shape.record(py, dicts, record)?;
+        let (record, kinesis) = shape.record(py, dicts, record, shape.prefix())?;
         let records = list(py, 1, std::iter::once(record.clone()), Ok)?;
         self.old = self.one.replace(One {
             dicts: Arc::clone(dicts),
