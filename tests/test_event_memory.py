@@ -116,7 +116,9 @@ print("done")
 @pytest.mark.parametrize("script", [SCRIPT, ONES], ids=["batches", "one record each"])
 def test_pythons_debug_allocator_finds_nothing_wrong_with_events(script: str) -> None:
     environment = {**os.environ, "PYTHONMALLOC": "debug"}
-    done = subprocess.run([sys.executable, "-P", "-X", "dev", "-c", script], capture_output=True, text=True, check=False, env=environment, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-P", "-X", "dev", "-c", script], capture_output=True, text=True, check=False, env=environment, timeout=120
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 

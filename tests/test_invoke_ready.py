@@ -268,7 +268,9 @@ def event_of(arn: str, shard_id: str, record: tuple[str, bytes, int, str]) -> st
 def test_each_event_is_as_new_whatever_the_handler_did_with_the_one_before(shards: int, seed: int) -> None:
     rng = random.Random(seed)
     engine = Engine()
-    records = [(rng.choice(["a", "b", '"', "\u00e9"]), rng.randbytes(number % 9), NOW + number * 250, str(number)) for number in range(1, 601)]
+    records = [
+        (rng.choice(["a", "b", '"', "\u00e9"]), rng.randbytes(number % 9), NOW + number * 250, str(number)) for number in range(1, 601)
+    ]
     expected: dict[str, str] = {}
     for number in range(shards):
         arn, shard_id = f"arn:aws:kinesis:us-east-{number}:123456789012:stream/orders", f"shard-{number}"
