@@ -6,7 +6,9 @@ import copy
 import gc
 import json
 import random
+import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -365,3 +367,32 @@ def test_whoever_calls_the_engine_from_a_handler_or_the_collector_finds_it_free(
     numbers = sorted(int(record["kinesis"]["sequenceNumber"]) for event in kept + taken for record in event["Records"])
     assert numbers == list(range(1, 201))
     assert engine.stats(shard).succeeded == 200
+
+
+def test_threads_that_invoke_side_by_side_share_no_event() -> None:
+    engine, shard = one_shard(batch_size=1, parallelization_factor=10)
+    engine.offer(shard, page(*range(1, 2001)), NOW)
+    came: list[int] = []
+
+    def handler(event: dict[str, Any]) -> None:
+        (record,) = event["Records"]
+        number = record["kinesis"]["sequenceNumber"]
+        for _ in range(20):  # the other threads have their turns here
+            assert (record["eventID"], record["kinesis"]["partitionKey"]) == (f"shardId-000000000000:{number}", f"key-{number}")
+        came.append(int(number))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            calls = [threads.submit(engine.invoke_ready, handler, lambda: NOW, nothing, raise_it) for _ in range(4)]
+        for call in calls:
+            call.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(came) == list(range(1, 2001))
+    assert engine.stats(shard).succeeded == 2000
+
+
+def raise_it(error: BaseException) -> None:
+    raise error
