@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import gc, json
 from streamcore import Engine, EventSourceMapping, Page
@@ -68,9 +70,55 @@ print("done")
 """
 
 
-def test_pythons_debug_allocator_finds_nothing_wrong_with_events() -> None:
+ONES = """
+import gc, random
+from streamcore import Engine, EventSourceMapping, Page
+
+NOW, RECORDS, rng = 1_700_000_000_000, 2000, random.Random(1)
+engine = Engine()
+mapping = EventSourceMapping(starting_position="TRIM_HORIZON", batch_size=1, parallelization_factor=10)
+shard = engine.add_shard(mapping, "shard", now=NOW)
+records = [(f"k{number % 50}", b"d" * (number % 97), NOW + number, str(number)) for number in range(1, RECORDS + 1)]
+engine.offer(shard, Page.from_records(records), NOW)
+kept, came = [], 0
+
+def look(phase, _info):
+    assert engine.stats(shard).in_flight <= 1
+
+def handler(event):
+    global came
+    came += 1
+    record = event["Records"][0]
+    number = int(record["kinesis"]["sequenceNumber"])
+    assert record["kinesis"]["approximateArrivalTimestamp"] == (NOW + number) / 1000
+    assert record["eventID"] == f"shard:{number}" and len(record) == 8 and len(record["kinesis"]) == 5
+    chosen = rng.randrange(12)
+    if chosen < 4:
+        kept.append([event, event["Records"], record, record["kinesis"]][chosen])
+    elif chosen == 4:
+        record["kinesis"].clear()
+    elif chosen == 5:
+        event["Records"].clear()
+    elif chosen == 6:
+        record["kinesis"]["data"] = event
+    if len(kept) > 20:
+        kept.pop(rng.randrange(20))
+
+gc.callbacks.append(look)
+gc.set_threshold(5)
+engine.invoke_ready(handler, lambda: NOW, print)
+gc.callbacks.clear()
+assert came == RECORDS == engine.stats(shard).succeeded
+print("done")
+"""
+
+
+@pytest.mark.parametrize("script", [SCRIPT, ONES], ids=["batches", "one record each"])
+def test_pythons_debug_allocator_finds_nothing_wrong_with_events(script: str) -> None:
     environment = {**os.environ, "PYTHONMALLOC": "debug"}
-    done = subprocess.run([sys.executable, "-P", "-X", "dev", "-c", SCRIPT], capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(
+        [sys.executable, "-P", "-X", "dev", "-c", script], capture_output=True, text=True, check=False, env=environment, timeout=120
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import json
 import random
+import sys
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from engines import NOW, mapping, one_shard, page, wait_until
-from streamcore import Answer, Discard, Engine, Page, Wait, interpret
+from engines import NOW, mapping, one_shard, page, take, wait_until
+from streamcore import Answer, Discard, Engine, Outcome, Page, Wait, interpret
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,3 +214,185 @@ def test_an_instant_that_is_none_is_an_error_that_leaves_nothing_in_flight() -> 
         engine.invoke_ready(nothing, lambda: "now", nothing)  # type: ignore[arg-type, return-value]
     assert engine.stats(shard).in_flight == 0
     assert engine.stats(shard).held_records == 1, "it was not handed out"
+
+
+def put_back_in_another_order(event: dict[str, Any]) -> None:
+    record = event["Records"][0]
+    record["eventSource"] = record.pop("eventSource")
+
+
+def swap(event: dict[str, Any]) -> None:
+    record = event["Records"][0]
+    record["eventID"], record["kinesis"] = record["kinesis"], record["eventID"]
+
+
+# What handlers do with an event. What they keep is what they give back.
+CHANGES: list[Callable[[dict[str, Any]], object]] = [
+    nothing,
+    nothing,
+    nothing,
+    lambda event: event,
+    lambda event: event["Records"],
+    lambda event: event["Records"][0],
+    lambda event: event["Records"][0]["kinesis"],
+    lambda event: list(event["Records"][0]["kinesis"].values()),
+    lambda event: iter(event["Records"][0]["kinesis"].items()),
+    lambda event: event.clear(),
+    lambda event: event.update(more=1),
+    lambda event: event["Records"].append(event["Records"][0]),
+    lambda event: event["Records"].clear(),
+    lambda event: event["Records"].insert(0, {}),
+    lambda event: event["Records"].reverse(),
+    lambda event: event["Records"][0].update(eventName="another"),
+    lambda event: event["Records"][0].update(more=[event]),
+    lambda event: event["Records"][0].pop("awsRegion"),
+    lambda event: event["Records"][0].update(kinesis=dict(event["Records"][0]["kinesis"])),
+    lambda event: event["Records"][0]["kinesis"].update(data=b"decoded"),
+    lambda event: event["Records"][0]["kinesis"].update(data="another text"),
+    lambda event: event["Records"][0]["kinesis"].update(kinesisSchemaVersion="2.0"),
+    lambda event: event["Records"][0]["kinesis"].update(more=event),
+    put_back_in_another_order,
+    swap,
+    lambda event: event["Records"][0]["kinesis"]["no such name"],
+]
+
+
+def event_of(arn: str, shard_id: str, record: tuple[str, bytes, int, str]) -> str:
+    """Return the event of a batch of one record, made from its JSON."""
+    engine = Engine()
+    shard = engine.add_shard(mapping(batch_size=1, event_source_arn=arn), shard_id, now=NOW)
+    engine.offer(shard, Page.from_records([record]), NOW)
+    return json.dumps(json.loads(take(engine).json()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("shards", [1, 2])
+def test_each_event_is_as_new_whatever_the_handler_did_with_the_one_before(shards: int, seed: int) -> None:
+    rng = random.Random(seed)
+    engine = Engine()
+    records = [
+        (rng.choice(["a", "b", '"', "\u00e9"]), rng.randbytes(number % 9), NOW + number * 250, str(number)) for number in range(1, 601)
+    ]
+    expected: dict[str, str] = {}
+    for number in range(shards):
+        arn, shard_id = f"arn:aws:kinesis:us-east-{number}:123456789012:stream/orders", f"shard-{number}"
+        parameters = {"batch_size": 1, "parallelization_factor": 3, "maximum_retry_attempts": 0, "event_source_arn": arn}
+        engine.offer(engine.add_shard(mapping(**parameters), shard_id, now=NOW), Page.from_records(records), NOW)
+        expected |= {f"{shard_id}:{record[3]}": event_of(arn, shard_id, record) for record in records}
+    came: dict[str, str] = {}
+    kept: list[tuple[object, object]] = []
+
+    def handler(event: dict[str, Any]) -> None:
+        came[event["Records"][0]["eventID"]] = json.dumps(event)
+        found = rng.choice(CHANGES)(event)
+        if isinstance(found, (dict, list)):
+            kept.append((found, copy.deepcopy(found)))
+
+    engine.invoke_ready(handler, lambda: NOW, lambda discard: engine.confirm(discard.id, "given_up"), nothing)
+    assert came == expected, seed
+    assert kept
+    assert all(now == then for now, then in kept), (seed, "nobody fills in what the handler has kept")
+
+
+def test_what_a_handler_puts_into_an_event_goes_when_the_handler_has_returned() -> None:
+    class Thing:
+        pass
+
+    engine, _ = one_shard(1, 2, 3, 4, batch_size=1)
+    things: list[weakref.ref[Thing]] = []
+    gone: list[bool] = []
+
+    def handler(event: dict[str, Any]) -> None:
+        thing = Thing()
+        things.append(weakref.ref(thing))
+        event["Records"][0]["kinesis"]["data"] = thing
+
+    def clock() -> int:
+        gone.extend(thing() is None for thing in things)
+        return NOW
+
+    engine.invoke_ready(handler, clock, nothing)
+    assert (len(things), all(gone)) == (4, True)
+
+
+def test_an_event_that_nobody_keeps_is_used_again_and_goes_with_the_call() -> None:
+    engine, _ = one_shard(*range(1, 101), batch_size=1)
+    lists: list[int] = []
+    before = len(gc.get_objects())
+    engine.invoke_ready(lambda event: lists.append(id(event["Records"])), lambda: NOW, nothing)
+    assert len(set(lists[1:])) == 1, "the first event of a shard is made apart"
+    assert len(gc.get_objects()) < before + 50, "nothing is left of the events"
+
+
+def test_a_shard_that_its_handler_removes_takes_no_answer() -> None:
+    engine, shard = one_shard(1, 2, batch_size=1, key=None, function_response_types=("ReportBatchItemFailures",))
+
+    def handler(event: dict[str, Any]) -> object:
+        engine.remove(shard)
+        return {"batchItemFailures": [{"itemIdentifier": event["Records"][0]["kinesis"]["sequenceNumber"]}]}
+
+    assert engine.invoke_ready(handler, lambda: NOW, nothing) is None
+    assert engine.done
+
+
+def test_whoever_calls_the_engine_from_a_handler_or_the_collector_finds_it_free() -> None:
+    engine, shard = one_shard(*range(1, 201), batch_size=1, key=None, parallelization_factor=5)
+    kept: list[dict[str, Any]] = []
+    taken: list[dict[str, Any]] = []
+    collections = 0
+
+    def handler(event: dict[str, Any]) -> None:
+        kept.append(event)
+        if len(kept) < 50:
+            batch = take(engine)
+            taken.append(batch.event())
+            engine.finish(batch.ticket, Outcome.success(), NOW)
+        elif len(kept) == 50:
+            engine.invoke_ready(kept.append, lambda: NOW, nothing)
+
+    def look(_phase: str, _info: dict[str, int]) -> None:
+        nonlocal collections
+        collections += 1
+        assert engine.stats(shard).in_flight <= 3
+
+    thresholds = gc.get_threshold()
+    gc.callbacks.append(look)
+    gc.set_threshold(1)
+    try:
+        engine.invoke_ready(handler, lambda: NOW, nothing)
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(look)
+    assert collections > len(kept), "the collector runs as often as events are kept"
+    numbers = sorted(int(record["kinesis"]["sequenceNumber"]) for event in kept + taken for record in event["Records"])
+    assert numbers == list(range(1, 201))
+    assert engine.stats(shard).succeeded == 200
+
+
+def test_threads_that_invoke_side_by_side_share_no_event() -> None:
+    engine, shard = one_shard(batch_size=1, parallelization_factor=10)
+    engine.offer(shard, page(*range(1, 2001)), NOW)
+    came: list[int] = []
+
+    def handler(event: dict[str, Any]) -> None:
+        (record,) = event["Records"]
+        number = record["kinesis"]["sequenceNumber"]
+        for _ in range(20):  # the other threads have their turns here
+            assert (record["eventID"], record["kinesis"]["partitionKey"]) == (f"shardId-000000000000:{number}", f"key-{number}")
+        came.append(int(number))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            calls = [threads.submit(engine.invoke_ready, handler, lambda: NOW, nothing, raise_it) for _ in range(4)]
+        for call in calls:
+            call.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert sorted(came) == list(range(1, 2001))
+    assert engine.stats(shard).succeeded == 2000
+
+
+def raise_it(error: BaseException) -> None:
+    raise error

@@ -666,7 +666,7 @@ class Engine:
         fails the batch; a KeyboardInterrupt is raised here, and its batch spends no attempt.
 
         Args:
-            handler: called with a fresh event each time.
+            handler: called with the event of each batch. It may keep and change what it gets; dicts that it has left alone are used again.
             clock: gives the instant in milliseconds; called once at the beginning and after each batch.
             on_discard: called with each discard, which waits for `confirm`.
             on_error: called with what the handler raised; without it that goes to `sys.unraisablehook`.

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 pub(crate) use self::relief::Moved;
 use crate::lanes::lane;
-use crate::page::{ENTRY_BYTES, Page};
+use crate::page::{ENTRY_BYTES, Page, Record};
 use crate::position::Position;
 
 /// Index of a slot of the buffer.
@@ -217,6 +217,18 @@ impl Buffer {
         self.slots[to_usize(id)]
             .as_mut()
             .expect("a run points to a held page")
+    }
+
+    /// The records of these runs.
+    pub(crate) fn records(
+        &self,
+        runs: impl Iterator<Item = Run>,
+    ) -> impl Iterator<Item = Record<'_>> {
+        runs.flat_map(|run| {
+            let leaf = &*self.slot(run.slot).leaf;
+            let indices = leaf.order[run.range()].iter();
+            indices.map(|index| leaf.page.record(to_usize(*index)))
+        })
     }
 
     /// Takes a page in. `lanes` has each record's lane, or [`NO_LANE`] for one that is complete already. None if

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::batch::{HANDLE_MAX, Outcome, Ticket};
+use crate::batch::{Batch, HANDLE_MAX, Outcome, Ticket};
 use crate::buffer::{LANES_MAX, to_usize};
 use crate::checkpoint::Checkpoint;
 use crate::config::{MappingConfig, ShardConfig};
@@ -19,7 +19,7 @@ use crate::discard::{Confirmation, DiscardId};
 use crate::error::UsageError;
 use crate::filter::{Sieve, Sifted};
 use crate::page::Page;
-use crate::shard::{Finished, Offered, Shard, Snapshot, Standing, Task, Want};
+use crate::shard::{Finished, InFlight, Offered, Shard, Snapshot, Standing, Task, Want};
 use crate::stats::ShardStats;
 use crate::trace::Event;
 use crate::window::ReturnedState;
@@ -31,9 +31,9 @@ const PAGE_BYTES_EXPECTED: usize = 64 << 10;
 
 /// What [`Engine::take`] gives.
 #[derive(Debug, Clone)]
-pub enum Taken {
+pub enum Taken<T = Batch> {
     /// Do this.
-    Task(Task),
+    Task(Task<T>),
     /// Nothing may run now; ask again at this instant, or when something else happens.
     Wait(Option<i64>),
 }
@@ -421,7 +421,41 @@ impl Engine {
     // ---- batches ----
 
     /// The next thing to do, or when to ask again. Never waits.
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is of one lifetime"
+    )]
     pub fn take(&mut self, now: i64) -> Taken {
+        self.take_with(now, |in_flight| in_flight.batch())
+    }
+
+    /// [`Self::take`] with what `read` makes of a batch in its place.
+    ///
+    /// For those who need its records only at once: a batch that is not shared counts no references and takes no lock. What else is
+    /// needed of it while it is in flight, [`Self::batch`] gives.
+    ///
+    /// ```
+    /// # use streamcore::{CheckpointKey, Engine, MappingConfig, MappingIdentity, Outcome, PageBuilder, ShardConfig, Taken, Task};
+    /// # let key = CheckpointKey { mapping_uuid: "m".into(), stream_identity: "s".into(), shard_id: "shardId-0".into() };
+    /// # let mut engine = Engine::default();
+    /// # let config = ShardConfig::new(key, MappingIdentity::default(), MappingConfig::default());
+    /// # let shard = engine.add_shard(config, None)?;
+    /// # let mut builder = PageBuilder::new();
+    /// # builder.push("ann", b"1", 0, Some("7"))?;
+    /// # builder.push("bob", b"2", 0, Some("9"))?;
+    /// # engine.offer(shard, builder.finish(), None, 0)?;
+    /// let taken = engine.take_with(0, |in_flight| {
+    ///     let keys: Vec<_> = in_flight.records().map(|record| record.key().into_owned()).collect();
+    ///     (in_flight.ticket(), keys)
+    /// });
+    /// let Taken::Task(Task::Run((ticket, keys))) = taken else { panic!("a batch is ready") };
+    /// assert_eq!(keys, ["ann", "bob"]);
+    /// assert_eq!(engine.batch(ticket).map(|batch| batch.len()), Some(2));
+    /// engine.finish(ticket, Outcome::Success, None, 0)?;
+    /// assert!(engine.batch(ticket).is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn take_with<T>(&mut self, now: i64, read: impl FnOnce(InFlight<'_>) -> T) -> Taken<T> {
         while let Some(Reverse((at, shard))) = self.timers.peek().copied() {
             if at > now {
                 break;
@@ -451,18 +485,25 @@ impl Engine {
             }
             place.queued = false;
             self.turn.next(shard, now);
-            let task = self.step_at(at, |place| place.shard.take(now));
-            if matches!(task, Some(Task::Run(_))) {
+            let task = self.step_at(at, |place| place.shard.next(now));
+            if let Some(Task::Run(lane)) = task {
                 self.mappings[mapping].running += 1;
-            } else {
-                // It has not used the place that it was let go for.
-                self.release_waiting(mapping);
+                let in_flight = InFlight::new(&mut self.places.0[at].1.shard, lane);
+                return Taken::Task(Task::Run(read(in_flight)));
             }
-            if let Some(task) = task {
-                return Taken::Task(task);
+            // It has not used the place that it was let go for.
+            self.release_waiting(mapping);
+            if let Some(Task::Deliver(discard)) = task {
+                return Taken::Task(Task::Deliver(discard));
             }
         }
         Taken::Wait(self.next_wake())
+    }
+
+    /// The batch in flight that a ticket names; None where it is finished, or its shard is gone.
+    pub fn batch(&mut self, ticket: Ticket) -> Option<Batch> {
+        let place = self.places.get_mut(ticket.shard()).ok()?;
+        place.shard.batch(ticket)
     }
 
     /// Says how a batch went.

@@ -5,13 +5,14 @@
 //! Everything that is not determined by its input is an argument: the time, pages, outcomes, the seed.
 //!
 //! The calls of intake, checkpoint and life cycle stand here; `dispatch` hands out and finishes, `counting` counts that, `windows` opens and
-//! closes tumbling windows, `relief` frees what stuck lanes keep, `invariants` counts anew.
+//! closes tumbling windows, `in_flight` says what a batch in flight is, `relief` frees what stuck lanes keep, `invariants` counts anew.
 //!
 //! Owns invariants I1 (every record ends as succeeded, discarded or expired), I3 and I4 (order and one batch a lane).
 
 mod counting;
 mod dispatch;
 mod heads;
+mod in_flight;
 mod invariants;
 mod relief;
 mod windows;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 
 use self::counting::Sent;
 use self::heads::Heads;
+pub use self::in_flight::InFlight;
 use crate::assemble::{LaneQueue, Limits};
 use crate::batch::{Batch, ShardInfo};
 use crate::buffer::{Buffer, NO_LANE, Run, to_usize};
@@ -66,9 +68,9 @@ pub struct Want {
 
 /// What [`Shard::take`] gives: something to run, or something to deliver.
 #[derive(Debug, Clone)]
-pub enum Task {
+pub enum Task<T = Batch> {
     /// Invoke the function with it, then call `finish`.
-    Run(Batch),
+    Run(T),
     /// Deliver it, then call `confirm`.
     Deliver(Box<Discard>),
 }
@@ -123,7 +125,7 @@ enum Mode {
 struct Lane {
     queue: LaneQueue,
     work: Option<Work>,
-    /// Its batch in flight, shared with whoever runs it.
+    /// Its batch in flight, where it is shared with whoever runs it.
     in_flight: Option<Batch>,
     /// What the batch before it was, to be used again.
     spare: Option<Batch>,

@@ -132,6 +132,12 @@ pub(crate) fn shard(value: &Bound<'_, PyAny>) -> PyResult<u32> {
 
 /// A ticket; a number that cannot be one names no batch.
 pub(crate) fn ticket(value: &Bound<'_, PyAny>) -> PyResult<u64> {
+    // CPython reads what fits into an `i64` in less time, as the tickets of all but millions of shards do.
+    if let Ok(ticket) = value.extract::<i64>()
+        && let Ok(ticket) = u64::try_from(ticket)
+    {
+        return Ok(ticket);
+    }
     value.extract().map_err(|error: PyErr| {
         if error.is_instance_of::<PyOverflowError>(value.py()) {
             usage_error(&UsageError::NotInFlight)

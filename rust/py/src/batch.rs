@@ -228,6 +228,11 @@ pub(crate) struct Outcome {
     pub(crate) returned: Option<ReturnedState>,
 }
 
+pub(crate) const SUCCESS: Outcome = Outcome {
+    outcome: streamcore::Outcome::Success,
+    returned: None,
+};
+
 impl std::hash::Hash for Outcome {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         (self.kind(), self.index()).hash(state);
@@ -469,12 +474,16 @@ static NOTHING: PyOnceLock<Py<Finished>> = PyOnceLock::new();
 
 impl Finished {
     pub(crate) fn new(py: Python<'_>, finished: streamcore::Finished) -> PyResult<Py<Self>> {
-        let streamcore::Finished { stale, discards } = finished;
-        if stale || !discards.is_empty() {
-            return Py::new(py, Self { stale, discards });
+        let is_nothing = !finished.stale && finished.discards.is_empty();
+        let own = || {
+            let streamcore::Finished { stale, discards } = finished;
+            Py::new(py, Self { stale, discards })
+        };
+        if is_nothing {
+            Ok(NOTHING.get_or_try_init(py, own)?.clone_ref(py))
+        } else {
+            own()
         }
-        let nothing = NOTHING.get_or_try_init(py, || Py::new(py, Self { stale, discards }))?;
-        Ok(nothing.clone_ref(py))
     }
 }
 

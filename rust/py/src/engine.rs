@@ -1,7 +1,7 @@
 //! The engine behind one lock, with one wake-up: the only ones there are.
 //!
 //! Calls first try the lock with the interpreter held and let go of it only to wait: a thread that lets go beside busy Python threads
-//! comes back milliseconds later. No Python code runs, and no Python object is dropped, while the lock is held.
+//! comes back milliseconds later. No Python code runs while the lock is held, and no Python object is dropped but texts and numbers.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +13,12 @@ use pyo3::gc::{PyTraverseError, PyVisit};
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 use streamcore::{
-    Attachment, Checkpoint as CoreCheckpoint, CheckpointKey, Confirmation, DiscardId, ShardConfig,
-    StreamClock, Taken, Task, Ticket,
+    Attachment, Checkpoint as CoreCheckpoint, CheckpointKey, Confirmation, DiscardId, InFlight,
+    ShardConfig, StreamClock, Taken, Task, Ticket,
 };
 
 use crate::arguments::{self, mapping_config, mapping_identity, starting};
-use crate::batch::{Batch, Discard, Finished, Outcome};
+use crate::batch::{Batch, Discard, Finished, Outcome, SUCCESS};
 use crate::checkpoint::Checkpoint;
 use crate::errors::{broken, checkpoint_error, config, forked, usage_error};
 use crate::event::EventShape;
@@ -100,13 +100,19 @@ impl State {
     }
 
     /// The next thing to do, or when to ask again. Whoever takes it needs not be told of it.
-    fn take(&mut self, engine: u64, now: i64, news: &mut News) -> Next {
-        let taken = self.core.take(now);
+    fn take<T>(
+        &mut self,
+        engine: u64,
+        now: i64,
+        news: &mut News,
+        read: impl FnOnce(InFlight<'_>) -> T,
+    ) -> Next<T> {
+        let taken = self.core.take_with(now, read);
         // What became ready beside the task that is given out is worth another waiter.
         news.woken = (news.woken + self.core.take_woken()).saturating_sub(1);
         news.sooner |= self.move_timer();
         match taken {
-            Taken::Task(Task::Run(batch)) => Next::Run(Batch { batch }),
+            Taken::Task(Task::Run(batch)) => Next::Run(batch),
             Taken::Task(Task::Deliver(discard)) => Next::Deliver(discard),
             Taken::Wait(at) => {
                 self.idle = true;
@@ -148,6 +154,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
+    #[inline]
     fn lock(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, State>> {
         if self.forks != FORKS.load(Ordering::Relaxed) {
             return Err(forked());
@@ -164,33 +171,52 @@ impl Engine {
         Ok(result)
     }
 
-    /// The next thing to do, or when to ask again.
-    pub(crate) fn next(&self, py: Python<'_>, now: i64) -> PyResult<Next> {
+    /// The next thing to do, or when to ask again. `read` runs under the lock.
+    pub(crate) fn next<T>(
+        &self,
+        py: Python<'_>,
+        now: i64,
+        read: impl FnOnce(InFlight<'_>) -> T,
+    ) -> PyResult<Next<T>> {
         let mut state = self.lock(py)?;
         let mut news = News::default();
-        let next = state.take(self.id, now, &mut news);
+        let next = state.take(self.id, now, &mut news, read);
         self.tell(py, state, news);
         Ok(next)
     }
 
-    /// [`Self::end_batch`] and then [`Self::next`] under one lock; nothing is taken where there are discards, which come first.
-    pub(crate) fn end_batch_and_next(
+    /// Says that a batch has succeeded, if there is one, and takes the next thing to do under the same lock. None where that batch has led
+    /// to discards, which come first.
+    #[inline]
+    pub(crate) fn succeed_and_next<T>(
         &self,
         py: Python<'_>,
-        ticket: Ticket,
-        Outcome { outcome, returned }: Outcome,
+        succeeded: Option<Ticket>,
         now: i64,
-    ) -> PyResult<(Vec<streamcore::Discard>, Option<Next>)> {
+        discards: &mut Vec<streamcore::Discard>,
+        read: impl FnOnce(InFlight<'_>) -> T,
+    ) -> Result<Option<Next<T>>, Box<PyErr>> {
         let mut state = self.lock(py)?;
-        let finished = state.core.finish(ticket, outcome, returned, now);
-        let mut news = state.news(py);
-        let is_next = matches!(&finished, Ok(finished) if finished.discards.is_empty());
-        let next = is_next.then(|| state.take(self.id, now, &mut news));
-        self.tell(py, state, news);
-        match finished {
-            Ok(finished) => Ok((finished.discards, next)),
-            Err(error) => Err(usage_error(&error)),
+        let mut news = News::default();
+        if let Some(ticket) = succeeded {
+            let success = streamcore::Outcome::Success;
+            let finished = state.core.finish(ticket, success, None, now);
+            news = state.news(py);
+            if !matches!(&finished, Ok(finished) if finished.discards.is_empty()) {
+                self.tell(py, state, news);
+                *discards = finished.map_err(|error| usage_error(&error))?.discards;
+                return Ok(None);
+            }
         }
+        let next = state.take(self.id, now, &mut news, read);
+        self.tell(py, state, news);
+        Ok(Some(next))
+    }
+
+    /// The batch in flight of a ticket; None where it is in flight no more.
+    pub(crate) fn batch(&self, py: Python<'_>, ticket: Ticket) -> PyResult<Option<Batch>> {
+        let batch = self.lock(py)?.core.batch(ticket);
+        Ok(batch.map(|batch| Batch { batch }))
     }
 
     /// Says how a batch went.
@@ -198,18 +224,26 @@ impl Engine {
         &self,
         py: Python<'_>,
         ticket: Ticket,
-        Outcome { outcome, returned }: Outcome,
+        outcome: &Outcome,
         now: i64,
-    ) -> PyResult<streamcore::Finished> {
-        self.call(py, |state| {
+    ) -> Result<streamcore::Finished, Box<PyErr>> {
+        let mut state = self.lock(py)?;
+        let finished = if *outcome == SUCCESS {
+            let success = streamcore::Outcome::Success;
+            state.core.finish(ticket, success, None, now)
+        } else {
+            let Outcome { outcome, returned } = outcome.clone();
             state.core.finish(ticket, outcome, returned, now)
-        })?
-        .map_err(|error| usage_error(&error))
+        };
+        let news = state.news(py);
+        self.tell(py, state, news);
+        finished.map_err(|error| Box::new(usage_error(&error)))
     }
 
     /// Lets go of the lock and tells the news: wakes a waiter for each thing that has become ready, and calls back.
     ///
     /// An earlier timer wakes them all: one that is busy when the time comes could not keep it for the others.
+    #[inline]
     fn tell(&self, py: Python<'_>, state: MutexGuard<'_, State>, news: News) {
         let waiters = news.woken.min(state.waiters);
         drop(state);
@@ -225,8 +259,8 @@ impl Engine {
 }
 
 /// What [`Engine::next`] gives.
-pub(crate) enum Next {
-    Run(Batch),
+pub(crate) enum Next<T> {
+    Run(T),
     Deliver(Box<streamcore::Discard>),
     Wait(Option<i64>),
 }
@@ -389,13 +423,17 @@ impl Engine {
             .map_err(|error| usage_error(&error))
     }
 
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method itself is of one lifetime"
+    )]
     fn take(
         &self,
         py: Python<'_>,
         #[pyo3(from_py_with = arguments::now)] now: i64,
     ) -> PyResult<Py<PyAny>> {
-        Ok(match self.next(py, now)? {
-            Next::Run(batch) => Py::new(py, batch)?.into_any(),
+        Ok(match self.next(py, now, |in_flight| in_flight.batch())? {
+            Next::Run(batch) => Py::new(py, Batch { batch })?.into_any(),
             Next::Deliver(discard) => Py::new(py, Discard { discard: *discard })?.into_any(),
             Next::Wait(at) => Py::new(py, Wait { at })?.into_any(),
         })
@@ -408,8 +446,9 @@ impl Engine {
         outcome: &Outcome,
         #[pyo3(from_py_with = arguments::now)] now: i64,
     ) -> PyResult<Py<Finished>> {
-        let finished = self.end_batch(py, Ticket::from_u64(ticket), outcome.clone(), now)?;
-        Finished::new(py, finished)
+        let ticket = Ticket::from_u64(ticket);
+        let finished = self.end_batch(py, ticket, outcome, now);
+        Finished::new(py, finished.map_err(|error| *error)?)
     }
 
     #[pyo3(signature = (handler, clock, on_discard, on_error = None))]

@@ -1,57 +1,123 @@
 //! The Lambda event of a batch as Python objects.
 
+mod one;
+
+use std::sync::Arc;
+
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyFloat, PyInt, PyString};
-use streamcore::{Format, MappingIdentity, Record, RecordBytes};
+use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString};
+use streamcore::{Format, InFlight, MappingIdentity, Record, RecordBytes};
 
+pub(crate) use self::one::{Few, LastEvent};
 use crate::errors::usage;
 use crate::json;
-use crate::objects::{Ascii, fetch_ahead, join, list, text};
+use crate::objects::{Ascii, CollectorPause, Item, Value, fetch_ahead, join, list, text};
 
 /// Events of at least so many records are built with the garbage collector paused: the two dicts of each record would call it, at its
 /// default of 700 new objects, again and again, only to find that all that is there is in use.
 const COLLECTED_RECORDS: usize = 256;
 
+/// The records of so many at the most are made under the engine's lock: what a batch costs beside its records is little in larger ones.
+const FEW_RECORDS: usize = 10;
+
 /// Data of a page of many megabytes are far from the processor when an event is made of them. A record's are fetched so many records before
 /// they are copied.
 const FETCHED_AHEAD: usize = 2;
 
-/// The garbage collector is off until this is dropped, if it was on. The interpreter is held all the while and runs no code but ours, so
-/// that nobody else can turn it on or off meanwhile.
-struct CollectorPause<'py>(Option<Bound<'py, PyModule>>);
-
-impl<'py> CollectorPause<'py> {
-    fn begin(py: Python<'py>) -> PyResult<Self> {
-        let gc = py.import(intern!(py, "gc"))?;
-        let is_on = gc.call_method0(intern!(py, "isenabled"))?.is_truthy()?;
-        if is_on {
-            gc.call_method0(intern!(py, "disable"))?;
-        }
-        Ok(Self(is_on.then_some(gc)))
-    }
-}
-
-impl Drop for CollectorPause<'_> {
-    fn drop(&mut self) {
-        if let Some(gc) = &self.0
-            && let Err(error) = gc.call_method0(intern!(gc.py(), "enable"))
-        {
-            error.write_unraisable(gc.py(), Some(gc));
-        }
-    }
-}
-
-/// A record of the event as it is for every record of a shard, to be copied and filled in.
-///
-/// A copy of a dict keeps its keys and their order, so each record costs two copies and five assignments.
+/// What the events of a shard are made of.
 pub(crate) struct EventShape {
     shard_id: String,
     /// What an `eventID` begins with.
     id_prefix: String,
     identity: MappingIdentity,
-    dicts: PyOnceLock<(Py<PyDict>, Py<PyDict>)>,
+    dicts: PyOnceLock<Arc<Dicts>>,
+}
+
+/// A dict as it is for every record of a shard, to be copied and filled in.
+struct Template {
+    dict: Py<PyDict>,
+    items: Vec<Item>,
+}
+
+impl Template {
+    fn new(py: Python<'_>, items: Vec<Item>) -> PyResult<Self> {
+        let dict = PyDict::new(py);
+        for (key, value) in &items {
+            match value {
+                Value::Always(value) => dict.set_item(key, value)?,
+                Value::Plain | Value::Inner => dict.set_item(key, py.None())?,
+            }
+        }
+        let dict = dict.unbind();
+        Ok(Self { dict, items })
+    }
+}
+
+/// What a record of the event is copied from, and the keys under which it is filled in.
+///
+/// A copy of a dict keeps its keys and their order, so each record costs two copies and six assignments.
+struct Dicts {
+    event: Vec<Item>,
+    record: Template,
+    kinesis: Template,
+    inner: Py<PyString>,
+    event_id: Py<PyString>,
+    partition_key: Py<PyString>,
+    sequence_number: Py<PyString>,
+    data: Py<PyString>,
+    arrival: Py<PyString>,
+}
+
+impl Dicts {
+    fn new(py: Python<'_>, identity: &MappingIdentity) -> PyResult<Self> {
+        let name = |name: &Bound<'_, PyString>| name.clone().unbind();
+        let always = |value: &Bound<'_, PyString>| Value::Always(value.clone().into_any().unbind());
+        let text = |text: &str| always(&PyString::new(py, text));
+        let plain = |key: &Py<PyString>| (key.clone_ref(py), Value::Plain);
+        let inner = name(intern!(py, "kinesis"));
+        let event_id = name(intern!(py, "eventID"));
+        let partition_key = name(intern!(py, "partitionKey"));
+        let sequence_number = name(intern!(py, "sequenceNumber"));
+        let data = name(intern!(py, "data"));
+        let arrival = name(intern!(py, "approximateArrivalTimestamp"));
+        let version = always(intern!(py, "1.0"));
+        let kinesis = vec![
+            (name(intern!(py, "kinesisSchemaVersion")), version),
+            plain(&partition_key),
+            plain(&sequence_number),
+            plain(&data),
+            plain(&arrival),
+        ];
+        let source = always(intern!(py, "aws:kinesis"));
+        let version = always(intern!(py, "1.0"));
+        let event_name = always(intern!(py, "aws:kinesis:record"));
+        let role = text(&identity.execution_role_arn);
+        let region = text(&identity.aws_region);
+        let arn = text(&identity.event_source_arn);
+        let record = vec![
+            (inner.clone_ref(py), Value::Inner),
+            (name(intern!(py, "eventSource")), source),
+            (name(intern!(py, "eventVersion")), version),
+            plain(&event_id),
+            (name(intern!(py, "eventName")), event_name),
+            (name(intern!(py, "invokeIdentityArn")), role),
+            (name(intern!(py, "awsRegion")), region),
+            (name(intern!(py, "eventSourceARN")), arn),
+        ];
+        Ok(Self {
+            event: vec![(name(intern!(py, "Records")), Value::Inner)],
+            record: Template::new(py, record)?,
+            kinesis: Template::new(py, kinesis)?,
+            inner,
+            event_id,
+            partition_key,
+            sequence_number,
+            data,
+            arrival,
+        })
+    }
 }
 
 impl EventShape {
@@ -64,47 +130,13 @@ impl EventShape {
         }
     }
 
-    fn dicts<'py>(&self, py: Python<'py>) -> PyResult<(&Bound<'py, PyDict>, &Bound<'py, PyDict>)> {
-        let (record, kinesis) = self.dicts.get_or_try_init(py, || {
-            let kinesis = PyDict::new(py);
-            kinesis.set_item(intern!(py, "kinesisSchemaVersion"), intern!(py, "1.0"))?;
-            for key in [
-                intern!(py, "partitionKey"),
-                intern!(py, "sequenceNumber"),
-                intern!(py, "data"),
-                intern!(py, "approximateArrivalTimestamp"),
-            ] {
-                kinesis.set_item(key, py.None())?;
-            }
-            let record = PyDict::new(py);
-            record.set_item(intern!(py, "kinesis"), py.None())?;
-            record.set_item(intern!(py, "eventSource"), intern!(py, "aws:kinesis"))?;
-            record.set_item(intern!(py, "eventVersion"), intern!(py, "1.0"))?;
-            record.set_item(intern!(py, "eventID"), py.None())?;
-            record.set_item(intern!(py, "eventName"), intern!(py, "aws:kinesis:record"))?;
-            record.set_item(
-                intern!(py, "invokeIdentityArn"),
-                &self.identity.execution_role_arn,
-            )?;
-            record.set_item(intern!(py, "awsRegion"), &self.identity.aws_region)?;
-            record.set_item(
-                intern!(py, "eventSourceARN"),
-                &self.identity.event_source_arn,
-            )?;
-            Ok::<_, PyErr>((record.unbind(), kinesis.unbind()))
-        })?;
-        Ok((record.bind(py), kinesis.bind(py)))
-    }
-
     /// The event of a batch of the shard.
     pub(crate) fn event<'py>(
         &self,
         py: Python<'py>,
         batch: &streamcore::Batch,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let _pause = (batch.len() >= COLLECTED_RECORDS)
-            .then(|| CollectorPause::begin(py))
-            .transpose()?;
+        let _pause = (batch.len() >= COLLECTED_RECORDS).then(|| CollectorPause::begin(py));
         match batch.config().format {
             Format::Kinesis => self.kinesis(py, batch),
             Format::DynamoDb => {
@@ -120,49 +152,120 @@ impl EventShape {
         py: Python<'py>,
         batch: &streamcore::Batch,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let (record_shape, kinesis_shape) = self.dicts(py)?;
-        let prefix = Ascii::of(self.id_prefix.as_bytes());
+        let dicts = self
+            .dicts
+            .get_or_try_init(py, || Dicts::new(py, &self.identity).map(Arc::new))?;
         let records = batch.records();
-        let mut later = (records.len() > FETCHED_AHEAD).then(|| records.iter().skip(FETCHED_AHEAD));
-        let records = list(py, records.len(), records.iter(), |record| {
-            if let Some(later) = later.as_mut().and_then(Iterator::next) {
-                fetch_ahead(later.as_bytes().data_base64);
-            }
-            let RecordBytes {
-                key_json,
-                sequence: number,
-                data_base64,
-            } = record.as_bytes();
-            let key = if key_json.contains(&b'\\') {
-                PyString::new(py, &record.key())
-            } else {
-                text(py, key_json)
-            };
-            let kinesis = kinesis_shape.copy()?;
-            kinesis.set_item(intern!(py, "partitionKey"), key)?;
-            let (sequence, id) = if let (Some(prefix), Some(number)) = (prefix, Ascii::of(number)) {
-                (join(py, [number]), join(py, [prefix, number]))
-            } else {
-                let id = [self.id_prefix.as_bytes(), number].concat();
-                (text(py, number), text(py, &id))
-            };
-            kinesis.set_item(intern!(py, "sequenceNumber"), sequence)?;
-            kinesis.set_item(intern!(py, "data"), text(py, data_base64))?;
-            kinesis.set_item(
-                intern!(py, "approximateArrivalTimestamp"),
-                seconds(py, &record),
-            )?;
-            let whole = record_shape.copy()?;
-            whole.set_item(intern!(py, "kinesis"), kinesis)?;
-            whole.set_item(intern!(py, "eventID"), id)?;
-            Ok(whole)
-        })?;
-        let event = PyDict::new(py);
-        event.set_item(intern!(py, "Records"), records)?;
+        let later = records.iter().skip(FETCHED_AHEAD);
+        let records = self.records(py, dicts, records.len(), records.iter(), later)?;
+        let event = of_records(py, records)?;
         if let Some(window) = batch.window() {
             self.set_window(&event, window)?;
         }
         Ok(event)
+    }
+
+    /// The records of the event of a batch, to be made under the engine's lock. None where that is not to be done.
+    ///
+    /// No Python code runs: all that is made is dicts, texts and numbers, the collector is paused, and what they are made of is there. The
+    /// first event of a shard is made without the lock.
+    pub(crate) fn few_records<'py>(
+        &self,
+        py: Python<'py>,
+        batch: &InFlight<'_>,
+        last: &mut LastEvent<'py>,
+    ) -> Option<PyResult<Few<'py>>> {
+        let dicts = self.dicts.get(py)?;
+        let few = batch.len() <= FEW_RECORDS && !batch.has_window();
+        if !few || batch.config().format != Format::Kinesis {
+            return None;
+        }
+        // What the lane has next is read soon too, and is far away now.
+        if let Some(next) = batch.behind() {
+            fetch_ahead(next.as_bytes().data_base64);
+        }
+        let _pause = CollectorPause::begin(py);
+        if batch.len() > 1 {
+            let later = batch.records().skip(FETCHED_AHEAD);
+            let records = self.records(py, dicts, batch.len(), batch.records(), later);
+            return Some(records.map(Few::Several));
+        }
+        let record = batch.records().next()?;
+        Some(last.fill(py, self, dicts, &record).map(|()| Few::One))
+    }
+
+    /// The records of an event; the data of `later` are fetched meanwhile.
+    fn records<'py, 'a>(
+        &self,
+        py: Python<'py>,
+        dicts: &Dicts,
+        length: usize,
+        records: impl Iterator<Item = Record<'a>>,
+        mut later: impl Iterator<Item = Record<'a>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let prefix = self.prefix();
+        list(py, length, records, |record| {
+            if let Some(later) = later.next() {
+                fetch_ahead(later.as_bytes().data_base64);
+            }
+            let (whole, _) = self.record(py, dicts, &record, prefix)?;
+            Ok(whole)
+        })
+    }
+
+    /// A record of the event, and the dict in it.
+    #[inline]
+    fn record<'py>(
+        &self,
+        py: Python<'py>,
+        dicts: &Dicts,
+        record: &Record<'_>,
+        prefix: Option<Ascii<'_>>,
+    ) -> PyResult<(Bound<'py, PyDict>, Bound<'py, PyDict>)> {
+        let kinesis = dicts.kinesis.dict.bind(py).copy()?;
+        let id = self.fill(dicts, record, prefix, &kinesis)?;
+        let whole = dicts.record.dict.bind(py).copy()?;
+        whole.set_item(&dicts.inner, &kinesis)?;
+        whole.set_item(&dicts.event_id, id)?;
+        Ok((whole, kinesis))
+    }
+
+    /// The prefix of an `eventID`, where it is ASCII.
+    fn prefix(&self) -> Option<Ascii<'_>> {
+        Ascii::of(self.id_prefix.as_bytes())
+    }
+
+    /// Fills in what is another one for each record, and gives its `eventID`.
+    #[inline]
+    fn fill<'py>(
+        &self,
+        dicts: &Dicts,
+        record: &Record<'_>,
+        prefix: Option<Ascii<'_>>,
+        kinesis: &Bound<'py, PyDict>,
+    ) -> PyResult<Bound<'py, PyString>> {
+        let py = kinesis.py();
+        let RecordBytes {
+            key_json,
+            sequence: number,
+            data_base64,
+        } = record.as_bytes();
+        let key = if key_json.contains(&b'\\') {
+            PyString::new(py, &record.key())
+        } else {
+            text(py, key_json)
+        };
+        kinesis.set_item(&dicts.partition_key, key)?;
+        let (sequence, id) = if let (Some(prefix), Some(number)) = (prefix, Ascii::of(number)) {
+            (join(py, [number]), join(py, [prefix, number]))
+        } else {
+            let id = [self.id_prefix.as_bytes(), number].concat();
+            (text(py, number), text(py, &id))
+        };
+        kinesis.set_item(&dicts.sequence_number, sequence)?;
+        kinesis.set_item(&dicts.data, text(py, data_base64))?;
+        kinesis.set_item(&dicts.arrival, seconds(py, record))?;
+        Ok(id)
     }
 
     /// What an event of a tumbling window has beside its records.
@@ -186,6 +289,16 @@ impl EventShape {
             window.is_terminated_early(),
         )
     }
+}
+
+/// The event of these records.
+pub(crate) fn of_records<'py>(
+    py: Python<'py>,
+    records: Bound<'py, PyList>,
+) -> PyResult<Bound<'py, PyDict>> {
+    let event = PyDict::new(py);
+    event.set_item(intern!(py, "Records"), records)?;
+    Ok(event)
 }
 
 /// The arrival time as `json.loads` would give it: an int for whole seconds, else a float.

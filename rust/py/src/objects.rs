@@ -1,4 +1,4 @@
-//! The objects of events, bytes, texts and lists, made with the calls of `CPython` that fill them in place.
+//! The objects of events, bytes, texts and lists, made with the calls of `CPython` that fill them in place, and without its collector.
 //!
 //! What its `unsafe` rests on, apart from hints to the processor, which rest on nothing: the interpreter is attached, of which `py` is the
 //! proof, and a pointer that a call gives is owned by a `Bound` before anything else is done.
@@ -23,6 +23,84 @@ impl<'a> Ascii<'a> {
     pub(crate) fn of(text: &'a [u8]) -> Option<Self> {
         text.is_ascii().then_some(Self(text))
     }
+}
+
+/// The garbage collector is off until this is dropped, if it was on. Meanwhile nobody else may turn it on or off, so no Python code may run;
+/// making dicts, texts, numbers and lists runs none.
+pub(crate) struct CollectorPause<'py> {
+    /// The interpreter is attached as long as this lives.
+    _attached: Python<'py>,
+    was_on: bool,
+}
+
+impl<'py> CollectorPause<'py> {
+    #[inline]
+    pub(crate) fn begin(py: Python<'py>) -> Self {
+        // SAFETY: the interpreter is attached. It sets a flag and gives what it was.
+        let was_on = unsafe { ffi::PyGC_Disable() } != 0;
+        Self {
+            _attached: py,
+            was_on,
+        }
+    }
+}
+
+impl Drop for CollectorPause<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.was_on {
+            // SAFETY: the interpreter is attached. It sets a flag; the collector runs when the next container is made, not now.
+            unsafe { ffi::PyGC_Enable() };
+        }
+    }
+}
+
+/// An item that a dict is to have.
+pub(crate) type Item = (Py<PyString>, Value);
+
+/// A value that a dict is to have.
+pub(crate) enum Value {
+    /// Always this one.
+    Always(Py<PyAny>),
+    /// A text or a number, which to let go of runs no Python code.
+    Plain,
+    /// The list or the dict in it.
+    Inner,
+}
+
+/// Whether a dict has these items and no others, in this order, and this inner value: the same objects.
+#[inline]
+pub(crate) fn has_items(
+    dict: &Bound<'_, PyDict>,
+    items: &[Item],
+    inner: Option<&Bound<'_, PyAny>>,
+) -> bool {
+    let inner = inner.map_or(std::ptr::null_mut(), Bound::as_ptr);
+    let (mut at, mut key, mut value) = (0, std::ptr::null_mut(), std::ptr::null_mut());
+    dict.len() == items.len()
+        && items.iter().all(|(expected, kind)| {
+            // SAFETY: the dict is valid, and nothing changes it meanwhile, since no Python code runs here. Key and value, which it keeps,
+            // are valid where 1 is returned; they are compared, and asked for their types.
+            unsafe {
+                ffi::PyDict_Next(dict.as_ptr(), &raw mut at, &raw mut key, &raw mut value) == 1
+                    && key == expected.as_ptr()
+                    && match kind {
+                        Value::Always(always) => value == always.as_ptr(),
+                        Value::Inner => value == inner,
+                        Value::Plain => {
+                            ffi::PyUnicode_CheckExact(value) != 0
+                                || ffi::PyFloat_CheckExact(value) != 0
+                                || ffi::PyLong_CheckExact(value) != 0
+                        }
+                    }
+            }
+        })
+}
+
+/// How many references there are to an object.
+pub(crate) fn references(object: &Bound<'_, PyAny>) -> isize {
+    // SAFETY: the object is valid.
+    unsafe { ffi::Py_REFCNT(object.as_ptr()) }
 }
 
 fn size(length: usize) -> ffi::Py_ssize_t {

@@ -2,8 +2,8 @@
 
 use super::Shard;
 use crate::batch::{Outcome, around_bytes};
+use crate::buffer::to_usize;
 use crate::distribution::minute;
-use crate::records::Records;
 use crate::stats::Age;
 use crate::window::Window;
 
@@ -16,27 +16,28 @@ pub(super) struct Sent {
 }
 
 impl Shard {
-    /// These records are handed out; they and the commas between them have so many bytes.
-    pub(super) fn count_sent(
-        &mut self,
-        index: usize,
-        records: &Records,
-        window: Option<&Window>,
-        bytes: u32,
-        now: i64,
-    ) {
+    /// The top frame is handed out. What its records add to the event is known.
+    pub(super) fn count_sent(&mut self, index: usize, window: Option<&Window>, now: i64) {
+        let work = self.lanes[index].work.as_ref();
+        let work = work.expect("a lane that hands out has a batch in work");
+        let top = self.top(index);
+        let (len, bytes) = (top.len(), top.bytes.unwrap_or(u32::MAX));
+        let last = work.last_of_first(len).map(|run| {
+            let leaf = &self.buffer.slot(run.slot).leaf;
+            let at = leaf.order[to_usize(run.end - 1)];
+            leaf.page.arrival_ms(to_usize(at))
+        });
         let sent = Sent {
             at_ms: now,
-            last_arrival_ms: records.last().map(|record| record.arrival_ms()),
+            last_arrival_ms: last,
         };
         self.lanes[index].sent = sent;
         let around = around_bytes(&self.info.template, window);
         let bytes = i64::try_from(around).unwrap_or(i64::MAX) + i64::from(bytes);
         let stream_now = self.stream_now(now);
         let counted = &mut self.distributions;
-        let len = i64::try_from(records.len()).unwrap_or(i64::MAX);
         let minute = minute(now);
-        counted.batch_records.count(len, minute);
+        counted.batch_records.count(i64::from(len), minute);
         counted.event_bytes.count(bytes, minute);
         if let Some(arrival) = sent.last_arrival_ms {
             let age = stream_now.saturating_sub(arrival);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Finished, Mode, Shard, Task, Unconfirmed};
-use crate::batch::{Batch, Call, Outcome, Response, Ticket};
+use crate::batch::{Batch, Outcome, Response, Ticket};
 use crate::buffer::to_usize;
 use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
 use crate::discard::{Condition, Confirmation, Discard, DiscardId};
@@ -80,6 +80,14 @@ impl Shard {
 
     /// The next thing to do, or None. Never waits. Call [`Self::tick`] first.
     pub fn take(&mut self, now: i64) -> Option<Task> {
+        Some(match self.next(now)? {
+            Task::Run(lane) => Task::Run(self.share(lane)),
+            Task::Deliver(discard) => Task::Deliver(discard),
+        })
+    }
+
+    /// The same with the lane that has handed a batch out. Nobody shares that batch yet.
+    pub(crate) fn next(&mut self, now: i64) -> Option<Task<usize>> {
         loop {
             if let Some(discard) = self.outbox.pop_front() {
                 return Some(Task::Deliver(Box::new(discard)));
@@ -95,9 +103,9 @@ impl Shard {
                 continue;
             }
             if self.is_settled(lane) || self.settles_to_hand_out(lane, now) {
-                let batch = self.hand_out(lane, now);
+                self.hand_out(lane, now);
                 self.after_step();
-                return Some(Task::Run(batch));
+                return Some(Task::Run(lane));
             }
             self.note_if_ended();
             self.after_step();
@@ -147,48 +155,36 @@ impl Shard {
         self.next_serial
     }
 
-    fn hand_out(&mut self, index: usize, now: i64) -> Batch {
+    fn hand_out(&mut self, index: usize, now: i64) {
         let number = lane_number(index);
         let ticket = Ticket::new(self.info.shard, number, self.serial());
         self.open_window(index);
         let window = self.window_of(index);
-        let lane = &mut self.lanes[index];
-        let work = lane
-            .work
-            .as_ref()
-            .expect("a lane that hands out has a batch in work");
-        let records = Records::of_work(&self.buffer, work);
-        let top = lane
-            .work
-            .as_mut()
-            .and_then(Work::top_mut)
-            .expect("a batch in work has a frame");
-        // Known of a batch that was cut from the queue; of a part of one it is added up once.
-        let bytes = *top.bytes.get_or_insert_with(|| {
-            u32::try_from(records.bytes(&self.info.template)).unwrap_or(u32::MAX)
-        });
-        let (serial, attempt, len) = (top.serial, top.attempts + 1, top.len());
+        let work = self.lanes[index].work.as_ref();
+        let work = work.expect("a lane that hands out has a batch in work");
         if self.info.config.clock == StreamClock::Replay {
-            let latest = records.iter().map(|record| record.arrival_ms()).max();
+            let records = self.buffer.records(work.top_runs());
+            let latest = records.map(|record| record.arrival_ms()).max();
             self.replay_now = self.replay_now.max(latest.unwrap_or(i64::MIN));
         }
-        self.count_sent(index, &records, window.as_ref(), bytes, now);
+        // Known of a batch that was cut from the queue; of a part of one it is added up once.
+        if self.top(index).bytes.is_none() {
+            let records = Records::of_work(&self.buffer, work);
+            let bytes = u32::try_from(records.bytes(&self.info.template));
+            self.work(index)
+                .top_mut()
+                .expect("a batch in work has a frame")
+                .bytes = Some(bytes.unwrap_or(u32::MAX));
+        }
+        self.count_sent(index, window.as_ref(), now);
         self.heads
             .set_state(index, LaneState::InFlight(ticket.serial()));
-        let call = Call {
-            ticket,
-            request_id: self.chance.request_id(serial),
-            attempt,
-            len,
-        };
-        let lane = &mut self.lanes[index];
-        let batch = match lane.spare.take() {
-            Some(spare) => spare.again(call, records, window),
-            None => Batch::new(Arc::clone(&self.info), call, records, window),
-        };
-        lane.in_flight = Some(batch.clone());
-        self.note(|| handed_out(number, &batch));
-        batch
+        if self.trace.is_some() {
+            let batch = self.share(index);
+            self.note(|| handed_out(number, &batch));
+            drop(batch);
+            self.unshare(index);
+        }
     }
 
     /// Says how a batch went. With a tumbling window, `returned` is the state that the function returned: it takes the place of the old
@@ -220,8 +216,7 @@ impl Shard {
             self.check_returned(index, returned)?;
         }
         self.heads.set_state(index, LaneState::Ready);
-        let lane = &mut self.lanes[index];
-        lane.spare = lane.in_flight.take().and_then(Batch::into_spare);
+        self.unshare(index);
         self.batches_ended += 1;
         self.count_finished(index, &outcome, records, now);
         match outcome {

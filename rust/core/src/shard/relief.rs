@@ -73,7 +73,7 @@ impl Shard {
                 .records
                 .put(Records::of_work(&self.buffer, work));
         }
-        let in_flight = lane.in_flight.is_some();
+        let in_flight = matches!(self.heads[index].state, LaneState::InFlight(_));
         self.note_moved(told, in_flight);
     }
 

@@ -50,6 +50,14 @@ impl Answer {
 
 /// An engine that has read all records in pages of `page_records`, and the first batch of the lane that is to hang.
 fn engine(mapping: &MappingConfig, page_records: usize, step_bytes: u64) -> (Engine, Batch) {
+    let mut engine = filled(mapping, page_records, step_bytes);
+    let Taken::Task(Task::Run(batch)) = engine.take(0) else {
+        panic!("a batch is ready")
+    };
+    (engine, batch)
+}
+
+fn filled(mapping: &MappingConfig, page_records: usize, step_bytes: u64) -> Engine {
     let config = ShardConfig {
         relief_step_bytes: step_bytes,
         ..shard_config("mapping", "shard", mapping.clone())
@@ -73,10 +81,7 @@ fn engine(mapping: &MappingConfig, page_records: usize, step_bytes: u64) -> (Eng
         }
         engine.offer(shard, builder.finish(), None, 0).unwrap();
     }
-    let Taken::Task(Task::Run(batch)) = engine.take(0) else {
-        panic!("a batch is ready")
-    };
-    (engine, batch)
+    engine
 }
 
 fn lane(batch: &Batch) -> u8 {
@@ -200,7 +205,32 @@ proptest! {
         // A lane that is only throttled has no end.
         let answers: Vec<Answer> = answers.into_iter().chain([Answer::Failure]).collect();
         let (mut stays, batch) = engine(&mapping, page_records, step_bytes);
+        let first = read(&batch);
+        let own = lane(&batch);
         let expected = carry_on(&mut stays, batch, &answers, 0);
+
+        // One that nobody shares moves too, and is read in its new place by who asks for it then.
+        let mut alone = filled(&mapping, page_records, step_bytes);
+        let taken = alone.take_with(0, |in_flight| {
+            let payloads = in_flight.records().map(|record| record.payload().unwrap());
+            (in_flight.ticket(), in_flight.len(), payloads.collect::<Vec<_>>())
+        });
+        let Taken::Task(Task::Run((ticket, len, payloads))) = taken else {
+            panic!("a batch is ready")
+        };
+        prop_assert_eq!(len, payloads.len());
+        prop_assert!(first.records.iter().map(|(.., payload)| payload).eq(&payloads));
+        let mut now = 0;
+        run_others(&mut alone, own, now);
+        for _ in 0..steps {
+            now = alone.next_wake().unwrap_or(now);
+            prop_assert!(matches!(alone.take(now), Taken::Wait(_)));
+        }
+        prop_assert!(moved(&mut alone)[0] > 0, "records of the batch in flight have moved");
+        let batch = alone.batch(ticket).expect("it is in flight");
+        prop_assert_eq!(&read(&batch), &first);
+        prop_assert_eq!(carry_on(&mut alone, batch, &answers, now), &expected[..]);
+        prop_assert!(alone.batch(ticket).is_none());
 
         let (mut moves, batch) = engine(&mapping, page_records, step_bytes);
         let before = (read(&batch), batch.records());

@@ -190,9 +190,18 @@ impl World {
         if self.reference.holds_back() {
             self.reach.fault(Fault::SyncHeldBack);
         }
-        match self.engine.take(self.now) {
-            Taken::Task(Task::Run(batch)) => {
+        let taken = self.engine.take_with(self.now, |in_flight| {
+            let records = in_flight.records();
+            let sequences = records.map(|record| record.sequence().to_owned());
+            (in_flight.ticket(), sequences.collect::<Vec<_>>())
+        });
+        match taken {
+            Taken::Task(Task::Run((ticket, sequences))) => {
                 assert!(!self.paused, "a paused shard hands out nothing");
+                let batch = self.engine.batch(ticket).expect("it is in flight");
+                let records = batch.records();
+                let shared = records.iter().map(|record| record.sequence());
+                assert!(shared.eq(&sequences), "they are the same records");
                 let records = self.observe(Some(&batch)).unwrap();
                 self.hit_idle(&batch);
                 let number = self.rng.next();
