@@ -185,7 +185,7 @@ def p3(sizes: Sizes) -> Iterator[Measurement]:
 
 
 def p4(sizes: Sizes) -> Iterator[Measurement]:
-    """Body to dicts, an empty handler called, beside `orjson.loads` of the same events."""
+    """Body to dicts, an empty handler called, beside `orjson.loads` of the same events; and a handler that keeps them, without a bar."""
     for name, payload_bytes in PAYLOADS.items():
         pages = kinesis_pages(sizes.records, payload_bytes)
         for batch_size, bar in ((1, 0.75), (100, 0.50), (10_000, 0.50)):
@@ -206,6 +206,17 @@ def p4(sizes: Sizes) -> Iterator[Measurement]:
                     unit="of orjson.loads",
                     bar=bar,
                 )
+        # An event of one record may be filled in again, unless its handler keeps it.
+        made = paths.event_bytes(pages, 1)
+        taken = by_turns(
+            {
+                "kept": functools.partial(paths.invoke_ready, pages, 1, paths.keeping_handler),
+                "orjson": functools.partial(paths.load_all, made, paths.keeping_handler),
+            },
+            sizes.rounds,
+        )
+        what = f"{name}, batches of 1, by invoke_ready, a handler that keeps its last event"
+        yield measurement(cpu_ratios(taken, "kept", "orjson"), part="P4", name=what, unit="of orjson.loads")
 
 
 def p5(sizes: Sizes) -> Iterator[Measurement]:

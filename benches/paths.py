@@ -37,6 +37,14 @@ def handler(_event: dict[str, Any], _context: object = None) -> None:
     """Do nothing."""
 
 
+_kept: list[dict[str, Any]] = [{}]
+
+
+def keeping_handler(event: dict[str, Any], _context: object = None) -> None:
+    """Keep the event until the next one comes, so that nothing of it can be used for that one."""
+    _kept[0] = event
+
+
 def begin(batch_size: int, parallelization_factor: int, source: Literal["kinesis", "dynamodb"]) -> tuple[Engine, int]:
     """Return an engine with one shard, and its handle."""
     mapping = EventSourceMapping(
@@ -75,14 +83,14 @@ def drive(
     return records
 
 
-def invoke_ready(pages: Iterable[bytes], batch_size: int) -> int:
+def invoke_ready(pages: Iterable[bytes], batch_size: int, call: Callable[[dict[str, Any]], None] = handler) -> int:
     """Do the same with dicts by `Engine.invoke_ready`, which calls the handler itself. Its clock, `int`, always says 0."""
     engine, shard = begin(batch_size, 10, "kinesis")
     discards: list[Discard] = []
     for body in pages:
         engine.wants(shard, 0)
         engine.offer(shard, Page.parse(body), 0)
-        assert engine.invoke_ready(handler, int, discards.append) is None
+        assert engine.invoke_ready(call, int, discards.append) is None
         for checkpoint in engine.checkpoints():
             engine.saved(checkpoint.shard, checkpoint.version)
     assert not discards
@@ -117,10 +125,10 @@ def copy_all(texts: Iterable[bytes]) -> int:
     return sum(len(bytearray(text)) for text in texts)
 
 
-def load_all(texts: Iterable[bytes]) -> None:
+def load_all(texts: Iterable[bytes], call: Callable[[dict[str, Any]], None] = handler) -> None:
     """The yardstick: `orjson.loads` of each text, an empty handler called with what that gives."""
     for text in texts:
-        handler(orjson.loads(text))
+        call(orjson.loads(text))
 
 
 def stream_of(pages: Iterable[bytes]) -> MemoryStream:
