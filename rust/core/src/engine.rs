@@ -19,7 +19,7 @@ use crate::discard::{Confirmation, DiscardId};
 use crate::error::UsageError;
 use crate::filter::{Sieve, Sifted};
 use crate::page::Page;
-use crate::shard::{Finished, Offered, Shard, Snapshot, Standing, Task, Want};
+use crate::shard::{Finished, Offered, Shard, Snapshot, Spare, Standing, Task, Want};
 use crate::stats::ShardStats;
 use crate::trace::Event;
 use crate::window::ReturnedState;
@@ -156,6 +156,7 @@ pub struct Engine {
     free_mappings: Vec<usize>,
     ready: VecDeque<u32>,
     turn: Turn,
+    spare: Spare,
     timers: BinaryHeap<Reverse<(i64, u32)>>,
     /// Things that have become ready since [`Engine::take_woken`].
     woken: usize,
@@ -186,6 +187,7 @@ impl Engine {
             free_mappings: Vec::new(),
             ready: VecDeque::new(),
             turn: Turn::default(),
+            spare: Spare::default(),
             timers: BinaryHeap::new(),
             woken: 0,
             trace: None,
@@ -407,15 +409,17 @@ impl Engine {
                 filtered: 0,
             });
         }
-        let (offered, reserved) = self.step_at(at, |place| {
-            let offered = place.shard.offer(page, sifted, millis_behind, now)?;
+        let place = &mut self.places.0[at].1;
+        let spare = &mut self.spare;
+        let offered = place.shard.offer(page, sifted, millis_behind, now, spare);
+        if offered.is_ok() {
             if !empty {
                 place.page_bytes = (3 * place.page_bytes + bytes) / 4;
             }
-            Ok::<_, UsageError>((offered, place.reserved.take()))
-        })?;
-        self.reserved -= reserved.unwrap_or(0);
-        Ok(offered)
+            self.reserved -= place.reserved.take().unwrap_or(0);
+        }
+        self.follow(at);
+        offered
     }
 
     // ---- batches ----
@@ -451,7 +455,8 @@ impl Engine {
             }
             place.queued = false;
             self.turn.next(shard, now);
-            let task = self.step_at(at, |place| place.shard.take(now));
+            let task = place.shard.take(now, &mut self.spare);
+            self.follow(at);
             if matches!(task, Some(Task::Run(_))) {
                 self.mappings[mapping].running += 1;
             } else {
@@ -489,7 +494,8 @@ impl Engine {
         };
         let place = &mut self.places.0[at].1;
         let was_queued = place.queued;
-        let finished = place.shard.finish(ticket, outcome, returned, now);
+        let spare = &mut self.spare;
+        let finished = place.shard.finish(ticket, outcome, returned, now, spare);
         self.follow(at);
         if finished.is_ok() {
             let mapping = self.places.0[at].1.mapping;
@@ -642,6 +648,8 @@ impl Engine {
         let key = &config.key;
         let name = (key.mapping_uuid.clone(), key.shard_id.clone());
         self.names.remove(&name);
+        // They would keep what is attached to the shard.
+        self.spare.forget_batches();
         if place.listed {
             self.unsaved.retain(|listed| *listed != shard);
         }

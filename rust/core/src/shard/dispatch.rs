@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Finished, Mode, Shard, Task, Unconfirmed};
+use super::{Finished, Mode, Shard, Spare, Task, Unconfirmed};
 use crate::batch::{Batch, Call, Outcome, Response, Ticket};
 use crate::buffer::to_usize;
 use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
@@ -19,13 +19,13 @@ impl Shard {
 
     /// Whether `take` would give something.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.ready_count() > 0
     }
 
     /// How many things `take` could give now.
     #[must_use]
-    pub fn ready_count(&self) -> usize {
+    pub(crate) fn ready_count(&self) -> usize {
         let ready = self.heads.ready();
         let lanes = if ready > 0 && self.may_hand_out() {
             ready
@@ -37,7 +37,7 @@ impl Shard {
 
     /// Whether the next thing that `take` gives is a discard.
     #[must_use]
-    pub fn has_discards(&self) -> bool {
+    pub(crate) fn has_discards(&self) -> bool {
         !self.outbox.is_empty()
     }
 
@@ -52,7 +52,7 @@ impl Shard {
 
     /// The instant at which a lane becomes ready by itself, or records of stuck lanes go on moving.
     #[must_use]
-    pub fn next_wake(&self) -> Option<i64> {
+    pub(crate) fn next_wake(&self) -> Option<i64> {
         let lanes = self.heads.next_wake();
         match self.relief_at {
             Some(at) => Some(lanes.map_or(at, |lane| lane.min(at))),
@@ -61,7 +61,7 @@ impl Shard {
     }
 
     /// Lets time pass: lanes whose wait is over become ready.
-    pub fn tick(&mut self, now: i64) {
+    pub(crate) fn tick(&mut self, now: i64) {
         for index in self.heads.waking() {
             match self.heads[index].state {
                 LaneState::Waiting(until) if until <= now => self.refresh(index, now),
@@ -79,7 +79,7 @@ impl Shard {
     }
 
     /// The next thing to do, or None. Never waits. Call [`Self::tick`] first.
-    pub fn take(&mut self, now: i64) -> Option<Task> {
+    pub(crate) fn take(&mut self, now: i64, spare: &mut Spare) -> Option<Task> {
         loop {
             if let Some(discard) = self.outbox.pop_front() {
                 return Some(Task::Deliver(Box::new(discard)));
@@ -95,7 +95,7 @@ impl Shard {
                 continue;
             }
             if self.is_settled(lane) || self.settles_to_hand_out(lane, now) {
-                let batch = self.hand_out(lane, now);
+                let batch = self.hand_out(lane, now, spare);
                 self.after_step();
                 return Some(Task::Run(batch));
             }
@@ -147,7 +147,7 @@ impl Shard {
         self.next_serial
     }
 
-    fn hand_out(&mut self, index: usize, now: i64) -> Batch {
+    fn hand_out(&mut self, index: usize, now: i64, spare: &mut Spare) -> Batch {
         let number = lane_number(index);
         let ticket = Ticket::new(self.info.shard, number, self.serial());
         self.open_window(index);
@@ -181,12 +181,11 @@ impl Shard {
             attempt,
             len,
         };
-        let lane = &mut self.lanes[index];
-        let batch = match lane.spare.take() {
-            Some(spare) => spare.again(call, records, window),
+        let batch = match spare.batches.pop() {
+            Some(spare) => spare.again(&self.info, call, records, window),
             None => Batch::new(Arc::clone(&self.info), call, records, window),
         };
-        lane.in_flight = Some(batch.clone());
+        self.lanes[index].in_flight = Some(batch.clone());
         self.note(|| handed_out(number, &batch));
         batch
     }
@@ -198,15 +197,18 @@ impl Shard {
     ///
     /// The batch is not in flight, the outcome names a record that it does not have, or window state was given without a window or is
     /// larger than a closing call can hold.
-    pub fn finish(
+    pub(crate) fn finish(
         &mut self,
         ticket: Ticket,
         outcome: Outcome,
         returned: Option<ReturnedState>,
         now: i64,
+        spare: &mut Spare,
     ) -> Result<Finished, UsageError> {
         let index = usize::from(ticket.lane());
-        let lane = self.lanes.get(index).ok_or(UsageError::NotInFlight)?;
+        let Some(lane) = self.lanes.get(index) else {
+            return Err(UsageError::NotInFlight);
+        };
         if self.heads[index].state != LaneState::InFlight(ticket.serial()) {
             return Err(UsageError::NotInFlight);
         }
@@ -220,8 +222,7 @@ impl Shard {
             self.check_returned(index, returned)?;
         }
         self.heads.set_state(index, LaneState::Ready);
-        let lane = &mut self.lanes[index];
-        lane.spare = lane.in_flight.take().and_then(Batch::into_spare);
+        spare.keep(self.lanes[index].in_flight.take());
         self.batches_ended += 1;
         self.count_finished(index, &outcome, records, now);
         match outcome {
@@ -674,10 +675,17 @@ impl Shard {
         let last = work.and_then(|work| work.last_of_first(records));
         let last = last.map(|run| {
             let leaf = &self.buffer.slot(run.slot).leaf;
-            let at = to_usize(leaf.order[to_usize(run.end - 1)]);
+            (leaf, leaf.order()[to_usize(run.end - 1)])
+        });
+        let same = || {
+            let newest = last.filter(|(leaf, index)| leaf.ordinal(*index) + 1 == self.next_ordinal);
+            newest.and_then(|_| self.last_taken_in.clone())
+        };
+        let last = last.map(|(leaf, index)| {
+            let at = to_usize(index);
             (leaf.page.sequence(at), leaf.page.sub(at))
         });
-        lane.marks.complete(last, self.window.clone());
+        lane.marks.complete(last, same, self.window.clone());
         self.free(index, records);
     }
 
@@ -700,7 +708,7 @@ impl Shard {
     }
 
     /// A discard has reached its destination, or is given up: the checkpoint may pass it. False if it was confirmed before.
-    pub fn confirm(&mut self, id: DiscardId, how: Confirmation) -> bool {
+    pub(crate) fn confirm(&mut self, id: DiscardId, how: Confirmation) -> bool {
         let Some(waiting) = self.unconfirmed.remove(&id.0.serial()) else {
             return false;
         };
