@@ -69,6 +69,35 @@ impl Open {
             };
         self.bytes = self.envelope;
     }
+
+    /// Takes what waits of a run, as far as the batch size goes, where all of that fits, as it mostly does. No record is looked at by itself.
+    fn take_all(&mut self, waiting: &[u32], limits: &Limits) -> bool {
+        let room = to_usize(limits.batch_size - self.records);
+        let sizes = &waiting[..waiting.len().min(room)];
+        let records = u32::try_from(sizes.len()).unwrap_or(u32::MAX);
+        let own: u64 = sizes.iter().copied().map(u64::from).sum();
+        // There is a comma before each, but before the first of the batch.
+        let around = u64::from(records) * u64::from(limits.record_bytes + 1);
+        let after = u64::from(self.bytes) + own + around - u64::from(self.records == 0);
+        match u32::try_from(after) {
+            Ok(after) if after <= limits.payload_bytes_max => {
+                self.bytes = after;
+                self.records += records;
+                self.full = self.records == limits.batch_size;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The scan moves on in a run by so many records.
+    fn pass(&mut self, records: u32, run: Run) {
+        self.part += records;
+        if self.part == run.len() {
+            self.runs += 1;
+            self.part = 0;
+        }
+    }
 }
 
 impl LaneQueue {
@@ -98,9 +127,13 @@ impl LaneQueue {
             let leaf = &buffer.slot(run.slot).leaf;
             let waiting = to_usize(run.start + open.part)..to_usize(run.end);
             let before = open.records;
-            for (at, size) in waiting.clone().zip(&leaf.sizes[waiting]) {
+            if limits.boundary.is_none() && open.take_all(&leaf.sizes()[waiting.clone()], limits) {
+                open.pass(open.records - before, run);
+                continue;
+            }
+            for (at, size) in waiting.clone().zip(&leaf.sizes()[waiting]) {
                 if let Some(boundary) = &limits.boundary {
-                    let arrival_ms = leaf.page.arrival_ms(to_usize(leaf.order[at]));
+                    let arrival_ms = leaf.page.arrival_ms(to_usize(leaf.order()[at]));
                     if open.records == 0 {
                         open.begin(boundary, arrival_ms);
                     } else if open
@@ -127,11 +160,7 @@ impl LaneQueue {
                     break;
                 }
             }
-            open.part += open.records - before;
-            if open.part == run.len() {
-                open.runs += 1;
-                open.part = 0;
-            }
+            open.pass(open.records - before, run);
         }
         self.open = open;
         open.full

@@ -170,8 +170,8 @@ impl Batch {
         }))
     }
 
-    /// What is left of a batch that is finished, to make another one of the shard without asking for memory. None where somebody still has
-    /// the batch. It keeps no page.
+    /// What is left of a batch that is finished, to make another one without asking for memory. None where somebody still has the batch.
+    /// It keeps no page.
     pub(crate) fn into_spare(mut self) -> Option<Self> {
         let parts = Arc::get_mut(&mut self.0)?;
         parts.records.set(Records::default());
@@ -179,9 +179,18 @@ impl Batch {
         Some(self)
     }
 
-    /// Another batch of the same shard in the place of a spare one.
-    pub(crate) fn again(mut self, call: Call, records: Records, window: Option<Window>) -> Self {
+    /// Another batch, of any shard, in the place of a spare one.
+    pub(crate) fn again(
+        mut self,
+        info: &Arc<ShardInfo>,
+        call: Call,
+        records: Records,
+        window: Option<Window>,
+    ) -> Self {
         let parts = Arc::get_mut(&mut self.0).expect("nobody else has a spare batch");
+        if !Arc::ptr_eq(&parts.info, info) {
+            parts.info = Arc::clone(info);
+        }
         parts.call = call;
         parts.records.set(records);
         parts.window = window;

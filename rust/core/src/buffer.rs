@@ -52,10 +52,7 @@ impl Run {
 #[derive(Debug)]
 pub(crate) struct Leaf {
     pub(crate) page: Arc<Page>,
-    /// Indices of the page's incomplete records at intake, grouped by lane.
-    pub(crate) order: Vec<u32>,
-    /// What each of them adds to an event beside the constant parts; empty outside the buffer.
-    pub(crate) sizes: Vec<u32>,
+    numbers: Numbers,
     /// Ordinal of record 0.
     first_ordinal: u64,
     /// Of a page of moved records: what to add to `first_ordinal`, for each record; empty where it is the index.
@@ -66,16 +63,64 @@ pub(crate) struct Leaf {
     offered_later: Vec<(u32, i64)>,
 }
 
+/// So many records of a page have their numbers in the leaf itself: a page of few needs no memory for them.
+const FEW_RECORDS: usize = 12;
+
+/// Two numbers for each incomplete record of a page: where it stands, and its size.
+#[derive(Debug)]
+enum Numbers {
+    Few {
+        records: usize,
+        all: [u32; 2 * FEW_RECORDS],
+    },
+    Many(Box<[u32]>),
+}
+
+impl Numbers {
+    /// Zeros.
+    fn new(records: usize) -> Self {
+        if records <= FEW_RECORDS {
+            let all = [0; 2 * FEW_RECORDS];
+            Self::Few { records, all }
+        } else {
+            Self::Many(vec![0; 2 * records].into())
+        }
+    }
+
+    /// The indices, then the sizes.
+    fn both(&self) -> (&[u32], &[u32]) {
+        match self {
+            Self::Few { records, all } => all[..2 * records].split_at(*records),
+            Self::Many(all) => all.split_at(all.len() / 2),
+        }
+    }
+
+    fn both_mut(&mut self) -> (&mut [u32], &mut [u32]) {
+        match self {
+            Self::Few { records, all } => all[..2 * *records].split_at_mut(*records),
+            Self::Many(all) => {
+                let records = all.len() / 2;
+                all.split_at_mut(records)
+            }
+        }
+    }
+}
+
 /// What a record takes beside its text.
 const RECORD_BYTES: u64 = ENTRY_BYTES as u64 + 8;
 
 impl Leaf {
     /// A page of its own, outside the buffer, with its records in order.
     pub(crate) fn detached(page: Page) -> Self {
+        let mut numbers = Numbers::new(page.len());
+        let (order, sizes) = numbers.both_mut();
+        let places = order.iter_mut().zip(sizes);
+        for (((at, size), index), bytes) in places.zip(0..).zip(page.all_event_bytes()) {
+            (*at, *size) = (index, bytes);
+        }
         Self {
-            order: (0..to_u32(page.len())).collect(),
+            numbers,
             page: Arc::new(page),
-            sizes: Vec::new(),
             first_ordinal: 0,
             gaps: Vec::new(),
             offered_at: 0,
@@ -104,13 +149,22 @@ impl Leaf {
             page: Arc::new(Page::gather(
                 records.map(|(leaf, index)| (&*leaf.page, index)),
             )),
-            order: Vec::new(),
-            sizes: Vec::new(),
+            numbers: Numbers::new(0),
             first_ordinal,
             gaps,
             offered_at,
             offered_later,
         }
+    }
+
+    /// Indices of the page's incomplete records at intake, grouped by lane.
+    pub(crate) fn order(&self) -> &[u32] {
+        self.numbers.both().0
+    }
+
+    /// What each of them adds to an event beside the constant parts.
+    pub(crate) fn sizes(&self) -> &[u32] {
+        self.numbers.both().1
     }
 
     /// When a record was taken in.
@@ -129,14 +183,15 @@ impl Leaf {
     }
 
     pub(crate) fn held_bytes(&self) -> usize {
-        let numbers = self.order.capacity() + self.sizes.capacity() + self.gaps.capacity();
+        let gaps = self.gaps.capacity() * size_of::<u32>();
         let offers = self.offered_later.capacity() * size_of::<(u32, i64)>();
-        self.page.held_bytes() + numbers * 4 + offers
+        let (order, sizes) = self.numbers.both();
+        self.page.held_bytes() + size_of_val(order) + size_of_val(sizes) + gaps + offers
     }
 
     /// About what the records of a run take by themselves.
     fn weight(&self, run: Run) -> u64 {
-        let sizes = self.sizes[run.range()].iter().copied().map(u64::from);
+        let sizes = self.sizes()[run.range()].iter().copied().map(u64::from);
         sizes.sum::<u64>() + u64::from(run.len()) * RECORD_BYTES
     }
 }
@@ -158,7 +213,7 @@ pub(crate) struct Slot {
 impl Slot {
     /// Index in the page of what stands at `at` of the order.
     pub(crate) fn index(&self, at: u32) -> u32 {
-        self.leaf.order[to_usize(at)]
+        self.leaf.order()[to_usize(at)]
     }
 
     /// The position before the record at index `index` of the page; before its aggregate, if it is part of one. A source goes on after a
@@ -174,11 +229,29 @@ impl Slot {
     }
 }
 
+/// Where a page may be.
+#[derive(Debug)]
+enum Space {
+    Held(Slot),
+    /// It may be used again, as may the one that was left before it.
+    Free(Option<SlotId>),
+}
+
+impl Space {
+    fn slot(&self) -> Option<&Slot> {
+        match self {
+            Self::Held(slot) => Some(slot),
+            Self::Free(_) => None,
+        }
+    }
+}
+
 /// Slots of pages, reused.
 #[derive(Debug, Default)]
 pub(crate) struct Buffer {
-    slots: Vec<Option<Slot>>,
-    free: Vec<SlotId>,
+    slots: Vec<Space>,
+    /// The one that was left last.
+    free: Option<SlotId>,
     bytes: usize,
     live: u64,
     /// What is complete of the pages held.
@@ -199,6 +272,14 @@ const RELANED_RECORDS: usize = 10_000;
 pub(crate) const NO_LANE: u8 = u8::MAX;
 
 impl Buffer {
+    /// Room for one page is there from the beginning: most shards have no more at once.
+    pub(crate) fn new() -> Self {
+        Self {
+            slots: Vec::with_capacity(1),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -208,15 +289,15 @@ impl Buffer {
     }
 
     pub(crate) fn slot(&self, id: SlotId) -> &Slot {
-        self.slots[to_usize(id)]
-            .as_ref()
-            .expect("a run points to a held page")
+        let slot = self.slots[to_usize(id)].slot();
+        slot.expect("a run points to a held page")
     }
 
     fn slot_mut(&mut self, id: SlotId) -> &mut Slot {
-        self.slots[to_usize(id)]
-            .as_mut()
-            .expect("a run points to a held page")
+        match &mut self.slots[to_usize(id)] {
+            Space::Held(slot) => slot,
+            Space::Free(_) => unreachable!("a run points to a held page"),
+        }
     }
 
     /// The records of these runs.
@@ -226,7 +307,7 @@ impl Buffer {
     ) -> impl Iterator<Item = Record<'_>> {
         runs.flat_map(|run| {
             let leaf = &*self.slot(run.slot).leaf;
-            let indices = leaf.order[run.range()].iter();
+            let indices = leaf.order()[run.range()].iter();
             indices.map(|index| leaf.page.record(to_usize(*index)))
         })
     }
@@ -243,8 +324,7 @@ impl Buffer {
     ) -> Option<LaneRuns> {
         let leaf = Leaf {
             page,
-            order: Vec::new(),
-            sizes: Vec::new(),
+            numbers: Numbers::new(0),
             first_ordinal,
             gaps: Vec::new(),
             offered_at,
@@ -278,20 +358,29 @@ impl Buffer {
         for (run, bounds) in runs.iter_mut().zip(next.windows(2)) {
             (run.start, run.end) = (bounds[0], bounds[1]);
         }
-        leaf.order = vec![0; to_usize(live)];
-        leaf.sizes = vec![0; to_usize(live)];
+        leaf.numbers = Numbers::new(to_usize(live));
+        let (order, sizes) = leaf.numbers.both_mut();
         let (mut weight, mut dead) = (0, 0);
-        for ((index, lane), bytes) in (0..).zip(lanes).zip(leaf.page.all_event_bytes()) {
-            let own = u64::from(bytes) + RECORD_BYTES;
-            weight += own;
-            if *lane == NO_LANE {
-                dead += own;
-                continue;
+        let records = (0..).zip(leaf.page.all_event_bytes());
+        if runs.iter().any(|run| to_usize(run.len()) == lanes.len()) {
+            // All of one lane are in their order already.
+            for ((at, size), (index, bytes)) in order.iter_mut().zip(sizes).zip(records) {
+                weight += u64::from(bytes) + RECORD_BYTES;
+                (*at, *size) = (index, bytes);
             }
-            let at = &mut next[usize::from(*lane)];
-            leaf.order[to_usize(*at)] = index;
-            leaf.sizes[to_usize(*at)] = bytes;
-            *at += 1;
+        } else {
+            for (lane, (index, bytes)) in lanes.iter().zip(records) {
+                let own = u64::from(bytes) + RECORD_BYTES;
+                weight += own;
+                if *lane == NO_LANE {
+                    dead += own;
+                    continue;
+                }
+                let at = &mut next[usize::from(*lane)];
+                order[to_usize(*at)] = index;
+                sizes[to_usize(*at)] = bytes;
+                *at += 1;
+            }
         }
         let in_it = runs.iter().zip(0..).filter(|(run, _)| run.len() > 0);
         let lanes = in_it.fold(0, |set, (_, lane)| set | 1 << lane);
@@ -316,11 +405,15 @@ impl Buffer {
         if slot.lanes & !self.stuck == 0 {
             self.dead_behind_stuck += slot.dead;
         }
-        if let Some(id) = self.free.pop() {
-            self.slots[to_usize(id)] = Some(slot);
+        if let Some(id) = self.free {
+            let space = &mut self.slots[to_usize(id)];
+            match std::mem::replace(space, Space::Held(slot)) {
+                Space::Free(before) => self.free = before,
+                Space::Held(_) => unreachable!("what was left is free"),
+            }
             return id;
         }
-        self.slots.push(Some(slot));
+        self.slots.push(Space::Held(slot));
         to_u32(self.slots.len() - 1)
     }
 
@@ -349,11 +442,13 @@ impl Buffer {
     }
 
     fn release(&mut self, id: SlotId) {
-        let slot = self.slots[to_usize(id)].take();
-        let slot = slot.expect("only a held page is released");
+        let space = &mut self.slots[to_usize(id)];
+        let Space::Held(slot) = std::mem::replace(space, Space::Free(self.free)) else {
+            unreachable!("only a held page is released");
+        };
+        self.free = Some(id);
         self.bytes -= slot.leaf.held_bytes();
         self.dead -= slot.dead;
-        self.free.push(id);
     }
 
     /// Moves all incomplete records into fresh pages, in the order of the log, for other lanes. `live` holds every live run. Returns the
@@ -364,7 +459,7 @@ impl Buffer {
         let mut records: Vec<(u64, SlotId, u32)> = Vec::new();
         for run in live {
             let leaf = &self.slot(run.slot).leaf;
-            let indices = leaf.order[run.range()].iter();
+            let indices = leaf.order()[run.range()].iter();
             records.extend(indices.map(|index| (leaf.ordinal(*index), run.slot, *index)));
         }
         records.sort_unstable();
@@ -426,7 +521,7 @@ impl Buffer {
 
     /// Counts bytes and records anew and compares. `live` holds every live run with its lane.
     pub(crate) fn check(&self, live: &[(u8, Run)]) {
-        let held: Vec<_> = self.slots.iter().flatten().collect();
+        let held: Vec<_> = self.slots.iter().filter_map(Space::slot).collect();
         let bytes: usize = held.iter().map(|slot| slot.leaf.held_bytes()).sum();
         assert_eq!(
             bytes, self.bytes,
@@ -446,8 +541,8 @@ impl Buffer {
             *lanes |= 1 << lane;
             *weight += self.slot(run.slot).leaf.weight(*run);
         }
-        for (slot, found) in self.slots.iter().zip(&found) {
-            let own = slot.as_ref().map_or((0, 0, 0), |slot| {
+        for (slot, found) in self.slots.iter().map(Space::slot).zip(&found) {
+            let own = slot.map_or((0, 0, 0), |slot| {
                 (slot.live, slot.lanes, slot.weight - slot.dead)
             });
             assert_eq!(

@@ -72,10 +72,12 @@ pub struct Checkpoint {
     pub start: Start,
     /// Every record at or below it is complete. None before the first one is.
     pub watermark: Option<Position>,
-    /// The current lanes first, then those of former factors whose marks the watermark has not passed.
-    pub lanes: Vec<LaneTag>,
+    /// The current lanes; None in the checkpoint of a shard that has not run.
+    pub lanes: Option<LaneTag>,
+    /// Those of former factors whose marks the watermark has not passed; none where there are no current ones.
+    pub former: Vec<LaneTag>,
     /// The last tumbling window, if there was one, with the state that belongs to the completed records.
-    pub window: Option<WindowState>,
+    pub window: Option<Arc<WindowState>>,
     /// The shard is closed and everything in it is complete.
     pub ended: bool,
 }
@@ -124,7 +126,8 @@ impl Checkpoint {
             key: key.into(),
             start,
             watermark: None,
-            lanes: Vec::new(),
+            lanes: None,
+            former: Vec::new(),
             window: None,
             ended: false,
         }
@@ -136,6 +139,11 @@ impl Checkpoint {
             watermark,
             ..Self::fresh(Arc::clone(&self.key), start)
         };
+    }
+
+    /// The current lanes, then those of former factors.
+    pub fn tags(&self) -> impl Iterator<Item = &LaneTag> {
+        self.lanes.iter().chain(&self.former)
     }
 
     /// The stored form: magic, format version, content, checksum.
@@ -159,8 +167,8 @@ impl Checkpoint {
         out.push(kind);
         out.extend_from_slice(&at.to_le_bytes());
         put_position(&mut out, self.watermark.as_ref());
-        put_len(&mut out, self.lanes.len());
-        for tag in &self.lanes {
+        put_len(&mut out, self.tags().count());
+        for tag in self.tags() {
             out.extend_from_slice(&tag.lane_function.to_le_bytes());
             put_len(&mut out, tag.marks.len());
             for mark in &tag.marks {
@@ -284,19 +292,11 @@ impl<'a> Reader<'a> {
             }
         };
         let watermark = self.position()?;
-        let mut lanes = Vec::new();
-        for _ in 0..self.len()? {
-            let lane_function = u16::from_le_bytes(self.array()?);
-            let marks = (0..self.len()?)
-                .map(|_| self.position())
-                .collect::<Result<_, _>>()?;
-            lanes.push(LaneTag {
-                lane_function,
-                marks,
-            });
-        }
+        let tags = self.len()?;
+        let lanes = (tags > 0).then(|| self.tag()).transpose()?;
+        let former = (1..tags).map(|_| self.tag()).collect::<Result<_, _>>()?;
         let window = if self.flag()? {
-            Some(self.window(format)?)
+            Some(Arc::new(self.window(format)?))
         } else {
             None
         };
@@ -305,8 +305,18 @@ impl<'a> Reader<'a> {
             start,
             watermark,
             lanes,
+            former,
             window,
             ended: self.flag()?,
+        })
+    }
+
+    fn tag(&mut self) -> Result<LaneTag, CheckpointError> {
+        let lane_function = u16::from_le_bytes(self.array()?);
+        let marks = (0..self.len()?).map(|_| self.position());
+        Ok(LaneTag {
+            lane_function,
+            marks: marks.collect::<Result<_, _>>()?,
         })
     }
 

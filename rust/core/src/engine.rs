@@ -19,7 +19,7 @@ use crate::discard::{Confirmation, DiscardId};
 use crate::error::UsageError;
 use crate::filter::{Sieve, Sifted};
 use crate::page::Page;
-use crate::shard::{Finished, InFlight, Offered, Shard, Snapshot, Standing, Task, Want};
+use crate::shard::{Finished, InFlight, Offered, Shard, Snapshot, Spare, Standing, Task, Want};
 use crate::stats::ShardStats;
 use crate::trace::Event;
 use crate::window::ReturnedState;
@@ -156,6 +156,7 @@ pub struct Engine {
     free_mappings: Vec<usize>,
     ready: VecDeque<u32>,
     turn: Turn,
+    spare: Spare,
     timers: BinaryHeap<Reverse<(i64, u32)>>,
     /// Things that have become ready since [`Engine::take_woken`].
     woken: usize,
@@ -186,6 +187,7 @@ impl Engine {
             free_mappings: Vec::new(),
             ready: VecDeque::new(),
             turn: Turn::default(),
+            spare: Spare::default(),
             timers: BinaryHeap::new(),
             woken: 0,
             trace: None,
@@ -407,15 +409,17 @@ impl Engine {
                 filtered: 0,
             });
         }
-        let (offered, reserved) = self.step_at(at, |place| {
-            let offered = place.shard.offer(page, sifted, millis_behind, now)?;
+        let place = &mut self.places.0[at].1;
+        let spare = &mut self.spare;
+        let offered = place.shard.offer(page, sifted, millis_behind, now, spare);
+        if offered.is_ok() {
             if !empty {
                 place.page_bytes = (3 * place.page_bytes + bytes) / 4;
             }
-            Ok::<_, UsageError>((offered, place.reserved.take()))
-        })?;
-        self.reserved -= reserved.unwrap_or(0);
-        Ok(offered)
+            self.reserved -= place.reserved.take().unwrap_or(0);
+        }
+        self.follow(at);
+        offered
     }
 
     // ---- batches ----
@@ -485,10 +489,12 @@ impl Engine {
             }
             place.queued = false;
             self.turn.next(shard, now);
-            let task = self.step_at(at, |place| place.shard.next(now));
+            let task = place.shard.take(now);
+            self.follow(at);
             if let Some(Task::Run(lane)) = task {
                 self.mappings[mapping].running += 1;
-                let in_flight = InFlight::new(&mut self.places.0[at].1.shard, lane);
+                let shard = &mut self.places.0[at].1.shard;
+                let in_flight = InFlight::new(shard, lane, &mut self.spare);
                 return Taken::Task(Task::Run(read(in_flight)));
             }
             // It has not used the place that it was let go for.
@@ -503,7 +509,7 @@ impl Engine {
     /// The batch in flight that a ticket names; None where it is finished, or its shard is gone.
     pub fn batch(&mut self, ticket: Ticket) -> Option<Batch> {
         let place = self.places.get_mut(ticket.shard()).ok()?;
-        place.shard.batch(ticket)
+        place.shard.batch(ticket, &mut self.spare)
     }
 
     /// Says how a batch went.
@@ -530,7 +536,8 @@ impl Engine {
         };
         let place = &mut self.places.0[at].1;
         let was_queued = place.queued;
-        let finished = place.shard.finish(ticket, outcome, returned, now);
+        let spare = &mut self.spare;
+        let finished = place.shard.finish(ticket, outcome, returned, now, spare);
         self.follow(at);
         if finished.is_ok() {
             let mapping = self.places.0[at].1.mapping;
@@ -683,6 +690,8 @@ impl Engine {
         let key = &config.key;
         let name = (key.mapping_uuid.clone(), key.shard_id.clone());
         self.names.remove(&name);
+        // They would keep what is attached to the shard.
+        self.spare.forget_batches();
         if place.listed {
             self.unsaved.retain(|listed| *listed != shard);
         }

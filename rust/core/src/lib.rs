@@ -204,7 +204,7 @@ pub use page::{
 };
 pub use position::{Position, SEQUENCE_DIGITS_MAX, SequenceNumber};
 pub use records::Records;
-pub use shard::{Finished, InFlight, Offered, Shard, Snapshot, Task, Want};
+pub use shard::{Finished, InFlight, Offered, Snapshot, Task, Want};
 pub use stats::{
     Age, Counters, Distributions, LaneState, LaneStats, ShardState, ShardStats, WindowStats,
 };

@@ -51,10 +51,11 @@ impl LaneMarks {
     }
 
     /// Records up to `last`, a sequence number and its index inside an aggregate, are complete, None where it was the closing call of a
-    /// window; the window is so now.
+    /// window; the window is so now. `same` gives the same position, where there is one whose text can be shared.
     pub(crate) fn complete(
         &mut self,
         last: Option<(&[u8], u32)>,
+        same: impl FnOnce() -> Option<Position>,
         window: Option<Arc<WindowState>>,
     ) {
         if let Some(Segment::Discard { .. }) = self.segments.back() {
@@ -66,7 +67,7 @@ impl LaneMarks {
             _ => (&mut self.mark, &mut self.window),
         };
         if let Some((sequence, sub)) = last {
-            Position::put(mark, sequence, sub);
+            Position::put(mark, sequence, sub, same);
         }
         *at = window;
     }
@@ -159,7 +160,7 @@ pub(crate) struct FormerLanes {
 }
 
 impl FormerLanes {
-    pub(crate) fn new(tags: Vec<LaneTag>) -> Self {
+    pub(crate) fn new(tags: impl IntoIterator<Item = LaneTag>) -> Self {
         let mut own = Self::default();
         own.merge(tags);
         own
@@ -180,11 +181,17 @@ impl FormerLanes {
         }
     }
 
-    /// Adds these tags to those of a checkpoint.
-    pub(crate) fn merge_into(&self, lanes: &mut Vec<LaneTag>) {
+    /// What a checkpoint has beside the current lanes, whose marks are raised where a former factor was the same.
+    pub(crate) fn beside(&self, current: &mut LaneTag) -> Vec<LaneTag> {
+        let mut others = Vec::new();
         for tag in &self.tags {
-            merge_tag(lanes, tag.clone());
+            if current.is_like(tag) {
+                current.raise(tag.clone());
+            } else {
+                others.push(tag.clone());
+            }
         }
+        others
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -231,16 +238,24 @@ impl FormerLanes {
 /// Adds a tag, or raises the marks of the tag that has the same lanes: there is at most one for each factor, however often a shard is
 /// restarted.
 fn merge_tag(tags: &mut Vec<LaneTag>, tag: LaneTag) {
-    let same = |old: &&mut LaneTag| {
-        old.lane_function == tag.lane_function && old.marks.len() == tag.marks.len()
-    };
-    if let Some(old) = tags.iter_mut().find(same) {
-        for (old, new) in old.marks.iter_mut().zip(tag.marks) {
+    match tags.iter_mut().find(|old| old.is_like(&tag)) {
+        Some(old) => old.raise(tag),
+        None => tags.push(tag),
+    }
+}
+
+impl LaneTag {
+    /// Whether the other one has the same lanes.
+    fn is_like(&self, other: &Self) -> bool {
+        self.lane_function == other.lane_function && self.marks.len() == other.marks.len()
+    }
+
+    /// Takes what is higher in another one of the same lanes.
+    fn raise(&mut self, other: Self) {
+        for (old, new) in self.marks.iter_mut().zip(other.marks) {
             if new > *old {
                 *old = new;
             }
         }
-    } else {
-        tags.push(tag);
     }
 }

@@ -453,13 +453,9 @@ impl Page {
     /// If the record has no sequence number yet.
     pub(crate) fn position(&self, index: usize) -> Position {
         let entry = &self.entries[index];
-        match SequenceNumber::parse(entry.sequence().text(&self.body)) {
-            Ok(sequence) => Position {
-                sequence,
-                sub: entry.sub,
-            },
-            Err(error) => panic!("record {index} has no position: {error}"),
-        }
+        let digits = entry.sequence().of(&self.body);
+        assert!(!digits.is_empty(), "record {index} has no position");
+        Position::new(digits, entry.sub)
     }
 
     /// Whether a record has no sequence number yet. Only pages of [`PageBuilder`] can have such records.

@@ -133,9 +133,21 @@ pub struct Position {
 }
 
 impl Position {
-    /// Puts the position of a page's record here: into the old one's memory, where nobody shares that and it has the size.
-    pub(crate) fn put(place: &mut Option<Self>, digits: &[u8], sub: u32) {
+    /// The position of a page's record.
+    pub(crate) fn new(digits: &[u8], sub: u32) -> Self {
         debug_assert!(is_sequence(digits));
+        let sequence = SequenceNumber(digits.into());
+        Self { sequence, sub }
+    }
+
+    /// Puts the position of a page's record here: into the old one's memory, where nobody shares that and it has the size. Else
+    /// it is what `same` gives, where that gives one.
+    pub(crate) fn put(
+        place: &mut Option<Self>,
+        digits: &[u8],
+        sub: u32,
+        same: impl FnOnce() -> Option<Self>,
+    ) {
         if let Some(Self { sequence, sub: own }) = place
             && let Some(text) = Arc::get_mut(&mut sequence.0)
             && text.len() == digits.len()
@@ -143,10 +155,9 @@ impl Position {
             text.copy_from_slice(digits);
             *own = sub;
         } else {
-            *place = Some(Self {
-                sequence: SequenceNumber(digits.into()),
-                sub,
-            });
+            let own = same().unwrap_or_else(|| Self::new(digits, sub));
+            debug_assert_eq!(own, Self::new(digits, sub));
+            *place = Some(own);
         }
     }
 }
@@ -244,10 +255,10 @@ mod tests {
     #[test]
     fn a_position_is_written_over_but_not_where_it_is_shared() {
         let mut place = None;
-        Position::put(&mut place, b"17", 0);
+        Position::put(&mut place, b"17", 0, || None);
         let kept = place.clone();
         for (digits, sub) in [("18", 1), ("19", 0), ("100", 2)] {
-            Position::put(&mut place, digits.as_bytes(), sub);
+            Position::put(&mut place, digits.as_bytes(), sub, || None);
             let sequence = number(digits);
             assert_eq!(place, Some(Position { sequence, sub }));
         }

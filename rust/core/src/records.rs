@@ -46,23 +46,13 @@ impl Slice {
     }
 
     fn indices(&self) -> &[u32] {
-        &self.leaf.order[to_usize(self.start)..to_usize(self.end)]
+        &self.leaf.order()[to_usize(self.start)..to_usize(self.end)]
     }
 
-    /// What its records add to an event beside the constant parts: the sum of what stands side by side, where that is kept.
+    /// What its records add to an event beside the constant parts.
     fn bytes(&self) -> usize {
-        let kept = self
-            .leaf
-            .sizes
-            .get(to_usize(self.start)..to_usize(self.end));
-        match kept {
-            Some(sizes) => sizes.iter().copied().map(to_usize).sum(),
-            None => self
-                .indices()
-                .iter()
-                .map(|index| to_usize(self.record(*index).event_bytes()))
-                .sum(),
-        }
+        let sizes = &self.leaf.sizes()[to_usize(self.start)..to_usize(self.end)];
+        sizes.iter().copied().map(to_usize).sum()
     }
 
     fn record(&self, index: u32) -> Record<'_> {

@@ -244,7 +244,7 @@ impl Work {
         );
         for run in &self.runs {
             assert!(
-                to_usize(run.end) <= buffer.slot(run.slot).leaf.order.len(),
+                to_usize(run.end) <= buffer.slot(run.slot).leaf.order().len(),
                 "I10: a run lies within its page"
             );
         }

@@ -1,7 +1,9 @@
 //! A list of runs that mostly has one: the first stands in the list itself, so that a batch of few records needs no memory of its own.
 
 use std::collections::VecDeque;
+use std::iter::{Chain, Flatten};
 use std::ops::Range;
+use std::option;
 
 use crate::buffer::Run;
 
@@ -10,7 +12,11 @@ use crate::buffer::Run;
 pub(crate) struct Runs {
     first: Option<Run>,
     /// Empty where there is no first.
-    rest: VecDeque<Run>,
+    #[expect(
+        clippy::box_collection,
+        reason = "few lists have it, and lists stand where each step looks"
+    )]
+    rest: Option<Box<VecDeque<Run>>>,
 }
 
 impl Runs {
@@ -21,12 +27,16 @@ impl Runs {
     pub(crate) fn get(&self, index: usize) -> Option<Run> {
         match index.checked_sub(1) {
             None => self.first,
-            Some(index) => self.rest.get(index).copied(),
+            Some(index) => self.rest.as_ref()?.get(index).copied(),
         }
     }
 
     pub(crate) fn last(&self) -> Option<Run> {
-        self.rest.back().copied().or(self.first)
+        self.rest
+            .as_ref()
+            .and_then(|rest| rest.back())
+            .copied()
+            .or(self.first)
     }
 
     pub(crate) fn iter(&self) -> <&Self as IntoIterator>::IntoIter {
@@ -58,30 +68,34 @@ impl Runs {
     /// How many come before the first one for which `is_before` is false, as all behind it.
     pub(crate) fn partition_point(&self, mut is_before: impl FnMut(&Run) -> bool) -> usize {
         match &self.first {
-            Some(first) if is_before(first) => 1 + self.rest.partition_point(is_before),
+            Some(first) if is_before(first) => {
+                let rest = self.rest.as_ref();
+                1 + rest.map_or(0, |rest| rest.partition_point(is_before))
+            }
             _ => 0,
         }
     }
 
     /// Puts others in the place of some.
     pub(crate) fn replace(&mut self, range: Range<usize>, others: &[Run]) {
+        let rest = self.rest.get_or_insert_default();
         if let Some(first) = self.first.take() {
-            self.rest.push_front(first);
+            rest.push_front(first);
         }
         let both = range.len().min(others.len());
         let (over, more) = others.split_at(both);
         for (at, run) in range.clone().zip(over) {
-            self.rest[at] = *run;
+            rest[at] = *run;
         }
         let behind = range.start + both;
-        self.rest.drain(behind..range.end);
+        rest.drain(behind..range.end);
         for (at, run) in (behind..).zip(more) {
-            self.rest.insert(at, *run);
+            rest.insert(at, *run);
         }
-        self.first = self.rest.pop_front();
+        self.first = rest.pop_front();
         // A list that was long keeps no memory for what it was.
-        if self.rest.len() < self.rest.capacity() / 4 {
-            self.rest.shrink_to(2 * self.rest.len());
+        if rest.len() < rest.capacity() / 4 {
+            rest.shrink_to(2 * rest.len());
         }
     }
 
@@ -89,7 +103,7 @@ impl Runs {
         if self.first.is_none() {
             self.first = Some(run);
         } else {
-            self.rest.push_back(run);
+            self.rest.get_or_insert_default().push_back(run);
         }
     }
 
@@ -102,7 +116,7 @@ impl Runs {
         };
         first.start = taken.end;
         if first.len() == 0 {
-            self.first = self.rest.pop_front();
+            self.first = self.rest.as_mut().and_then(|rest| rest.pop_front());
         }
         Some(taken)
     }
@@ -116,10 +130,10 @@ impl Extend<Run> for Runs {
 
 impl<'a> IntoIterator for &'a Runs {
     type Item = &'a Run;
-    type IntoIter =
-        std::iter::Chain<std::option::Iter<'a, Run>, std::collections::vec_deque::Iter<'a, Run>>;
+    type IntoIter = Chain<option::Iter<'a, Run>, Flatten<option::IntoIter<&'a VecDeque<Run>>>>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.first.iter().chain(&self.rest)
+        let rest = self.rest.as_deref().into_iter().flatten();
+        self.first.iter().chain(rest)
     }
 }

@@ -66,7 +66,7 @@ pub struct Want {
     pub limit: u32,
 }
 
-/// What [`Shard::take`] gives: something to run, or something to deliver.
+/// What [`Engine::take`](crate::Engine::take) gives: something to run, or something to deliver.
 #[derive(Debug, Clone)]
 pub enum Task<T = Batch> {
     /// Invoke the function with it, then call `finish`.
@@ -75,7 +75,7 @@ pub enum Task<T = Batch> {
     Deliver(Box<Discard>),
 }
 
-/// What [`Shard::finish`] led to.
+/// What [`Engine::finish`](crate::Engine::finish) led to.
 #[derive(Debug, Clone, Default)]
 pub struct Finished {
     /// The ticket is of a shard that is gone; nothing was changed.
@@ -102,7 +102,7 @@ impl Standing {
     }
 }
 
-/// One consistent snapshot, to be stored and then confirmed with [`Shard::saved`].
+/// One consistent snapshot, to be stored and then confirmed with [`Engine::saved`](crate::Engine::saved).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Grows with every change.
@@ -127,8 +127,6 @@ struct Lane {
     work: Option<Work>,
     /// Its batch in flight, where it is shared with whoever runs it.
     in_flight: Option<Batch>,
-    /// What the batch before it was, to be used again.
-    spare: Option<Batch>,
     /// When its last batch ended; the batching window does not start before.
     last_completion: i64,
     /// What is to be known of its batch in flight when it comes to an end.
@@ -144,7 +142,6 @@ impl Lane {
             queue: LaneQueue::default(),
             work: None,
             in_flight: None,
-            spare: None,
             last_completion: i64::MIN,
             sent: Sent::default(),
             marks: LaneMarks::default(),
@@ -174,9 +171,36 @@ struct Unconfirmed {
     bytes: usize,
 }
 
-/// One shard. See the [crate page](crate) for how it is driven.
+/// Memory that a step of a shard needs for a while, kept for the next step of any shard: what was used last is in the processor's caches.
+#[derive(Debug, Default)]
+pub(crate) struct Spare {
+    /// The lane of each record of the page that is taken in.
+    lanes: Vec<u8>,
+    /// Finished batches that nobody has.
+    batches: Vec<Batch>,
+}
+
+/// The most finished batches that are kept.
+const SPARE_BATCHES_MAX: usize = 64;
+
+impl Spare {
+    fn keep(&mut self, finished: Option<Batch>) {
+        if self.batches.len() < SPARE_BATCHES_MAX
+            && let Some(spare) = finished.and_then(Batch::into_spare)
+        {
+            self.batches.push(spare);
+        }
+    }
+
+    /// Forgets the batches, and with them the shards that they were of.
+    pub(crate) fn forget_batches(&mut self) {
+        self.batches.clear();
+    }
+}
+
+/// One shard; see [`Engine`](crate::Engine) for what the calls mean.
 #[derive(Debug)]
-pub struct Shard {
+pub(crate) struct Shard {
     info: Arc<ShardInfo>,
     chance: Chance,
     mode: Mode,
@@ -219,8 +243,6 @@ pub struct Shard {
     sent: Option<Age>,
     finished: Option<Age>,
     trace: Option<Vec<Event>>,
-    /// The lane of each record of the page that is taken in; kept for its memory.
-    scratch: Vec<u8>,
 }
 
 impl Shard {
@@ -231,7 +253,7 @@ impl Shard {
     /// # Errors
     ///
     /// A parameter is outside its range, or the checkpoint is of another shard.
-    pub fn new(
+    pub(crate) fn new(
         handle: u32,
         mut config: ShardConfig,
         checkpoint: Option<Checkpoint>,
@@ -252,9 +274,9 @@ impl Shard {
             &format!("{}/{}", config.key.mapping_uuid, config.key.shard_id),
         );
         let info = Self::info(handle, config);
-        let window = restored.window.map(Arc::new);
+        let window = restored.window;
         let mut lanes: Vec<Lane> = (0..factor).map(|_| Lane::new()).collect();
-        lanes[0].marks.complete(None, window.clone());
+        lanes[0].marks.complete(None, || None, window.clone());
         Ok(Self {
             info,
             chance,
@@ -263,8 +285,8 @@ impl Shard {
             starved: false,
             heads: Heads::new(lanes.len()),
             lanes,
-            buffer: Buffer::default(),
-            former: FormerLanes::new(restored.lanes),
+            buffer: Buffer::new(),
+            former: FormerLanes::new(restored.lanes.into_iter().chain(restored.former)),
             last_taken_in: restored.watermark.clone(),
             watermark: restored.watermark,
             next_ordinal: 0,
@@ -287,7 +309,6 @@ impl Shard {
             sent: None,
             finished: None,
             trace: None,
-            scratch: Vec::new(),
         })
     }
 
@@ -323,14 +344,14 @@ impl Shard {
 
     /// The shard's configuration.
     #[must_use]
-    pub fn config(&self) -> &ShardConfig {
+    pub(crate) fn config(&self) -> &ShardConfig {
         &self.info.config
     }
 
     // ---- intake ----
 
     /// Leave to fetch, given `room`: whether the budget has room for another page. Refusing it closes open batches at once.
-    pub fn wants(&mut self, room: bool, now: i64) -> Option<Want> {
+    pub(crate) fn wants(&mut self, room: bool, now: i64) -> Option<Want> {
         if self.mode != Mode::Running || self.closed {
             return None;
         }
@@ -352,7 +373,7 @@ impl Shard {
     }
 
     /// Says that nothing more can be fetched for now: lanes stop to wait for more records.
-    pub fn starve(&mut self, now: i64) {
+    pub(crate) fn starve(&mut self, now: i64) {
         self.starved = true;
         self.leave_tip();
         self.refresh_waiting(now);
@@ -360,12 +381,12 @@ impl Shard {
 
     /// What the shard's records go through; None where the mapping has no filters.
     #[must_use]
-    pub fn sieve(&self) -> Option<Sieve> {
+    pub(crate) fn sieve(&self) -> Option<Sieve> {
         Sieve::of(&self.info)
     }
 
     /// A fetch brought nothing, not even an empty page: what the source has at its tip is not known any more.
-    pub fn fetch_failed(&mut self) {
+    pub(crate) fn fetch_failed(&mut self) {
         self.fetching = false;
         self.leave_tip();
         self.after_step();
@@ -378,12 +399,13 @@ impl Shard {
     /// # Errors
     ///
     /// The shard is closed, or no sequence number is left to assign.
-    pub fn offer(
+    pub(crate) fn offer(
         &mut self,
         mut page: Arc<Page>,
         sifted: Option<Sifted>,
         millis_behind: Option<i64>,
         now: i64,
+        spare: &mut Spare,
     ) -> Result<Offered, UsageError> {
         if self.closed && !page.is_empty() {
             return Err(UsageError::Closed);
@@ -411,7 +433,7 @@ impl Shard {
         self.counters.duplicates += u64::from(duplicates);
         let (mut complete, mut filtered) = (0, 0);
         if records > 0 {
-            (complete, filtered) = self.sort_in(page, sifted.as_ref(), now);
+            (complete, filtered) = self.sort_in(page, sifted.as_ref(), now, &mut spare.lanes);
             self.last_records_at = now;
             self.counters.records += u64::from(records);
             self.counters.already_complete += u64::from(complete);
@@ -485,9 +507,14 @@ impl Shard {
     }
 
     /// Gives each record its lane. Returns how many were complete already, and how many of the others are filtered out.
-    fn sort_in(&mut self, page: Arc<Page>, sifted: Option<&Sifted>, now: i64) -> (u32, u32) {
+    fn sort_in(
+        &mut self,
+        page: Arc<Page>,
+        sifted: Option<&Sifted>,
+        now: i64,
+        lanes: &mut Vec<u8>,
+    ) -> (u32, u32) {
         let factor = self.mapping().parallelization_factor;
-        let mut lanes = std::mem::take(&mut self.scratch);
         lanes.clear();
         let (mut complete, mut filtered) = (0, 0);
         lanes.extend((0..page.len()).map(|index| {
@@ -509,8 +536,7 @@ impl Shard {
         let first_ordinal = self.next_ordinal;
         self.next_ordinal += u64::try_from(page.len()).expect("a page has less than 2^32 records");
         let before = self.last_taken_in.replace(last);
-        let runs = self.buffer.insert(page, &lanes, first_ordinal, before, now);
-        self.scratch = lanes;
+        let runs = self.buffer.insert(page, lanes, first_ordinal, before, now);
         for (index, run) in runs.into_iter().flatten().enumerate() {
             if run.len() > 0 {
                 self.lanes[index].queue.push(run);
@@ -527,7 +553,7 @@ impl Shard {
     }
 
     /// Says that the source has no further record for this shard, ever.
-    pub fn close(&mut self, now: i64) {
+    pub(crate) fn close(&mut self, now: i64) {
         if !self.closed {
             self.closed = true;
             self.note(|| Event::Closed);
@@ -543,30 +569,25 @@ impl Shard {
     // ---- checkpoint ----
 
     /// A snapshot, if anything has changed since the last one that was saved.
-    pub fn checkpoint(&mut self) -> Option<Snapshot> {
+    pub(crate) fn checkpoint(&mut self) -> Option<Snapshot> {
         if self.changed == self.saved {
             return None;
         }
         let watermark = self.move_watermark();
         self.former.drop_passed(watermark.as_ref());
-        let mut lanes = vec![LaneTag {
+        let marks = self.lanes.iter().map(|lane| lane.marks.mark().cloned());
+        let mut lanes = LaneTag {
             lane_function: LANE_FUNCTION_VERSION,
-            marks: self
-                .lanes
-                .iter()
-                .map(|lane| lane.marks.mark().cloned())
-                .collect(),
-        }];
-        self.former.merge_into(&mut lanes);
+            marks: marks.collect(),
+        };
+        let former = self.former.beside(&mut lanes);
         let checkpoint = Checkpoint {
             key: Arc::clone(&self.info.config.key),
             start: self.info.config.start,
             watermark,
-            lanes,
-            window: self.lanes[0]
-                .marks
-                .window()
-                .map(|window| (**window).clone()),
+            lanes: Some(lanes),
+            former,
+            window: self.lanes[0].marks.window().cloned(),
             ended: self.is_ended(),
         };
         Some(Snapshot {
@@ -577,7 +598,7 @@ impl Shard {
     }
 
     /// The store has a snapshot of this version.
-    pub fn saved(&mut self, version: u64) {
+    pub(crate) fn saved(&mut self, version: u64) {
         self.saved = self.saved.max(version.min(self.changed));
         self.note(|| Event::Saved { version });
     }
@@ -608,7 +629,7 @@ impl Shard {
 
     /// Records from the lowest incomplete one to the last taken in.
     #[must_use]
-    pub fn span(&self) -> u64 {
+    pub(crate) fn span(&self) -> u64 {
         let held = self.lanes.iter().filter_map(|lane| lane.marks.held_back());
         let lowest = held
             .map(|(ordinal, _)| ordinal)
@@ -619,14 +640,14 @@ impl Shard {
     // ---- life cycle ----
 
     /// Hands out and fetches nothing more; batches in flight finish.
-    pub fn pause(&mut self) {
+    pub(crate) fn pause(&mut self) {
         self.mode = Mode::Paused;
         self.leave_tip();
         self.note(|| Event::Paused);
     }
 
     /// Goes on after a pause or a drain.
-    pub fn resume(&mut self, now: i64) {
+    pub(crate) fn resume(&mut self, now: i64) {
         self.mode = Mode::Running;
         self.note(|| Event::Resumed);
         self.tick(now);
@@ -634,7 +655,7 @@ impl Shard {
     }
 
     /// Fetches nothing more, and hands out what is held without waiting for batching windows.
-    pub fn drain(&mut self, now: i64) {
+    pub(crate) fn drain(&mut self, now: i64) {
         self.mode = Mode::Draining;
         self.leave_tip();
         self.note(|| Event::Draining);
@@ -647,7 +668,7 @@ impl Shard {
     /// # Errors
     ///
     /// A parameter is outside its range, or a batch is in flight or a discard unconfirmed: pause or drain first.
-    pub fn update(&mut self, mapping: MappingConfig, now: i64) -> Result<(), UsageError> {
+    pub(crate) fn update(&mut self, mapping: MappingConfig, now: i64) -> Result<(), UsageError> {
         mapping.validate()?;
         let in_flight = self.in_flight();
         if in_flight > 0 || !self.unconfirmed.is_empty() {
@@ -675,7 +696,9 @@ impl Shard {
         );
         self.lanes = (0..factor).map(|_| Lane::new()).collect();
         self.heads = Heads::new(self.lanes.len());
-        self.lanes[0].marks.complete(None, self.window.clone());
+        self.lanes[0]
+            .marks
+            .complete(None, || None, self.window.clone());
         self.relief_at = None;
         for runs in self.buffer.relane(&live, factor) {
             for (lane, run) in self.lanes.iter_mut().zip(runs) {
@@ -720,12 +743,12 @@ impl Shard {
 
     /// Bytes of the pages held and of unconfirmed discards.
     #[must_use]
-    pub fn held_bytes(&self) -> usize {
+    pub(crate) fn held_bytes(&self) -> usize {
         self.buffer.bytes() + self.unconfirmed_bytes
     }
 
     /// The shard, at this moment.
-    pub fn stats(&mut self) -> ShardStats {
+    pub(crate) fn stats(&mut self) -> ShardStats {
         let watermark = self.move_watermark();
         let lanes = self.lanes.iter().zip(&self.heads);
         let lanes = lanes.map(|(lane, head)| LaneStats {
@@ -769,21 +792,15 @@ impl Shard {
         }
     }
 
-    /// Counts since the shard was made.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.counters
-    }
-
     // ---- trace ----
 
     /// Begins to keep a trace.
-    pub fn enable_trace(&mut self) {
+    pub(crate) fn enable_trace(&mut self) {
         self.trace.get_or_insert_default();
     }
 
     /// The trace since the last call.
-    pub fn drain_trace(&mut self) -> Vec<Event> {
+    pub(crate) fn drain_trace(&mut self) -> Vec<Event> {
         self.trace.as_mut().map(std::mem::take).unwrap_or_default()
     }
 

@@ -565,8 +565,7 @@ proptest! {
                     let from = checkpoint.watermark.as_ref().map_or(0, |position| position.sequence.as_str().parse().unwrap());
                     let number = |position: &Position| position.sequence.as_str().parse::<usize>().unwrap();
                     let marks: Vec<Vec<usize>> = checkpoint
-                        .lanes
-                        .iter()
+                        .tags()
                         .map(|tag| tag.marks.iter().map(|mark| mark.as_ref().map_or(0, number)).collect())
                         .collect();
                     filter = new;

@@ -416,13 +416,10 @@ impl World {
 
 /// The last completed record of a checkpoint, and its window.
 fn committed(checkpoint: &Checkpoint) -> (u64, Option<WindowState>) {
-    let marks = checkpoint
-        .lanes
-        .iter()
-        .flat_map(|tag| tag.marks.iter().flatten());
+    let marks = checkpoint.tags().flat_map(|tag| tag.marks.iter().flatten());
     let mark = marks.chain(checkpoint.watermark.as_ref()).max();
     let mark = mark.map_or(0, |mark| mark.sequence.as_str().parse().unwrap());
-    (mark, checkpoint.window.clone())
+    (mark, checkpoint.window.as_deref().cloned())
 }
 
 proptest! {

@@ -76,7 +76,7 @@ impl Checkpoint {
         dict.set_item("starting_position", start)?;
         dict.set_item("starting_position_timestamp_ms", at)?;
         dict.set_item("watermark", sequence(&checkpoint.watermark))?;
-        let lanes = checkpoint.lanes.iter().map(|tag| {
+        let lanes = checkpoint.tags().map(|tag| {
             let lanes = PyDict::new(py);
             lanes.set_item("lane_function", tag.lane_function)?;
             lanes.set_item("marks", tag.marks.iter().map(sequence).collect::<Vec<_>>())?;

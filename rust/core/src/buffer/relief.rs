@@ -30,7 +30,7 @@ pub(crate) struct Moved {
 impl Leaf {
     /// How many records of a run weigh at most `room`, and what is left of that.
     fn fitting(&self, run: Run, mut room: u64) -> (u32, u64) {
-        let fitting = self.sizes[run.range()].iter().take_while(|size| {
+        let fitting = self.sizes()[run.range()].iter().take_while(|size| {
             let left = room.checked_sub(u64::from(**size) + RECORD_BYTES);
             room = left.unwrap_or(room);
             left.is_some()
@@ -196,7 +196,7 @@ impl Buffer {
     fn cut(&self, runs: &mut [Run], until: u64) -> Option<Run> {
         let last = runs.last_mut()?;
         let leaf = &self.slot(last.slot).leaf;
-        let order = &leaf.order[last.range()];
+        let order = &leaf.order()[last.range()];
         let inside = order.partition_point(|index| leaf.ordinal(*index) < until);
         let rest = Run {
             start: last.start + to_u32(inside),
@@ -211,7 +211,7 @@ impl Buffer {
         let records = || {
             runs.iter().flat_map(|run| {
                 let leaf = &self.slot(run.slot).leaf;
-                leaf.order[run.range()]
+                leaf.order()[run.range()]
                     .iter()
                     .map(|index| (&**leaf, *index))
             })

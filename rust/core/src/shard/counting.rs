@@ -24,7 +24,7 @@ impl Shard {
         let (len, bytes) = (top.len(), top.bytes.unwrap_or(u32::MAX));
         let last = work.last_of_first(len).map(|run| {
             let leaf = &self.buffer.slot(run.slot).leaf;
-            let at = leaf.order[to_usize(run.end - 1)];
+            let at = leaf.order()[to_usize(run.end - 1)];
             leaf.page.arrival_ms(to_usize(at))
         });
         let sent = Sent {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Finished, Mode, Shard, Task, Unconfirmed};
+use super::{Finished, Mode, Shard, Spare, Task, Unconfirmed};
 use crate::batch::{Batch, Outcome, Response, Ticket};
 use crate::buffer::to_usize;
 use crate::config::{StreamClock, UNCONFIRMED_DISCARDS_MAX, UNCONFIRMED_DISCARDS_WINDOW_MAX};
@@ -19,13 +19,13 @@ impl Shard {
 
     /// Whether `take` would give something.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         self.ready_count() > 0
     }
 
     /// How many things `take` could give now.
     #[must_use]
-    pub fn ready_count(&self) -> usize {
+    pub(crate) fn ready_count(&self) -> usize {
         let ready = self.heads.ready();
         let lanes = if ready > 0 && self.may_hand_out() {
             ready
@@ -37,7 +37,7 @@ impl Shard {
 
     /// Whether the next thing that `take` gives is a discard.
     #[must_use]
-    pub fn has_discards(&self) -> bool {
+    pub(crate) fn has_discards(&self) -> bool {
         !self.outbox.is_empty()
     }
 
@@ -52,7 +52,7 @@ impl Shard {
 
     /// The instant at which a lane becomes ready by itself, or records of stuck lanes go on moving.
     #[must_use]
-    pub fn next_wake(&self) -> Option<i64> {
+    pub(crate) fn next_wake(&self) -> Option<i64> {
         let lanes = self.heads.next_wake();
         match self.relief_at {
             Some(at) => Some(lanes.map_or(at, |lane| lane.min(at))),
@@ -61,7 +61,7 @@ impl Shard {
     }
 
     /// Lets time pass: lanes whose wait is over become ready.
-    pub fn tick(&mut self, now: i64) {
+    pub(crate) fn tick(&mut self, now: i64) {
         for index in self.heads.waking() {
             match self.heads[index].state {
                 LaneState::Waiting(until) if until <= now => self.refresh(index, now),
@@ -78,16 +78,9 @@ impl Shard {
         }
     }
 
-    /// The next thing to do, or None. Never waits. Call [`Self::tick`] first.
-    pub fn take(&mut self, now: i64) -> Option<Task> {
-        Some(match self.next(now)? {
-            Task::Run(lane) => Task::Run(self.share(lane)),
-            Task::Deliver(discard) => Task::Deliver(discard),
-        })
-    }
-
-    /// The same with the lane that has handed a batch out. Nobody shares that batch yet.
-    pub(crate) fn next(&mut self, now: i64) -> Option<Task<usize>> {
+    /// The next thing to do, or None; for a batch the lane that has handed it out, which nobody shares yet. Never waits. Call
+    /// [`Self::tick`] first.
+    pub(crate) fn take(&mut self, now: i64) -> Option<Task<usize>> {
         loop {
             if let Some(discard) = self.outbox.pop_front() {
                 return Some(Task::Deliver(Box::new(discard)));
@@ -180,10 +173,10 @@ impl Shard {
         self.heads
             .set_state(index, LaneState::InFlight(ticket.serial()));
         if self.trace.is_some() {
-            let batch = self.share(index);
+            let mut spare = Spare::default();
+            let batch = self.share(index, &mut spare);
             self.note(|| handed_out(number, &batch));
-            drop(batch);
-            self.unshare(index);
+            self.lanes[index].in_flight = None;
         }
     }
 
@@ -194,15 +187,18 @@ impl Shard {
     ///
     /// The batch is not in flight, the outcome names a record that it does not have, or window state was given without a window or is
     /// larger than a closing call can hold.
-    pub fn finish(
+    pub(crate) fn finish(
         &mut self,
         ticket: Ticket,
         outcome: Outcome,
         returned: Option<ReturnedState>,
         now: i64,
+        spare: &mut Spare,
     ) -> Result<Finished, UsageError> {
         let index = usize::from(ticket.lane());
-        let lane = self.lanes.get(index).ok_or(UsageError::NotInFlight)?;
+        let Some(lane) = self.lanes.get(index) else {
+            return Err(UsageError::NotInFlight);
+        };
         if self.heads[index].state != LaneState::InFlight(ticket.serial()) {
             return Err(UsageError::NotInFlight);
         }
@@ -216,7 +212,7 @@ impl Shard {
             self.check_returned(index, returned)?;
         }
         self.heads.set_state(index, LaneState::Ready);
-        self.unshare(index);
+        spare.keep(self.lanes[index].in_flight.take());
         self.batches_ended += 1;
         self.count_finished(index, &outcome, records, now);
         match outcome {
@@ -669,10 +665,17 @@ impl Shard {
         let last = work.and_then(|work| work.last_of_first(records));
         let last = last.map(|run| {
             let leaf = &self.buffer.slot(run.slot).leaf;
-            let at = to_usize(leaf.order[to_usize(run.end - 1)]);
+            (leaf, leaf.order()[to_usize(run.end - 1)])
+        });
+        let same = || {
+            let newest = last.filter(|(leaf, index)| leaf.ordinal(*index) + 1 == self.next_ordinal);
+            newest.and_then(|_| self.last_taken_in.clone())
+        };
+        let last = last.map(|(leaf, index)| {
+            let at = to_usize(index);
             (leaf.page.sequence(at), leaf.page.sub(at))
         });
-        lane.marks.complete(last, self.window.clone());
+        lane.marks.complete(last, same, self.window.clone());
         self.free(index, records);
     }
 
@@ -695,7 +698,7 @@ impl Shard {
     }
 
     /// A discard has reached its destination, or is given up: the checkpoint may pass it. False if it was confirmed before.
-    pub fn confirm(&mut self, id: DiscardId, how: Confirmation) -> bool {
+    pub(crate) fn confirm(&mut self, id: DiscardId, how: Confirmation) -> bool {
         let Some(waiting) = self.unconfirmed.remove(&id.0.serial()) else {
             return false;
         };

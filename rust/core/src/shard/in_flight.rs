@@ -6,8 +6,8 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use super::Shard;
 use super::dispatch::lane_number;
+use super::{Shard, Spare};
 use crate::batch::{Batch, Call, Ticket};
 use crate::buffer::to_usize;
 use crate::config::{Attachment, ShardConfig};
@@ -21,11 +21,12 @@ use crate::stats::LaneState;
 pub struct InFlight<'a> {
     shard: &'a mut Shard,
     lane: usize,
+    spare: &'a mut Spare,
 }
 
 impl<'a> InFlight<'a> {
-    pub(crate) fn new(shard: &'a mut Shard, lane: usize) -> Self {
-        Self { shard, lane }
+    pub(crate) fn new(shard: &'a mut Shard, lane: usize, spare: &'a mut Spare) -> Self {
+        Self { shard, lane, spare }
     }
 
     /// What [`Engine::finish`](crate::Engine::finish) takes.
@@ -78,14 +79,14 @@ impl<'a> InFlight<'a> {
     pub fn behind(&self) -> Option<Record<'_>> {
         let front = self.shard.lanes[self.lane].queue.front()?;
         let leaf = &self.shard.buffer.slot(front.slot).leaf;
-        let index = leaf.order[to_usize(front.start)];
+        let index = leaf.order()[to_usize(front.start)];
         Some(leaf.page.record(to_usize(index)))
     }
 
     /// The batch, to keep it, or to read it when the engine is not borrowed any more.
     #[must_use]
     pub fn batch(self) -> Batch {
-        self.shard.share(self.lane)
+        self.shard.share(self.lane, self.spare)
     }
 }
 
@@ -100,15 +101,15 @@ impl Shard {
 
     /// The batch in flight that a ticket names; None where it is finished.
     #[must_use]
-    pub fn batch(&mut self, ticket: Ticket) -> Option<Batch> {
+    pub(crate) fn batch(&mut self, ticket: Ticket, spare: &mut Spare) -> Option<Batch> {
         let index = usize::from(ticket.lane());
         let head = self.heads.get(index)?;
         let is_in_flight = head.state == LaneState::InFlight(ticket.serial());
-        is_in_flight.then(|| self.share(index))
+        is_in_flight.then(|| self.share(index, spare))
     }
 
     /// A lane's batch in flight, which the lane keeps too, to put its records elsewhere.
-    pub(super) fn share(&mut self, index: usize) -> Batch {
+    pub(super) fn share(&mut self, index: usize, spare: &mut Spare) -> Batch {
         if let Some(shared) = &self.lanes[index].in_flight {
             return shared.clone();
         }
@@ -124,19 +125,11 @@ impl Shard {
             attempt: top.attempts + 1,
             len: top.len(),
         };
-        let batch = match lane.spare.take() {
-            Some(spare) => spare.again(call, records, window),
+        let batch = match spare.batches.pop() {
+            Some(spare) => spare.again(&self.info, call, records, window),
             None => Batch::new(Arc::clone(&self.info), call, records, window),
         };
         lane.in_flight = Some(batch.clone());
         batch
-    }
-
-    /// The lane needs its batch in flight no more.
-    pub(super) fn unshare(&mut self, index: usize) {
-        let lane = &mut self.lanes[index];
-        if let Some(shared) = lane.in_flight.take() {
-            lane.spare = shared.into_spare();
-        }
     }
 }

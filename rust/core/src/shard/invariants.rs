@@ -15,7 +15,7 @@ impl Shard {
     /// # Panics
     ///
     /// One of them is broken; the message begins with its number.
-    pub fn check_invariants(&mut self) {
+    pub(crate) fn check_invariants(&mut self) {
         let live: Vec<Run> = self.lanes.iter().flat_map(Lane::runs).copied().collect();
         let lanes = self.lanes.iter().zip(0..);
         let with_lanes: Vec<(u8, Run)> = lanes

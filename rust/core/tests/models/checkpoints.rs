@@ -1,6 +1,7 @@
 //! Checkpoints against a set of completed records, and their stored form against damage (I1, I2, I12).
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::option;
@@ -374,13 +375,17 @@ fn checkpoint() -> impl Strategy<Value = Checkpoint> {
         option::of(window),
         any::<bool>(),
     )
-        .prop_map(|(key, start, watermark, lanes, window, ended)| Checkpoint {
-            key: key.into(),
-            start,
-            watermark,
-            lanes,
-            window,
-            ended,
+        .prop_map(|(key, start, watermark, tags, window, ended)| {
+            let mut tags = tags.into_iter();
+            Checkpoint {
+                key: key.into(),
+                start,
+                watermark,
+                lanes: tags.next(),
+                former: tags.collect(),
+                window: window.map(Arc::new),
+                ended,
+            }
         })
 }
 

@@ -360,8 +360,7 @@ impl Reference {
         let watermark = checkpoint.watermark.as_ref();
         let watermark = watermark.map(|position| self.log.after(position.sequence.as_str()) - 1);
         let tags: Vec<(u8, Vec<Option<usize>>)> = checkpoint
-            .lanes
-            .iter()
+            .tags()
             .map(|tag| {
                 assert_eq!(tag.lane_function, streamcore::LANE_FUNCTION_VERSION);
                 let marks: Vec<_> = tag
@@ -394,7 +393,7 @@ impl Reference {
             *own = says;
         }
         assert!(
-            checkpoint.lanes.len() <= 10,
+            checkpoint.tags().count() <= 10,
             "I10: at most one tag a factor"
         );
         Known {

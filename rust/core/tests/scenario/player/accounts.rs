@@ -18,7 +18,7 @@ impl Player {
         };
         let checkpoint = &snapshot.checkpoint;
         let mut line = format!("watermark {}", position(checkpoint.watermark.as_ref()));
-        for tag in &checkpoint.lanes {
+        for tag in checkpoint.tags() {
             let marks: Vec<_> = tag
                 .marks
                 .iter()
