@@ -122,6 +122,47 @@ def test_pythons_debug_allocator_finds_nothing_wrong_with_events(script: str) ->
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
 
 
+NO_MEMORY = """
+import sys
+import _testcapi
+from streamcore import Engine, EventSourceMapping, Page
+
+BATCH_SIZE, failed = int(sys.argv[1]), 0
+mapping = EventSourceMapping(starting_position="TRIM_HORIZON", batch_size=BATCH_SIZE, maximum_retry_attempts=0)
+for at in range(60):
+    engine = Engine()
+    shard = engine.add_shard(mapping, "shard", now=0)
+    engine.offer(shard, Page.from_records([("k", b"data", 5, str(number)) for number in range(1, 3 * BATCH_SIZE + 1)]), 0)
+    calls, errors = 0, []
+
+    def handler(event):
+        global calls
+        calls += 1
+        if calls == 2:
+            _testcapi.set_nomemory(at, at + 1)
+
+    def on_error(error):
+        _testcapi.remove_mem_hooks()
+        errors.append(type(error))
+
+    engine.invoke_ready(handler, int, lambda discard: engine.confirm(discard.id, "given_up"), on_error)
+    _testcapi.remove_mem_hooks()
+    stats = engine.stats(shard)
+    assert errors in ([], [MemoryError])
+    assert (stats.in_flight, stats.succeeded) == (0, (3 - len(errors)) * BATCH_SIZE)
+    failed += len(errors)
+assert failed
+print("done")
+"""
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_batch_whose_event_gets_no_memory_fails_and_the_engine_goes_on(batch_size: int) -> None:
+    pytest.importorskip("_testcapi", reason="it makes requests for memory fail; not every Python is installed with it")
+    done = subprocess.run([sys.executable, "-P", "-c", NO_MEMORY, str(batch_size)], capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_nobody_sees_a_list_that_is_half_made() -> None:
     done = subprocess.run([sys.executable, "-P", "-X", "faulthandler", "-c", LISTS], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

@@ -137,7 +137,7 @@ pub(crate) fn around_bytes(template: &EventTemplate, window: Option<&Window>) ->
 #[derive(Debug, Clone)]
 pub struct Batch(pub(crate) Arc<Parts>);
 
-/// What the copies of a batch share, one of which its lane keeps while it is in flight.
+/// What the copies of a batch share, one of which its lane keeps while it is in flight and somebody has asked for it.
 #[derive(Debug)]
 pub(crate) struct Parts {
     info: Arc<ShardInfo>,

@@ -437,6 +437,7 @@ impl Engine {
     ///
     /// For those who need its records only at once: a batch that is not shared counts no references and takes no lock. What else is
     /// needed of it while it is in flight, [`Self::batch`] gives.
+    /// Where `read` panics, the batch stays in flight.
     ///
     /// ```
     /// # use streamcore::{CheckpointKey, Engine, MappingConfig, MappingIdentity, Outcome, PageBuilder, ShardConfig, Taken, Task};
@@ -512,11 +513,13 @@ impl Engine {
         place.shard.batch(ticket, &mut self.spare)
     }
 
-    /// Says how a batch went.
+    /// Says how a batch went. With a tumbling window, `returned` is the state that the function returned: it takes the place of the old
+    /// one where records are complete, and is let go where none is. Without one the old state stays.
     ///
     /// # Errors
     ///
-    /// See [`Shard::finish`]. A ticket of a shard that is gone is no error: it is reported as stale.
+    /// The batch is not in flight, the outcome names a record that it does not have, or window state was given without a window or is
+    /// larger than a closing call can hold. A ticket of a shard that is gone is no error: it is reported as stale.
     pub fn finish(
         &mut self,
         ticket: Ticket,
@@ -626,7 +629,7 @@ impl Engine {
 
     // ---- life cycle ----
 
-    /// See [`Shard::close`].
+    /// Says that the source has no further record for a shard, ever.
     ///
     /// # Errors
     ///
@@ -635,7 +638,7 @@ impl Engine {
         self.step(shard, |place| place.shard.close(now))
     }
 
-    /// See [`Shard::pause`].
+    /// Hands out and fetches nothing more of a shard; batches in flight finish.
     ///
     /// # Errors
     ///
@@ -644,7 +647,7 @@ impl Engine {
         self.step(shard, |place| place.shard.pause())
     }
 
-    /// See [`Shard::resume`].
+    /// Goes on with a shard after a pause or a drain.
     ///
     /// # Errors
     ///
@@ -653,7 +656,7 @@ impl Engine {
         self.step(shard, |place| place.shard.resume(now))
     }
 
-    /// See [`Shard::drain`].
+    /// Fetches nothing more of a shard, and hands out what is held without waiting for batching windows.
     ///
     /// # Errors
     ///
@@ -662,11 +665,11 @@ impl Engine {
         self.step(shard, |place| place.shard.drain(now))
     }
 
-    /// See [`Shard::update`].
+    /// Changes the parameters of a shard's mapping. Buffered records are put into the lanes anew; their attempts are forgotten.
     ///
     /// # Errors
     ///
-    /// There is no such shard, or see there.
+    /// There is no such shard, a parameter is outside its range, or a batch is in flight or a discard unconfirmed: pause or drain first.
     pub fn update(
         &mut self,
         shard: u32,

@@ -1,6 +1,6 @@
 //! The records of a batch, and where they are.
 //!
-//! A batch in flight and its lane share its [`SharedRecords`]. Whoever reads takes the [`Records`] out of it, a copy that holds their pages; the
+//! A batch in flight that somebody has and its lane share its [`SharedRecords`]. Whoever reads takes the [`Records`] out of it, a copy that holds their pages; the
 //! shard may put others in their place, which are the same records in other pages. So nothing changes under a reader, and the old
 //! pages go when the last one who was reading them is done.
 

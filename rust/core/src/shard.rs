@@ -126,7 +126,7 @@ struct Lane {
     queue: LaneQueue,
     work: Option<Work>,
     /// Its batch in flight, where it is shared with whoever runs it.
-    in_flight: Option<Batch>,
+    shared: Option<Batch>,
     /// When its last batch ended; the batching window does not start before.
     last_completion: i64,
     /// What is to be known of its batch in flight when it comes to an end.
@@ -141,7 +141,7 @@ impl Lane {
         Self {
             queue: LaneQueue::default(),
             work: None,
-            in_flight: None,
+            shared: None,
             last_completion: i64::MIN,
             sent: Sent::default(),
             marks: LaneMarks::default(),
@@ -663,11 +663,7 @@ impl Shard {
         self.after_step();
     }
 
-    /// Changes the mapping's parameters. Buffered records are put into the lanes anew; their attempts are forgotten.
-    ///
-    /// # Errors
-    ///
-    /// A parameter is outside its range, or a batch is in flight or a discard unconfirmed: pause or drain first.
+    /// See [`Engine::update`](crate::Engine::update).
     pub(crate) fn update(&mut self, mapping: MappingConfig, now: i64) -> Result<(), UsageError> {
         mapping.validate()?;
         let in_flight = self.in_flight();

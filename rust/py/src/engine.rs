@@ -1,7 +1,8 @@
 //! The engine behind one lock, with one wake-up: the only ones there are.
 //!
 //! Calls first try the lock with the interpreter held and let go of it only to wait: a thread that lets go beside busy Python threads
-//! comes back milliseconds later. No Python code runs while the lock is held, and no Python object is dropped but texts and numbers.
+//! comes back milliseconds later. No Python code runs while the lock is held, and no Python object is
+//! dropped but such as run none when they go: texts, numbers, and dicts and lists that were made just now.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -7,20 +7,27 @@ use std::sync::Arc;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyFloat, PyInt, PyList, PyString};
+use pyo3::types::{PyDict, PyList, PyString};
 use streamcore::{Format, InFlight, MappingIdentity, Record, RecordBytes};
 
 pub(crate) use self::one::{Few, LastEvent};
 use crate::errors::usage;
 use crate::json;
-use crate::objects::{Ascii, CollectorPause, Item, Value, fetch_ahead, join, list, text};
+use crate::objects::{
+    Ascii, CollectorPause, Item, Value, decoded, fetch_ahead, float, int, join, list, made, text,
+};
 
 /// Events of at least so many records are built with the garbage collector paused: the two dicts of each record would call it, at its
 /// default of 700 new objects, again and again, only to find that all that is there is in use.
 const COLLECTED_RECORDS: usize = 256;
 
-/// The records of so many at the most are made under the engine's lock: what a batch costs beside its records is little in larger ones.
+/// The records of so many, and of so many bytes, at the most are made under the engine's lock: what a batch costs beside its records is
+/// little in larger ones, and the lock is not to be held for long.
 const FEW_RECORDS: usize = 10;
+const FEW_BYTES: usize = 64 << 10;
+
+/// Without Python's lock neither counts of references nor whether the collector is on say what they have to.
+const LOCKLESS: bool = cfg!(Py_GIL_DISABLED);
 
 /// Data of a page of many megabytes are far from the processor when an event is made of them. A record's are fetched so many records before
 /// they are copied.
@@ -176,8 +183,8 @@ impl EventShape {
         last: &mut LastEvent<'py>,
     ) -> Option<PyResult<Few<'py>>> {
         let dicts = self.dicts.get(py)?;
-        let few = batch.len() <= FEW_RECORDS && !batch.has_window();
-        if !few || batch.config().format != Format::Kinesis {
+        let few = batch.len() <= FEW_RECORDS && batch.bytes() <= FEW_BYTES;
+        if LOCKLESS || !few || batch.has_window() || batch.config().format != Format::Kinesis {
             return None;
         }
         // What the lane has next is read soon too, and is far away now.
@@ -251,21 +258,21 @@ impl EventShape {
             data_base64,
         } = record.as_bytes();
         let key = if key_json.contains(&b'\\') {
-            PyString::new(py, &record.key())
+            decoded(py, record.key().as_bytes())
         } else {
             text(py, key_json)
         };
-        kinesis.set_item(&dicts.partition_key, key)?;
+        kinesis.set_item(&dicts.partition_key, made(py, key)?)?;
         let (sequence, id) = if let (Some(prefix), Some(number)) = (prefix, Ascii::of(number)) {
             (join(py, [number]), join(py, [prefix, number]))
         } else {
             let id = [self.id_prefix.as_bytes(), number].concat();
             (text(py, number), text(py, &id))
         };
-        kinesis.set_item(&dicts.sequence_number, sequence)?;
-        kinesis.set_item(&dicts.data, text(py, data_base64))?;
-        kinesis.set_item(&dicts.arrival, seconds(py, record))?;
-        Ok(id)
+        kinesis.set_item(&dicts.sequence_number, made(py, sequence)?)?;
+        kinesis.set_item(&dicts.data, made(py, text(py, data_base64))?)?;
+        kinesis.set_item(&dicts.arrival, made(py, seconds(py, record))?)?;
+        made(py, id)
     }
 
     /// What an event of a tumbling window has beside its records.
@@ -302,13 +309,13 @@ pub(crate) fn of_records<'py>(
 }
 
 /// The arrival time as `json.loads` would give it: an int for whole seconds, else a float.
-fn seconds<'py>(py: Python<'py>, record: &Record<'_>) -> Bound<'py, PyAny> {
+fn seconds<'py>(py: Python<'py>, record: &Record<'_>) -> Option<Bound<'py, PyAny>> {
     let ms = record.arrival_ms();
     if ms % 1000 == 0 {
-        PyInt::new(py, ms / 1000).into_any()
+        int(py, ms / 1000)
     } else {
         // Both are exact: instants of the page form are below 2^53 ms, and the quotient is rounded once.
         #[expect(clippy::cast_precision_loss, reason = "instants are below 2^53")]
-        PyFloat::new(py, ms as f64 / 1000.0).into_any()
+        float(py, ms as f64 / 1000.0)
     }
 }

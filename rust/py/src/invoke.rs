@@ -20,7 +20,7 @@ enum Given<'py> {
 }
 
 impl<'py> Given<'py> {
-    /// Runs under the engine's lock, with the collector paused: no Python code.
+    /// Runs under the engine's lock, and runs no Python code: where it makes objects of Python the collector is paused.
     fn of(py: Python<'py>, in_flight: InFlight<'_>, last: &mut LastEvent<'py>) -> (Ticket, Self) {
         let ticket = in_flight.ticket();
         let shape = in_flight.attachment::<EventShape>();
@@ -145,7 +145,7 @@ impl Calls<'_, '_> {
         given: Given<'py>,
         last: &mut LastEvent<'py>,
     ) -> Result<Option<Box<Outcome>>, Box<PyErr>> {
-        let mut has_window = false;
+        let mut shared = None;
         let value = match given {
             Given::Records(Few::One) => {
                 let value = self.handler.call1((last.event(py)?,));
@@ -157,15 +157,20 @@ impl Calls<'_, '_> {
             }
             Given::Failed(error) => Err(*error),
             Given::Batch(batch) => {
-                has_window = batch.batch.window().is_some();
-                self.handler.call1((batch.event(py)?,))
+                let event = batch.event(py)?;
+                shared = Some(batch);
+                self.handler.call1((event,))
             }
         }?;
-        if value.is_none() && !has_window {
+        let has_window = |batch: &Batch| batch.batch.window().is_some();
+        if value.is_none() && !shared.as_ref().is_some_and(has_window) {
             return Ok(None);
         }
-        // Where its shard was removed meanwhile, nothing comes of the answer.
-        let batch = engine.batch(py, ticket)?;
+        let batch = match shared {
+            Some(batch) => Some(batch),
+            // Where its shard was removed meanwhile, nothing comes of the answer.
+            None => engine.batch(py, ticket)?,
+        };
         Ok(batch.map(|batch| interpret(batch, value)).transpose()?)
     }
 

@@ -107,17 +107,46 @@ fn size(length: usize) -> ffi::Py_ssize_t {
     ffi::Py_ssize_t::try_from(length).expect("nothing in memory is larger than half of it")
 }
 
-/// A text in UTF-8 as a `str`.
+/// A text in UTF-8 as a `str`. None, here and below, where there is no memory: the error is set, see [`made`].
 #[inline]
-pub(crate) fn text<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
+pub(crate) fn text<'py>(py: Python<'py>, text: &[u8]) -> Option<Bound<'py, PyString>> {
     match Ascii::of(text) {
         Some(ascii) => join(py, [ascii]),
         None => decoded(py, text),
     }
 }
 
-fn decoded<'py>(py: Python<'py>, text: &[u8]) -> Bound<'py, PyString> {
-    PyString::new(py, str::from_utf8(text).expect("the core holds UTF-8"))
+/// What was made, or the error that is set. It is asked for as late as this, since an error is several words, which to hand on by value
+/// for each text would take longer than a pointer.
+#[inline]
+pub(crate) fn made<'py, T>(
+    py: Python<'py>,
+    object: Option<Bound<'py, T>>,
+) -> PyResult<Bound<'py, T>> {
+    object.ok_or_else(|| PyErr::fetch(py))
+}
+
+/// The same for one that need not be ASCII.
+pub(crate) fn decoded<'py>(py: Python<'py>, text: &[u8]) -> Option<Bound<'py, PyString>> {
+    // SAFETY: the call reads `text.len()` bytes, and gives a new `str`, or null where there is no memory or they are not UTF-8.
+    unsafe {
+        let made = ffi::PyUnicode_FromStringAndSize(text.as_ptr().cast(), size(text.len()));
+        Some(Bound::from_owned_ptr_or_opt(py, made)?.cast_into_unchecked())
+    }
+}
+
+/// An `int`.
+#[inline]
+pub(crate) fn int(py: Python<'_>, value: i64) -> Option<Bound<'_, PyAny>> {
+    // SAFETY: the call gives a new reference, or null where there is no memory.
+    unsafe { Bound::from_owned_ptr_or_opt(py, ffi::PyLong_FromLongLong(value)) }
+}
+
+/// A `float`.
+#[inline]
+pub(crate) fn float(py: Python<'_>, value: f64) -> Option<Bound<'_, PyAny>> {
+    // SAFETY: the call gives a new reference, or null where there is no memory.
+    unsafe { Bound::from_owned_ptr_or_opt(py, ffi::PyFloat_FromDouble(value)) }
 }
 
 /// So many bytes of what comes next are fetched before they are read. Where there are more, the processor sees by itself that it goes on.
@@ -217,23 +246,23 @@ fn fetch_lines(start: *const u8, length: usize) {
 pub(crate) fn join<'py, const N: usize>(
     py: Python<'py>,
     parts: [Ascii<'_>; N],
-) -> Bound<'py, PyString> {
+) -> Option<Bound<'py, PyString>> {
     let length: usize = parts.iter().map(|part| part.0.len()).sum();
     // Of texts so short CPython has one for all.
     if length < 2 {
         return decoded(py, &parts.map(|part| part.0).concat());
     }
-    // SAFETY: `PyUnicode_New` gives a `str` that nobody else has, or null, at which `from_owned_ptr` panics. Until it is returned its
-    // characters may be written. For a largest character of 127 they are `length` bytes at `PyUnicode_DATA`; the parts are ASCII, have
+    // SAFETY: `PyUnicode_New` gives a `str` that nobody else has, or null where there is no memory. Until it is returned its characters
+    // may be written. For a largest character of 127 they are `length` bytes at `PyUnicode_DATA`; the parts are ASCII, have
     // that many bytes together, and do not overlap with what was made just now.
     unsafe {
-        let joined = Bound::from_owned_ptr(py, ffi::PyUnicode_New(size(length), 127));
+        let joined = Bound::from_owned_ptr_or_opt(py, ffi::PyUnicode_New(size(length), 127))?;
         let mut to = ffi::PyUnicode_DATA(joined.as_ptr()).cast::<u8>();
         for Ascii(part) in parts {
             to.copy_from_nonoverlapping(part.as_ptr(), part.len());
             to = to.add(part.len());
         }
-        joined.cast_into_unchecked()
+        Some(joined.cast_into_unchecked())
     }
 }
 
@@ -242,7 +271,7 @@ pub(crate) fn join<'py, const N: usize>(
 pub(crate) fn join<'py, const N: usize>(
     py: Python<'py>,
     parts: [Ascii<'_>; N],
-) -> Bound<'py, PyString> {
+) -> Option<Bound<'py, PyString>> {
     match parts[..] {
         [part] => decoded(py, part.0),
         _ => decoded(py, &parts.map(|part| part.0).concat()),
@@ -257,11 +286,11 @@ pub(crate) fn list<'py, T>(
     items: impl Iterator<Item = T>,
     mut make: impl FnMut(T) -> PyResult<Bound<'py, PyDict>>,
 ) -> PyResult<Bound<'py, PyList>> {
-    // SAFETY: `PyList_New` gives a list, or null, at which `from_owned_ptr` panics. Its places are empty, which visiting and dropping
-    // it allow, but not reading it. Making a dict may run the collector and with it any Python code, which could find the list in
+    // SAFETY: `PyList_New` gives a list, or null where there is no memory. Its places are empty, which visiting and dropping it allow,
+    // but not reading it. Making a dict may run the collector and with it any Python code, which could find the list in
     // `gc.get_objects()`; so the collector does not know of it until every place is filled. A list that it does not know may be dropped.
     let list: Bound<'py, PyList> = unsafe {
-        let list = Bound::from_owned_ptr(py, ffi::PyList_New(size(length)));
+        let list = Bound::from_owned_ptr_or_err(py, ffi::PyList_New(size(length)))?;
         ffi::PyObject_GC_UnTrack(list.as_ptr().cast());
         list.cast_into_unchecked()
     };

@@ -146,11 +146,11 @@ impl<'a> Record<'a> {
     #[inline]
     pub(crate) fn data_and_behind(&self) -> &'a [u8] {
         // Names, quotes and commas between them.
-        const BETWEEN: u32 = 48;
+        const BETWEEN: usize = 48;
         let texts = [self.entry.data, self.entry.key(), self.entry.sequence()];
         let bytes = texts
             .iter()
-            .fold(BETWEEN as usize, |sum, text| sum + text.bytes as usize);
+            .fold(BETWEEN, |sum, text| sum + text.bytes as usize);
         let (body, start) = (&*self.page.body, self.entry.data.start as usize);
         &body[start..body.len().min(start + bytes)]
     }

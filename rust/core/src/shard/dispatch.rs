@@ -176,17 +176,11 @@ impl Shard {
             let mut spare = Spare::default();
             let batch = self.share(index, &mut spare);
             self.note(|| handed_out(number, &batch));
-            self.lanes[index].in_flight = None;
+            self.lanes[index].shared = None;
         }
     }
 
-    /// Says how a batch went. With a tumbling window, `returned` is the state that the function returned: it takes the place of the old
-    /// one where records are complete, and is let go where none is. Without one the old state stays.
-    ///
-    /// # Errors
-    ///
-    /// The batch is not in flight, the outcome names a record that it does not have, or window state was given without a window or is
-    /// larger than a closing call can hold.
+    /// See [`Engine::finish`](crate::Engine::finish).
     pub(crate) fn finish(
         &mut self,
         ticket: Ticket,
@@ -212,7 +206,7 @@ impl Shard {
             self.check_returned(index, returned)?;
         }
         self.heads.set_state(index, LaneState::Ready);
-        spare.keep(self.lanes[index].in_flight.take());
+        spare.keep(self.lanes[index].shared.take());
         self.batches_ended += 1;
         self.count_finished(index, &outcome, records, now);
         match outcome {

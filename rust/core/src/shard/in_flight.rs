@@ -54,6 +54,13 @@ impl<'a> InFlight<'a> {
         to_usize(self.shard.top(self.lane).len())
     }
 
+    /// What its records and the commas between them add to its event.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let bytes = self.shard.top(self.lane).bytes;
+        to_usize(bytes.expect("it is known of a batch that is handed out"))
+    }
+
     /// Whether it has no records: it is the closing call of a tumbling window.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -110,7 +117,7 @@ impl Shard {
 
     /// A lane's batch in flight, which the lane keeps too, to put its records elsewhere.
     pub(super) fn share(&mut self, index: usize, spare: &mut Spare) -> Batch {
-        if let Some(shared) = &self.lanes[index].in_flight {
+        if let Some(shared) = &self.lanes[index].shared {
             return shared.clone();
         }
         let (ticket, window) = (self.ticket(index), self.window_of(index));
@@ -129,7 +136,7 @@ impl Shard {
             Some(spare) => spare.again(&self.info, call, records, window),
             None => Batch::new(Arc::clone(&self.info), call, records, window),
         };
-        lane.in_flight = Some(batch.clone());
+        lane.shared = Some(batch.clone());
         batch
     }
 }

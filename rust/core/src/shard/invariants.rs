@@ -86,13 +86,13 @@ impl Shard {
             }
             let is_in_flight = matches!(head.state, LaneState::InFlight(_));
             assert!(
-                is_in_flight || lane.in_flight.is_none(),
+                is_in_flight || lane.shared.is_none(),
                 "I4: a lane shares its batch in flight, and no other"
             );
             if is_in_flight {
                 let mut event = Vec::new();
                 let records = Records::of_work(&self.buffer, work);
-                let shared = lane.in_flight.as_ref();
+                let shared = lane.shared.as_ref();
                 assert!(
                     shared.is_none_or(|shared| shared.0.records.is_at(&records)),
                     "I10: a batch in flight and its lane have the same records in the same pages"

@@ -67,11 +67,8 @@ impl Shard {
         let moved = |one| told.push(one);
         self.buffer
             .gather(lane_number(index), work.runs_mut(), step, around, moved);
-        if let Some(in_flight) = lane.in_flight.as_ref().filter(|_| !told.is_empty()) {
-            in_flight
-                .0
-                .records
-                .put(Records::of_work(&self.buffer, work));
+        if let Some(shared) = lane.shared.as_ref().filter(|_| !told.is_empty()) {
+            shared.0.records.put(Records::of_work(&self.buffer, work));
         }
         let in_flight = matches!(self.heads[index].state, LaneState::InFlight(_));
         self.note_moved(told, in_flight);

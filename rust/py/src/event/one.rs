@@ -24,8 +24,6 @@ pub(crate) enum Few<'py> {
 #[derive(Default)]
 pub(crate) struct LastEvent<'py> {
     one: Option<One<'py>>,
-    /// The one before, where it could not be used again. It goes when the engine's lock is not held.
-    old: Option<One<'py>>,
 }
 
 struct One<'py> {
@@ -56,7 +54,7 @@ impl<'py> LastEvent<'py> {
         }
         let (record, kinesis) = shape.record(py, dicts, record, shape.prefix())?;
         let records = list(py, 1, std::iter::once(record.clone()), Ok)?;
-        self.old = self.one.replace(One {
+        self.one = Some(One {
             dicts: Arc::clone(dicts),
             event: None,
             records,
@@ -69,7 +67,6 @@ impl<'py> LastEvent<'py> {
     /// The event, to be handed over.
     #[inline]
     pub(crate) fn event(&mut self, py: Python<'py>) -> PyResult<&Bound<'py, PyDict>> {
-        self.old = None;
         let one = self.one.as_mut().expect("it was filled in");
         if one.event.is_none() {
             one.event = Some(of_records(py, one.records.clone())?);

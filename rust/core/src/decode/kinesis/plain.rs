@@ -183,12 +183,11 @@ fn sequence_end(body: &[u8], start: usize) -> Option<usize> {
     is_sequence(&body[start..end]).then_some(end)
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests {
     use super::*;
 
     #[test]
-    #[cfg(target_arch = "x86_64")]
     fn vectors_of_every_width_read_the_same() {
         let level = Level::new();
         let mut read = 0;
