@@ -73,7 +73,10 @@ impl Calls<'_, '_> {
                 }
             };
             // Whatever is raised on the way, the batch is finished first, so that its lane never hangs, and no discard is lost.
-            let (outcome, mut raised) = self.outcome(py, engine, ticket, given, &mut last);
+            let (outcome, mut raised) = match self.invoke(py, engine, ticket, given, &mut last) {
+                Ok(outcome) => (outcome, Ok(())),
+                Err(error) => self.failed(py, error),
+            };
             match self.now() {
                 Ok(instant) => now = instant,
                 Err(error) => raised = raised.and(Err(error.into())),
@@ -106,22 +109,7 @@ impl Calls<'_, '_> {
         told.fold(raised, Result::and)
     }
 
-    /// What became of the batch, None for success, and what is to be raised when it is finished.
-    #[inline]
-    fn outcome<'py>(
-        &self,
-        py: Python<'py>,
-        engine: &Engine,
-        ticket: Ticket,
-        given: Given<'py>,
-        last: &mut LastEvent<'py>,
-    ) -> (Option<Box<Outcome>>, Raised) {
-        match self.invoke(py, engine, ticket, given, last) {
-            Ok(outcome) => (outcome, Ok(())),
-            Err(error) => self.failed(py, error),
-        }
-    }
-
+    /// What became of a batch that failed, and what is to be raised when it is finished.
     #[cold]
     fn failed(&self, py: Python<'_>, error: Box<PyErr>) -> (Option<Box<Outcome>>, Raised) {
         if error.is_instance_of::<PyKeyboardInterrupt>(py) {
@@ -136,6 +124,7 @@ impl Calls<'_, '_> {
         (Some(Box::new(Outcome::unhandled())), raised)
     }
 
+    /// What became of a batch; None for success.
     #[inline]
     fn invoke<'py>(
         &self,
